@@ -1,0 +1,1 @@
+//! Boot content: ACPI and SMBIOS tables, memory map, kernel loading.

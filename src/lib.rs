@@ -1,0 +1,1 @@
+//! softmetal: a full-system x86 emulator.
