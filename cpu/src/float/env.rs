@@ -185,6 +185,23 @@ impl Env {
         self.unmasked() & PRE_COMPUTATION != 0
     }
 
+    /// Whether FLD m32fp or m64fp must push nothing: only an unmasked invalid operand stops a load, a denormal is
+    /// loaded and then reported.
+    #[inline]
+    pub fn x87_keeps_stack(&self) -> bool {
+        self.unmasked() & IE != 0
+    }
+
+    /// SDM 1 "Inexact-Result (Precision) Exception (#P)": when unmasked overflow or underflow stops a store to
+    /// memory, inexactness is not reported and C1 is clear.
+    #[inline]
+    pub(super) fn drop_inexact_of_stopped_store(&mut self) {
+        if self.unmasked() & (OE | UE) != 0 {
+            self.raised &= !PE;
+            self.rounded_up = false;
+        }
+    }
+
     /// Whether an x87 store must leave memory and the stack alone: as for a register, and on unmasked overflow and
     /// underflow too.
     #[inline]

@@ -73,12 +73,11 @@ fn integer_root(n: u128) -> u64 {
     let estimate = ((n >> 64) as u64 as f64).sqrt() * 4_294_967_296.0;
     let estimate = estimate as u64; // saturates at the largest root
     let square = u128::from(estimate) * u128::from(estimate);
-    let twice = u128::from(estimate) << 1;
-    let mut root = if n >= square {
-        estimate.saturating_add(((n - square) / twice) as u64)
-    } else {
-        estimate - ((square - n) / twice) as u64
-    };
+    // The step is below 2^13, so doubles give it to a unit: (n - square) / (2 * estimate).
+    let step =
+        |difference: u128| ((difference >> 32) as u64 as f64 / (estimate as f64 / 2_147_483_648.0)) as u64;
+    let mut root =
+        if n >= square { estimate.saturating_add(step(n - square)) } else { estimate - step(square - n) };
     while u128::from(root) * u128::from(root) > n {
         root -= 1;
     }

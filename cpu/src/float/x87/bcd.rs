@@ -43,7 +43,7 @@ pub fn to_bcd(value: F80, env: &mut Env) -> [u8; 10] {
     let mut rest = integer.magnitude;
     for pair in digits {
         let two = (rest % 100) as u8;
-        *pair = (two / 10) << 4 | two % 10;
+        *pair = (two / 10) << 4 | (two % 10);
         rest /= 100;
     }
     *sign = if value.sign { 0x80 } else { 0 };

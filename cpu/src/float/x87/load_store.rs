@@ -2,9 +2,8 @@
 //! 80 bits convert nothing.
 
 use super::super::convert::{ToInteger, narrow, to_integer};
-use super::super::env::{Env, IE};
+use super::super::env::{DE, Env, IE};
 use super::super::format::{Class, F32, F64, Unpacked, unpack};
-use super::super::nan::denormal_stops;
 use super::F80;
 
 /// FLD m32fp.
@@ -19,8 +18,8 @@ pub fn load_f64(bits: u64, env: &mut Env) -> F80 {
 
 fn load(value: &Unpacked, env: &mut Env) -> F80 {
     env.set_rounded_up(false);
-    if denormal_stops(&[*value], env) {
-        return F80::ZERO;
+    if value.is_denormal() {
+        env.raise(DE);
     }
     match value.class {
         Class::Zero => F80::zero(value.sign),
@@ -42,14 +41,19 @@ pub fn from_i64(value: i64) -> F80 {
 
 /// FST m32fp, FSTP m32fp.
 pub fn to_f32(value: F80, env: &mut Env) -> u32 {
-    env.set_rounded_up(false);
-    narrow::<F32>(&value.unpack(), env)
+    store(value, env, narrow::<F32>)
 }
 
 /// FST m64fp, FSTP m64fp.
 pub fn to_f64(value: F80, env: &mut Env) -> u64 {
+    store(value, env, narrow::<F64>)
+}
+
+fn store<T>(value: F80, env: &mut Env, narrow: impl Fn(&Unpacked, &mut Env) -> T) -> T {
     env.set_rounded_up(false);
-    narrow::<F64>(&value.unpack(), env)
+    let stored = narrow(&value.unpack(), env);
+    env.drop_inexact_of_stopped_store();
+    stored
 }
 
 /// FIST m16int, FISTP m16int, FISTTP m16int: 0x8000 when invalid.
