@@ -152,11 +152,7 @@ fn square_root() {
             (r & 0xffff_ffff, f)
         },
     );
-    check1::<F64>(
-        "sqrtsd",
-        |a, env| float::sqrt::<F64>(a, env),
-        |m, a| host!("sqrtsd xmm0, xmm0", m, a, 0u32),
-    );
+    check1::<F64>("sqrtsd", float::sqrt::<F64>, |m, a| host!("sqrtsd xmm0, xmm0", m, a, 0u32));
 }
 
 /// ZF, PF and CF as COMISD sets them.
@@ -228,11 +224,7 @@ fn comparison_predicates() {
 
 #[test]
 fn formats() {
-    check1::<F32>(
-        "cvtss2sd",
-        |a, env| float::f32_to_f64(a, env),
-        |m, a| host!("cvtss2sd xmm0, xmm0", m, a, 0u32),
-    );
+    check1::<F32>("cvtss2sd", float::f32_to_f64, |m, a| host!("cvtss2sd xmm0, xmm0", m, a, 0u32));
     check1::<F64>(
         "cvtsd2ss",
         |a, env| float::f64_to_f32(a, env).into(),
@@ -289,7 +281,7 @@ fn half_precision() {
 
 fn into_f16_range(a: u32) -> u32 {
     let exponent = a >> 23 & 0xff;
-    if exponent % 8 == 0 { a } else { a & !(0xff << 23) | (exponent % 48 + 127 - 30) << 23 }
+    if exponent.is_multiple_of(8) { a } else { a & !(0xff << 23) | (exponent % 48 + 127 - 30) << 23 }
 }
 
 #[test]

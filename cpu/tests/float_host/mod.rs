@@ -1,5 +1,8 @@
 //! Operands for the tests that compare with the host CPU: random ones, and those near every boundary.
 
+// Each test program uses a part of this.
+#![allow(dead_code)]
+
 /// How many random cases per operation and mode: more with `SOFTMETAL_FLOAT_CASES`.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var("SOFTMETAL_FLOAT_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
@@ -17,7 +20,7 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
     /// `bits` bits: dense, sparse, runs of ones, or single bits, so that ties and exact results are common.
