@@ -49,17 +49,17 @@ fn sse_results_are_those_of_x86() {
     use ToInteger::{Round, Truncate};
     let sums = [
         ("add f32", checksum::<F32>(|a, b, env| float::add::<F32>(a, b, env).into())),
-        ("add f64", checksum::<F64>(|a, b, env| float::add::<F64>(a, b, env))),
+        ("add f64", checksum::<F64>(float::add::<F64>)),
         ("sub f32", checksum::<F32>(|a, b, env| float::sub::<F32>(a, b, env).into())),
-        ("sub f64", checksum::<F64>(|a, b, env| float::sub::<F64>(a, b, env))),
+        ("sub f64", checksum::<F64>(float::sub::<F64>)),
         ("mul f32", checksum::<F32>(|a, b, env| float::mul::<F32>(a, b, env).into())),
-        ("mul f64", checksum::<F64>(|a, b, env| float::mul::<F64>(a, b, env))),
+        ("mul f64", checksum::<F64>(float::mul::<F64>)),
         ("div f32", checksum::<F32>(|a, b, env| float::div::<F32>(a, b, env).into())),
-        ("div f64", checksum::<F64>(|a, b, env| float::div::<F64>(a, b, env))),
+        ("div f64", checksum::<F64>(float::div::<F64>)),
         ("sqrt f32", checksum::<F32>(|a, _, env| float::sqrt::<F32>(a, env).into())),
         ("sqrt f64", checksum::<F64>(|a, _, env| float::sqrt::<F64>(a, env))),
-        ("min f64", checksum::<F64>(|a, b, env| float::min::<F64>(a, b, env))),
-        ("max f64", checksum::<F64>(|a, b, env| float::max::<F64>(a, b, env))),
+        ("min f64", checksum::<F64>(float::min::<F64>)),
+        ("max f64", checksum::<F64>(float::max::<F64>)),
         (
             "comis f64",
             checksum::<F64>(|a, b, env| relation(float::compare::<F64>(a, b, Invalid::AnyNan, env))),
