@@ -1,1 +1,7 @@
 //! The devices of the PC: pure state machines with `&mut self`, wired together by the board.
+
+pub mod bus;
+pub mod chipset;
+pub mod clock;
+mod host_tsc;
+pub mod irq;
