@@ -4,4 +4,5 @@ pub mod bus;
 pub mod chipset;
 pub mod clock;
 mod host_tsc;
+pub mod interrupts;
 pub mod irq;
