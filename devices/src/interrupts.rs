@@ -453,7 +453,8 @@ pub struct PicPorts {
 impl Device for PicPorts {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let mut pic = self.interrupts.pic.lock();
-        for (address, byte) in (offset..).zip(data) {
+        for (index, byte) in (0..).zip(data) {
+            let address = offset.wrapping_add(index);
             *byte = if address < 2 { pic.pair.read(self.block, address as u8) } else { 0xff };
         }
         // A poll acknowledges.

@@ -5,3 +5,4 @@ pub mod ioapic;
 pub mod lapic;
 mod lapic_timer;
 pub mod pic;
+pub mod pit;
