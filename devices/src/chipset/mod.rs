@@ -1,0 +1,16 @@
+//! The chips of the board.
+
+pub mod acpi_pm;
+pub mod apic_bus;
+pub mod debug_console;
+pub mod debug_exit;
+pub mod i8042;
+pub mod ioapic;
+mod keyboard;
+pub mod lapic;
+mod lapic_timer;
+mod mouse;
+pub mod pic;
+pub mod pit;
+pub mod reset;
+pub mod uart;
