@@ -1,3 +1,5 @@
 //! softmetal: a full-system x86 emulator.
 
+pub mod cli;
 pub mod config;
+pub mod console;
