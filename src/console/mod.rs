@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use softmetal_devices::char::CharBackend;
 
 use crate::config::SerialTarget;
 use escape::{Keys, Typed};
@@ -135,13 +136,12 @@ impl Drop for Console {
     }
 }
 
-/// Where a serial port sends to.
+/// Where a serial port sends to. It waits while a reader is slower than the guest, so that nothing is lost.
 #[derive(Clone, Debug)]
 pub struct Output(Arc<Outbox>);
 
-impl Output {
-    /// The guest has sent `bytes`. Waits while a reader is slower than the guest.
-    pub fn send(&self, bytes: &[u8]) {
+impl CharBackend for Output {
+    fn write(&mut self, bytes: &[u8]) {
         self.0.write(bytes);
     }
 }
@@ -295,8 +295,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let (console, _) = open(&SerialTarget::File(path.clone())).unwrap();
-        console.output().send(b"hello ");
-        console.output().send(b"world");
+        console.output().write(b"hello ");
+        console.output().write(b"world");
         drop(console);
         assert_eq!(std::fs::read(&path).unwrap(), b"hello world");
         let message = format!("{:#}", open(&SerialTarget::File(folder.path().into())).unwrap_err());
@@ -307,7 +307,7 @@ mod tests {
     fn a_full_disk_does_not_stop_the_guest() {
         let (console, _) = open(&SerialTarget::File("/dev/full".into())).unwrap();
         for _ in 0..100 {
-            console.output().send(&[b'x'; 4096]);
+            console.output().write(&[b'x'; 4096]);
         }
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let (console, received) = open(&SerialTarget::Unix(path.clone())).unwrap();
-        console.output().send(b"before");
+        console.output().write(b"before");
         let mut first = UnixStream::connect(&path).unwrap();
         let mut bytes = [0; 6];
         first.read_exact(&mut bytes).unwrap();
@@ -327,11 +327,11 @@ mod tests {
         let mut second = UnixStream::connect(&path).unwrap();
         second.write_all(b"two").unwrap();
         wait_until(|| *received.lock() == b"onetwo");
-        console.output().send(b"after");
+        console.output().write(b"after");
         let mut bytes = [0; 5];
         second.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"after");
-        console.output().send(b"last words");
+        console.output().write(b"last words");
         drop(console);
         let mut rest = [0; 10];
         second.read_exact(&mut rest).unwrap();
