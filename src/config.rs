@@ -99,12 +99,12 @@ pub enum KernelSource {
 }
 
 impl KernelSource {
-    /// How messages call it: the option and its file, or the built-in guest.
+    /// How messages call it.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Self::File(path) => format!("--kernel {}", path.display()),
-            Self::BuiltIn(_) => "the built-in demo guest".into(),
+            Self::File(path) => path.display().to_string(),
+            Self::BuiltIn(_) => "(the built-in demo guest)".into(),
         }
     }
 }
