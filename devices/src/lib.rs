@@ -1,1 +1,9 @@
 //! The devices of the PC: pure state machines with `&mut self`, wired together by the board.
+
+pub mod bus;
+pub mod char;
+pub mod chipset;
+pub mod clock;
+mod host_tsc;
+pub mod irq;
+pub mod power;

@@ -1,0 +1,6 @@
+//! The chips of the board.
+
+pub mod debug_console;
+pub mod debug_exit;
+pub mod reset;
+pub mod uart;
