@@ -27,6 +27,8 @@ pub struct Layout {
     pub lapic: u64,
     /// First port of the ACPI power management block, 128 ports laid out as in Intel's ICH9.
     pub pm_base: u16,
+    /// Bytes of the block's GPE0 registers, half of them status, half enable.
+    pub gpe0_length: u8,
     /// The GSI of ACPI's system control interrupt.
     pub sci: u8,
     /// SLP_TYP value that means S5 (soft off).
@@ -64,8 +66,9 @@ impl Layout {
             hpet_block_id: 0x8086_a201,
             lapic: 0xfee0_0000,
             pm_base: 0x600,
+            gpe0_length: 8,
             sci: 9,
-            s5_sleep_type: 7,
+            s5_sleep_type: 5,
             pci_gsi_base: 16,
         }
     }

@@ -32,8 +32,9 @@ fn layout() -> Layout {
         hpet_block_id: 0x8086_a201,
         lapic: 0xfee0_0000,
         pm_base: 0x600,
+        gpe0_length: 8,
         sci: 9,
-        s5_sleep_type: 7,
+        s5_sleep_type: 5,
         pci_gsi_base: 16,
     }
 }

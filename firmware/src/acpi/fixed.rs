@@ -19,7 +19,6 @@ pub(super) mod pm {
     pub(crate) const TIMER: u16 = 0x08;
     pub(crate) const TIMER_LENGTH: u8 = 4;
     pub(crate) const GPE0: u16 = 0x20;
-    pub(crate) const GPE0_LENGTH: u8 = 16;
     pub(crate) const BLOCK_LENGTH: u8 = 0x80;
 }
 
@@ -66,11 +65,11 @@ pub(super) fn fadt(config: &Config, layout: &Layout, facs: u64, dsdt: u64) -> FA
     fadt.pm1_evt_len = pm::PM1_EVT_LENGTH;
     fadt.pm1_cnt_len = pm::PM1_CNT_LENGTH;
     fadt.pm_tmr_len = pm::TIMER_LENGTH;
-    fadt.gpe0_blk_len = pm::GPE0_LENGTH;
+    fadt.gpe0_blk_len = layout.gpe0_length;
     fadt.x_pm1a_evt_blk = io(base + pm::PM1_EVT, pm::PM1_EVT_LENGTH, AccessSize::WordAccess);
     fadt.x_pm1a_cnt_blk = io(base + pm::PM1_CNT, pm::PM1_CNT_LENGTH, AccessSize::WordAccess);
     fadt.x_pm_tmr_blk = io(base + pm::TIMER, pm::TIMER_LENGTH, AccessSize::DwordAccess);
-    fadt.x_gpe0_blk = io(base + pm::GPE0, pm::GPE0_LENGTH, AccessSize::ByteAccess);
+    fadt.x_gpe0_blk = io(base + pm::GPE0, layout.gpe0_length, AccessSize::ByteAccess);
 
     // Latencies beyond 100 and 1000 microseconds mean that there is neither C2 nor C3.
     fadt.p_lvl2_lat = 0xfff.into();

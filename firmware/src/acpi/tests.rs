@@ -57,7 +57,7 @@ fn fadt_names_the_power_management_ports() {
     assert_eq!(u32_at(fadt, 76), 0x608);
     assert_eq!(u32_at(fadt, 80), 0x620);
     // The extended fields say the same: system I/O, width in bits, port.
-    for (at, bits, port) in [(148, 32, 0x600), (172, 16, 0x604), (208, 32, 0x608), (220, 128, 0x620)] {
+    for (at, bits, port) in [(148, 32, 0x600), (172, 16, 0x604), (208, 32, 0x608), (220, 64, 0x620)] {
         assert_eq!((fadt[at], fadt[at + 1], u64_at(fadt, at + 4)), (1, bits, port));
     }
     assert_eq!((fadt[116], u64_at(fadt, 120), fadt[128]), (1, 0xcf9, 0x0f));
