@@ -1,1 +1,3 @@
 //! softmetal: a full-system x86 emulator.
+
+pub mod config;
