@@ -1,3 +1,4 @@
 //! softmetal: a full-system x86 emulator.
 
 pub mod config;
+pub mod timers;
