@@ -1,5 +1,6 @@
 //! The chips of the board.
 
+pub mod acpi_pm;
 pub mod debug_console;
 pub mod debug_exit;
 pub mod reset;
