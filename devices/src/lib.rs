@@ -6,4 +6,5 @@ pub mod chipset;
 pub mod clock;
 mod host_tsc;
 pub mod irq;
+pub mod pci;
 pub mod power;
