@@ -16,6 +16,15 @@ pub(crate) struct Board {
 }
 
 impl Board {
+    /// Takes all devices off the board. Some hold on to one another by way of it, and would never go.
+    pub(crate) fn take_apart(&self) {
+        for space in [&self.ports, &self.memory] {
+            for entry in space.map() {
+                space.remove(entry.base);
+            }
+        }
+    }
+
     /// Where in its local APIC's page an access of this CPU goes, if it goes there.
     fn local_apic_offset(&self, cpu: usize, at: u64) -> Option<u64> {
         const PAGE: u64 = 4096;

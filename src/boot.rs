@@ -1,13 +1,18 @@
 //! What firmware does before a kernel starts: tables and kernel into RAM, the boot processor into its entry state.
 
 use anyhow::{Context, Result};
+use softmetal_cpu::Cpu;
 use softmetal_cpu::state::{CpuState, Segment, TableRegister, cr0, cr4, efer, reg, seg};
+use softmetal_devices::chipset::acpi_pm::SCI_IRQ;
 use softmetal_devices::chipset::uart::{COM1, COM2};
+use softmetal_devices::pci::access::CONFIG_PORT;
+use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, PIRQ_ROUTE_REGISTER, elcr_for};
 use softmetal_firmware::linux::{Boot, BootError, BzImage, EntryState, Initrd};
 use softmetal_firmware::memory_map::MemoryMap;
 use softmetal_firmware::{acpi, linux, low_memory, smbios};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::board::Board;
 use crate::config::{Config, UseError};
 use crate::memory_map;
 
@@ -66,8 +71,34 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// The chips as firmware leaves them: PCI interrupts routed, level-triggered ones marked, the PIC's output open.
+pub(crate) fn set_up_chips(board: &Board) {
+    let routes = u32::from_le_bytes(FIRMWARE_ROUTES);
+    const ENABLE: u32 = 1 << 31;
+    let register = (PIRQ_ROUTE_REGISTER as u32) | u32::from(ISA_BRIDGE_SLOT.devfn()) << 8;
+    board.ports.write(CONFIG_PORT, &(ENABLE | register).to_le_bytes());
+    board.ports.write(CONFIG_PORT + 4, &routes.to_le_bytes());
+    board.ports.write(CONFIG_PORT, &[0; 4]);
+    const ELCR: u64 = 0x4d0;
+    let level_triggered = elcr_for(FIRMWARE_ROUTES) | 1 << SCI_IRQ;
+    board.ports.write(ELCR, &level_triggered.to_le_bytes());
+    board.interrupts.enter_virtual_wire_mode();
+}
+
+/// The processors as firmware leaves them: the first about to enter the kernel, the others waiting to be started.
+pub(crate) fn set_up_processors(cpus: &mut [Cpu], entry: &EntryState) {
+    for (index, cpu) in cpus.iter_mut().enumerate() {
+        let mut state = cpu.state();
+        set_memory_types(&mut state);
+        if index == 0 {
+            enter(&mut state, entry);
+        }
+        cpu.set_state(&state);
+    }
+}
+
 /// Memory types as firmware leaves them, the same on every processor: write-back, except for the windows of devices.
-pub(crate) fn set_memory_types(state: &mut CpuState) {
+fn set_memory_types(state: &mut CpuState) {
     const ENABLED: u64 = 1 << 11;
     const FIXED_ENABLED: u64 = 1 << 10;
     const UNCACHEABLE: u64 = 0;
@@ -90,7 +121,7 @@ pub(crate) fn set_memory_types(state: &mut CpuState) {
 }
 
 /// Turns a processor's state after power-on into the one that Linux's 64-bit boot protocol prescribes.
-pub(crate) fn enter(state: &mut CpuState, entry: &EntryState) {
+fn enter(state: &mut CpuState, entry: &EntryState) {
     // As the descriptors of the loader's GDT say: present, ring 0, accessed.
     const CODE: u32 = 0xa09b;
     const DATA: u32 = 0xc093;

@@ -9,13 +9,13 @@ use softmetal_cpu::{Cpu, Exit};
 use crate::outcome::{Outcome, Run};
 
 /// Starts the thread of vCPU number `index`. It runs until `run` ends.
-pub(crate) fn start(index: u32, cpu: Cpu, run: &Arc<Run>) -> io::Result<JoinHandle<Cpu>> {
+pub(crate) fn start(index: usize, cpu: Cpu, run: &Arc<Run>) -> io::Result<JoinHandle<Cpu>> {
     run.join(cpu.attention());
     let guard = EndOnPanic(Arc::clone(run));
     thread::Builder::new().name(format!("vcpu {index}")).spawn(move || execute(index, cpu, &guard.0))
 }
 
-fn execute(index: u32, mut cpu: Cpu, run: &Run) -> Cpu {
+fn execute(index: usize, mut cpu: Cpu, run: &Run) -> Cpu {
     let attention = cpu.attention();
     while run.goes_on() {
         match cpu.run() {
@@ -28,7 +28,7 @@ fn execute(index: u32, mut cpu: Cpu, run: &Run) -> Cpu {
     cpu
 }
 
-fn describe(index: u32, cpu: &Cpu) -> String {
+fn describe(index: usize, cpu: &Cpu) -> String {
     format!("the guest crashed with a triple fault on CPU {index}:\n{:#x?}", cpu.state())
 }
 
