@@ -154,8 +154,8 @@ mod tests {
         let msrs = &state.msrs;
         let fixed = match address {
             0..0x8_0000 => Some((0, address >> 16)),
-            0x8_0000..0xc_0000 => Some((1 + (address - 0x8_0000 >> 17) as usize, address >> 14)),
-            0xc_0000..0x10_0000 => Some((3 + (address - 0xc_0000 >> 15) as usize, address >> 12)),
+            0x8_0000..0xc_0000 => Some((1 + ((address - 0x8_0000) >> 17) as usize, address >> 14)),
+            0xc_0000..0x10_0000 => Some((3 + ((address - 0xc_0000) >> 15) as usize, address >> 12)),
             _ => None,
         };
         if let Some((register, piece)) = fixed {

@@ -12,7 +12,8 @@ use crate::memory_map;
 /// Memory for a machine with `bytes` of RAM, all zeros. The host gives pages as the guest touches them.
 pub(crate) fn allocate(bytes: u64) -> Result<GuestMemoryMmap> {
     let mebibytes = bytes >> 20;
-    let failed = || format!("the host does not give {mebibytes} MiB for guest memory; try a smaller --memory");
+    let failed =
+        || format!("the host does not give {mebibytes} MiB for guest memory; try a smaller --memory");
     let file = rustix::fs::memfd_create("guest RAM", MemfdFlags::CLOEXEC).with_context(failed)?;
     let file = Arc::new(File::from(file));
     file.set_len(bytes).with_context(failed)?;

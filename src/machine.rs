@@ -5,14 +5,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use softmetal_cpu::{Cpu, Options, Ram};
-use softmetal_devices::bus::{AddressSpace, SharedDevice};
-use softmetal_devices::char::{CharBackend, Discard};
+use softmetal_devices::bus::AddressSpace;
+use softmetal_devices::char::Discard;
 use softmetal_devices::chipset::acpi_pm::{
     AcpiPm, PM_BASE, PM_PORTS, PmTimerWidth, SCI_IRQ, SMI_COMMAND_PORT, SMI_PORTS, SmiCommand,
 };
 use softmetal_devices::chipset::debug_console::{DEBUG_CONSOLE_PORT, DebugConsole};
 use softmetal_devices::chipset::debug_exit::{DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit};
 use softmetal_devices::chipset::pic::PicBlock;
+use softmetal_devices::chipset::pit::Pit;
 use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, SystemControlA};
 use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
 use softmetal_devices::clock::Clock;
@@ -20,16 +21,16 @@ use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::{IrqLine, IrqSink};
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
 use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge};
-use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, IsaBridge};
+use softmetal_devices::pci::isa_bridge::{ISA_BRIDGE_SLOT, IsaBridge};
 use softmetal_devices::pci::{IntxRouter, PciBus};
 use softmetal_devices::power::PowerSink;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Config, DebugFlags};
-use crate::console::Console;
+use crate::console::{Console, Output};
 use crate::memory_map::{ECAM, IOAPIC};
 use crate::outcome::{Outcome, Run};
-use crate::timers::Timers;
+use crate::timers::{Timers, Waker};
 use crate::{boot, guest_ram, vcpu};
 
 /// A machine that is built and not yet running.
@@ -84,6 +85,8 @@ struct Wires {
 #[derive(Clone)]
 struct FrontPanel {
     run: Arc<Run>,
+    clock: Arc<Clock>,
+    timers: Waker,
     com1: Arc<Mutex<Uart>>,
     pm: Arc<Mutex<AcpiPm>>,
 }
@@ -99,6 +102,21 @@ impl Handle {
     pub fn serial_input(&self, bytes: &[u8]) -> usize {
         let com1 = Arc::clone(&self.0.lock().pc.com1);
         com1.lock().receive(bytes)
+    }
+
+    /// Stops the guest between two instructions, and its clock with it. Returns when it stands.
+    pub fn pause(&self) {
+        let pc = self.0.lock().pc.clone();
+        pc.run.pause();
+        pc.clock.pause();
+    }
+
+    /// Lets the guest go on after [`Handle::pause`]; it does not notice that time has passed.
+    pub fn resume(&self) {
+        let pc = self.0.lock().pc.clone();
+        pc.clock.resume();
+        pc.timers.resumed();
+        pc.run.resume();
     }
 
     /// Ends the machine at once.
@@ -118,21 +136,13 @@ impl Handle {
 
 /// The console's side of the first serial port, for one PC after the other.
 struct SerialEnd {
-    output: crate::console::Output,
+    output: Output,
     input_wanted: Arc<Mutex<Box<dyn Fn() + Send>>>,
 }
 
 impl SerialEnd {
     fn new(console: &Console) -> Self {
         Self { output: console.output(), input_wanted: Arc::new(Mutex::new(console.input_wanted())) }
-    }
-}
-
-struct SerialOutput(crate::console::Output);
-
-impl CharBackend for SerialOutput {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.send(bytes);
     }
 }
 
@@ -166,10 +176,15 @@ impl Pc {
         ports.insert(0x4d0, 2, "PIC edge/level control", shared(interrupts.pic_ports(PicBlock::Elcr)))?;
         memory.insert(IOAPIC, 0x1000, "I/O APIC", shared(interrupts.ioapic_window()))?;
 
+        let pit = shared(Pit::new(Arc::clone(&clock), irq(0), timers.alarm()));
+        ports.insert(0x40, 4, "PIT", pit.clone())?;
+        ports.insert(0x61, 1, "system control port B", shared(Pit::port61(&pit)))?;
+        timers.add(pit);
+
         let uart = |irq_number, output| {
             shared(Uart::new(irq(irq_number), Arc::clone(&clock), timers.alarm(), output))
         };
-        let com1 = uart(COM1_IRQ, Box::new(SerialOutput(serial.output.clone())));
+        let com1 = uart(COM1_IRQ, Box::new(serial.output.clone()));
         let com2 = uart(COM2_IRQ, Box::new(Discard));
         let wanted = Arc::clone(&serial.input_wanted);
         com1.lock().on_input_wanted(Box::new(move || (*wanted.lock())()));
@@ -203,7 +218,12 @@ impl Pc {
         pci.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start)))?;
         pci.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(pins)))?;
         let pci = shared(pci);
-        ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", shared(ConfigPorts::new(pci.clone(), reset)))?;
+        ports.insert(
+            CONFIG_PORT,
+            CONFIG_PORTS,
+            "PCI configuration",
+            shared(ConfigPorts::new(pci.clone(), reset)),
+        )?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(pci)))?;
 
         let board = Arc::new(Board { clock, interrupts, ports, memory });
@@ -225,26 +245,36 @@ impl Pc {
     }
 
     fn front_panel(&self) -> FrontPanel {
-        FrontPanel { run: Arc::clone(&self.run), com1: Arc::clone(&self.com1), pm: Arc::clone(&self.pm) }
+        FrontPanel {
+            run: Arc::clone(&self.run),
+            clock: Arc::clone(&self.board.clock),
+            timers: self.timers.waker(),
+            com1: Arc::clone(&self.com1),
+            pm: Arc::clone(&self.pm),
+        }
     }
 
     /// Runs the CPUs until the guest or the user ends it.
     fn run(self) -> Result<Outcome> {
         let Self { run, board, timers, cpus, .. } = self;
         let timers = timers.start().context("cannot start the timer thread")?;
-        let threads: Vec<_> = cpus
-            .into_iter()
-            .enumerate()
-            .map(|(index, cpu)| vcpu::start(index, cpu, &run).context("cannot start a vCPU's thread"))
-            .collect();
+        let mut threads = Vec::new();
+        let started = cpus.into_iter().enumerate().try_for_each(|(index, cpu)| {
+            threads.push(vcpu::start(index, cpu, &run)?);
+            Ok::<_, std::io::Error>(())
+        });
+        if started.is_err() {
+            run.end(Outcome::Terminated);
+        }
         let outcome = run.wait();
         for thread in threads {
-            if let Err(panic) = thread?.join() {
+            if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
         }
         drop(timers);
         board.take_apart();
+        started.context("cannot start a thread for each vCPU")?;
         Ok(outcome)
     }
 }

@@ -165,7 +165,9 @@ mod tests {
         run.debug_exit(3);
         run.reset();
         assert_eq!(waiting.join().unwrap(), Outcome::DebugExit(3));
-        vcpus.map(|vcpu| vcpu.join().unwrap());
+        for vcpu in vcpus {
+            vcpu.join().unwrap();
+        }
     }
 
     #[test]
@@ -183,6 +185,8 @@ mod tests {
         run.pause();
         run.power_off();
         assert_eq!(run.wait(), Outcome::PoweredOff);
-        vcpus.map(|vcpu| vcpu.join().unwrap());
+        for vcpu in vcpus {
+            vcpu.join().unwrap();
+        }
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use softmetal_devices::clock::{Alarm, Clock, Timed};
 
 /// A device with deadlines, shared with the address space that reaches it.
-pub type SharedTimed = Arc<Mutex<dyn Timed + Send>>;
+pub(crate) type SharedTimed = Arc<Mutex<dyn Timed + Send>>;
 
 /// What wakes the timer thread.
 ///
@@ -32,7 +32,7 @@ impl Default for BellState {
 }
 
 /// The timer thread before it runs: devices are built with its alarm, and then given to it.
-pub struct Timers {
+pub(crate) struct Timers {
     bell: Arc<Bell>,
     clock: Arc<Clock>,
     devices: Vec<SharedTimed>,
@@ -40,12 +40,12 @@ pub struct Timers {
 
 impl Timers {
     /// Timers that follow `clock`.
-    pub fn new(clock: Arc<Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<Clock>) -> Self {
         Self { bell: Arc::default(), clock, devices: Vec::new() }
     }
 
     /// The bell for devices.
-    pub fn alarm(&self) -> Alarm {
+    pub(crate) fn alarm(&self) -> Alarm {
         let bell = Arc::clone(&self.bell);
         Alarm::new(move |deadline| {
             let mut state = bell.state.lock();
@@ -56,13 +56,18 @@ impl Timers {
         })
     }
 
+    /// What tells the thread that the clock goes on.
+    pub(crate) fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.bell))
+    }
+
     /// Takes a device whose deadlines are to be kept.
-    pub fn add(&mut self, device: SharedTimed) {
+    pub(crate) fn add(&mut self, device: SharedTimed) {
         self.devices.push(device);
     }
 
     /// Starts the thread.
-    pub fn start(self) -> std::io::Result<RunningTimers> {
+    pub(crate) fn start(self) -> std::io::Result<RunningTimers> {
         let bell = Arc::clone(&self.bell);
         let thread = thread::Builder::new().name("timers".into()).spawn(move || self.run())?;
         Ok(RunningTimers { bell, thread: Some(thread) })
@@ -115,16 +120,20 @@ impl Timers {
 }
 
 /// The timer thread; ends when this is dropped.
-pub struct RunningTimers {
+pub(crate) struct RunningTimers {
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl RunningTimers {
-    /// Tells the thread that the clock goes on after a pause.
-    pub fn resumed(&self) {
-        let _state = self.bell.state.lock();
-        self.bell.rung.notify_one();
+/// Tells the timer thread that the clock goes on after a pause.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<Bell>);
+
+impl Waker {
+    pub(crate) fn resumed(&self) {
+        // Under the lock, so that the thread does not go to sleep between seeing the pause and hearing this.
+        let _state = self.0.state.lock();
+        self.0.rung.notify_one();
     }
 }
 
@@ -173,6 +182,7 @@ mod tests {
         alarm: Alarm,
         device: Arc<Mutex<OneShot>>,
         fired: Receiver<(u64, u64)>,
+        waker: Waker,
         timers: RunningTimers,
     }
 
@@ -183,7 +193,7 @@ mod tests {
         let mut timers = Timers::new(Arc::clone(&clock));
         let alarm = timers.alarm();
         timers.add(device.clone());
-        Rig { clock, alarm, device, fired, timers: timers.start().unwrap() }
+        Rig { clock, alarm, device, fired, waker: timers.waker(), timers: timers.start().unwrap() }
     }
 
     impl Rig {
@@ -220,7 +230,7 @@ mod tests {
         rig.arm(rig.clock.now() + MILLISECOND);
         assert!(rig.fired.recv_timeout(Duration::from_millis(30)).is_err());
         rig.clock.resume();
-        rig.timers.resumed();
+        rig.waker.resumed();
         rig.fired.recv_timeout(PATIENCE).unwrap();
     }
 
