@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Slot;
 use super::config::{BarKind, Command, ConfigSpace, Decoded, register};
+use super::intx::{PIRQ_COUNT, PIRQ_NOT_ROUTED, Pin, pirq_of};
 use crate::bus::{AddressSpace, Device};
+
+/// Interrupt line of a pin that does not reach the PIC.
+const LINE_UNKNOWN: u8 = 0xff;
 
 /// A PCI function.
 ///
@@ -197,6 +201,19 @@ impl PciBus {
         left_over
     }
 
+    /// Does what firmware does for drivers that use the PIC: notes in each function which interrupt its pin reaches, given
+    /// the route registers of the ISA bridge.
+    pub fn note_interrupt_lines(&mut self, routes: [u8; PIRQ_COUNT]) {
+        for (slot, device) in &self.functions {
+            let mut device = device.lock();
+            if let Some(pin) = Pin::from_number(device.config().read_u8(register::INTERRUPT_PIN)) {
+                let route = routes[pirq_of(slot.device(), pin)];
+                let line = if route & PIRQ_NOT_ROUTED == 0 { route } else { LINE_UNKNOWN };
+                device.write_config(register::INTERRUPT_LINE, &[line]);
+            }
+        }
+    }
+
     /// The state, to be saved.
     pub fn save(&self) -> PciBusState {
         self.state
@@ -292,7 +309,8 @@ pub(super) mod tests {
             })
             .with_bar(0, BarKind::Io, 256)
             .with_bar(1, BarKind::Memory32, 0x1000)
-            .with_bar(2, BarKind::Memory64, 0x1_0000);
+            .with_bar(2, BarKind::Memory64, 0x1_0000)
+            .with_interrupt_pin(Pin::B);
             Arc::new(Mutex::new(Self { config, writes: Vec::new() }))
         }
     }
@@ -433,6 +451,15 @@ pub(super) mod tests {
         assert_eq!(bases, [0xe001_0000, 0xe002_0000, 0xe003_0000], "64 KiB each, no room behind them");
         assert_eq!(left_over.len(), 12 - 5);
         assert_eq!(b.read32(0, Slot::new(0, 0), 4) & 3, 3);
+    }
+
+    #[test]
+    fn interrupt_lines_are_noted_for_drivers() {
+        let mut b = bench();
+        b.bus.plug(FIRST, Probe::new(1)).unwrap();
+        b.bus.plug(SECOND, Probe::new(2)).unwrap();
+        b.bus.note_interrupt_lines([10, PIRQ_NOT_ROUTED, 5, 11]);
+        assert_eq!((b.read32(0, FIRST, 0x3c), b.read32(0, SECOND, 0x3c)), (0x020a, 0x02ff));
     }
 
     #[test]

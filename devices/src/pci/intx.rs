@@ -42,6 +42,17 @@ impl Pin {
         self as u8
     }
 
+    /// The pin of an interrupt pin register.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::A),
+            2 => Some(Self::B),
+            3 => Some(Self::C),
+            4 => Some(Self::D),
+            _ => None,
+        }
+    }
+
     /// From 0 for INTA#, as the `_PRT` of ACPI has it.
     pub const fn index(self) -> u8 {
         self as u8 - 1
