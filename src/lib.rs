@@ -5,6 +5,7 @@ mod boot;
 pub mod cli;
 pub mod config;
 pub mod console;
+mod debug_log;
 mod guest_ram;
 pub mod machine;
 pub mod memory_map;

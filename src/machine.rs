@@ -21,14 +21,15 @@ use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::{IrqLine, IrqSink};
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
 use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge};
-use softmetal_devices::pci::isa_bridge::{ISA_BRIDGE_SLOT, IsaBridge};
+use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, IsaBridge};
 use softmetal_devices::pci::{IntxRouter, PciBus};
 use softmetal_devices::power::PowerSink;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Config, DebugFlags};
 use crate::console::{Console, Output};
-use crate::memory_map::{ECAM, IOAPIC};
+use crate::debug_log::DebugLog;
+use crate::memory_map::{ECAM, IOAPIC, PCI32};
 use crate::outcome::{Outcome, Run};
 use crate::timers::{Timers, Waker};
 use crate::{boot, guest_ram, vcpu};
@@ -207,7 +208,12 @@ impl Pc {
 
         let reset = shared(ResetControl::new(Arc::clone(&power)));
         ports.insert(SYSTEM_CONTROL_A_PORT, 1, "port 92", shared(SystemControlA::new(Arc::clone(&power))))?;
-        ports.insert(DEBUG_CONSOLE_PORT, 1, "debug console", shared(DebugConsole::new(Box::new(Discard))))?;
+        ports.insert(
+            DEBUG_CONSOLE_PORT,
+            1,
+            "debug console",
+            shared(DebugConsole::new(Box::<DebugLog>::default())),
+        )?;
         if config.debug_exit {
             let debug_exit = shared(DebugExit::new(Arc::clone(&power)));
             ports.insert(DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, "debug exit", debug_exit)?;
@@ -217,6 +223,10 @@ impl Pc {
         let mut pci = PciBus::new(Arc::clone(&ports), Arc::clone(&memory));
         pci.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start)))?;
         pci.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(pins)))?;
+        const FIRST_PCI_PORT: u64 = 0xc000;
+        let homeless = pci.assign_ranges((FIRST_PCI_PORT, 0xffff), (PCI32.start, PCI32.end - 1));
+        log::debug!("PCI address ranges that found no place: {homeless:?}");
+        pci.note_interrupt_lines(FIRMWARE_ROUTES);
         let pci = shared(pci);
         ports.insert(
             CONFIG_PORT,
@@ -267,9 +277,10 @@ impl Pc {
             run.end(Outcome::Terminated);
         }
         let outcome = run.wait();
-        for thread in threads {
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
+        for (index, thread) in threads.into_iter().enumerate() {
+            match thread.join() {
+                Ok(cpu) => log::info!("CPU {index}: {:?}", cpu.statistics()),
+                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
         drop(timers);
