@@ -31,13 +31,13 @@ pub trait ByteDevice: Send {
 
 impl<T: ByteDevice> Device for T {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        for (register, byte) in (offset..).zip(data) {
+        for (register, byte) in addresses_from(offset).zip(data) {
             *byte = self.read_byte(register);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        for (register, &byte) in (offset..).zip(data) {
+        for (register, &byte) in addresses_from(offset).zip(data) {
             self.write_byte(register, byte);
         }
     }
@@ -57,6 +57,11 @@ pub fn put_value(data: &mut [u8], value: u64) {
     for (byte, source) in data.iter_mut().zip(value.to_le_bytes()) {
         *byte = source;
     }
+}
+
+/// The addresses of an access that starts at `first`, byte by byte. They wrap around rather than overflow.
+pub fn addresses_from(first: u64) -> impl Iterator<Item = u64> {
+    (0u64..).map(move |n| first.wrapping_add(n))
 }
 
 /// Why a range could not be mapped.
@@ -246,7 +251,7 @@ mod tests {
     impl Device for Probe {
         fn read(&mut self, offset: u64, data: &mut [u8]) {
             self.reads.push((offset, data.len()));
-            for (register, byte) in (offset..).zip(data) {
+            for (register, byte) in addresses_from(offset).zip(data) {
                 *byte = register as u8;
             }
         }

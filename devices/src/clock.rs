@@ -191,9 +191,24 @@ impl Clock {
         let _writer = self.writer.lock();
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.let_readers_finish();
         change(self);
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+    }
+}
+
+impl Clock {
+    /// A processor may check `sequence` a little before it reads the host's counter, although the program says
+    /// otherwise. Such a reader has seen a time later than the one that a change would take now: so take a later one.
+    fn let_readers_finish(&self) {
+        const REORDERING_NS: u64 = 1_000;
+        if let Source::Host(_) = self.source {
+            let start = self.source_ns();
+            while self.source_ns() - start < REORDERING_NS {
+                std::hint::spin_loop();
+            }
+        }
     }
 }
 

@@ -51,7 +51,8 @@ impl IrqLine {
         self.sink.set_line(self.gsi, level);
     }
 
-    /// One rising edge, and back to released.
+    /// One rising edge, and back to released. The 8259 forgets a request that is released before it is acknowledged:
+    /// this is for wires that end at the I/O APIC only.
     pub fn pulse(&self) {
         self.raise();
         self.lower();

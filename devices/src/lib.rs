@@ -5,5 +5,7 @@ pub mod char;
 pub mod chipset;
 pub mod clock;
 mod host_tsc;
+pub mod interrupts;
 pub mod irq;
+pub mod pci;
 pub mod power;

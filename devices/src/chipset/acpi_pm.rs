@@ -8,7 +8,7 @@ use log::debug;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{ByteDevice, Device};
+use crate::bus::{ByteDevice, Device, addresses_from};
 use crate::clock::{Alarm, Clock, Timed, ns_to_ticks, ticks_to_ns};
 use crate::irq::IrqLine;
 use crate::power::PowerSink;
@@ -303,7 +303,7 @@ impl AcpiPm {
 impl Device for AcpiPm {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let mut word = None;
-        for (at, byte) in (offset..).zip(data) {
+        for (at, byte) in addresses_from(offset).zip(data) {
             // One look at each double word, so that the timer's bytes belong together.
             let (base, lane) = (at & !3, (at & 3) as usize);
             let value = match word {

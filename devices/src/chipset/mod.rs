@@ -1,7 +1,13 @@
 //! The chips of the board.
 
 pub mod acpi_pm;
+pub mod apic_bus;
 pub mod debug_console;
 pub mod debug_exit;
+pub mod ioapic;
+pub mod lapic;
+mod lapic_timer;
+pub mod pic;
+pub mod pit;
 pub mod reset;
 pub mod uart;

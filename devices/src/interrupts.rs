@@ -1,0 +1,487 @@
+//! The interrupt fabric: 8259 pair, I/O APIC and one local APIC per CPU, wired as on a PC.
+//!
+//! Shared by devices, which drive wires and send messages, and by vCPUs, which acknowledge. **Lock order:** a device's
+//! own lock, then the 8259 pair, then the I/O APIC, then one local APIC, never two. [`Wake::wake`] and the [`Alarm`] are
+//! called without a local APIC's lock, but maybe with the others held.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::bus::Device;
+pub use crate::chipset::apic_bus::{CpuEvent, Wake};
+use crate::chipset::apic_bus::{DeliveryMode, Destination, Ipi, Message, Shorthand};
+use crate::chipset::ioapic::{IOAPIC_PINS, IoApic};
+pub use crate::chipset::lapic::{APIC_TIMER_HZ, Gp};
+use crate::chipset::lapic::{Acknowledged, Effect, Lapic, LapicState, LintPin};
+pub use crate::chipset::pic::PicBlock;
+use crate::chipset::pic::PicPair;
+use crate::clock::{Alarm, Clock, Timed};
+use crate::irq::{IrqSink, MsiSink};
+
+/// ISA interrupts, which reach the 8259 pair too.
+const ISA_IRQS: u32 = 16;
+/// The ISA interrupt that is the 8259 pair's own cascade.
+const ISA_CASCADE: u32 = 2;
+/// The I/O APIC pin on which ISA interrupt 0 sits: the firmware's MADT has an override for it.
+const IOAPIC_PIN_OF_IRQ0: usize = 2;
+/// The I/O APIC pin that carries the 8259 pair's INTR.
+const IOAPIC_PIN_OF_INTR: usize = 0;
+/// The CPU whose LINT0 carries the 8259 pair's INTR.
+const INTR_CPU: usize = 0;
+
+/// No timer is armed.
+const NEVER: u64 = u64::MAX;
+
+/// The interrupt fabric.
+pub struct Interrupts {
+    pic: Mutex<PicWiring>,
+    ioapic: Mutex<IoApic>,
+    cpus: Box<[Cpu]>,
+    wake: Arc<dyn Wake>,
+    alarm: OnceLock<Alarm>,
+    /// Where the next choice among equals of a lowest-priority message begins.
+    turn: AtomicUsize,
+}
+
+/// A CPU's local APIC, and what of it is asked so often that it must not take the lock. Each has its own cache lines.
+#[repr(align(128))]
+struct Cpu {
+    lapic: Mutex<Lapic>,
+    /// An interrupt can be acknowledged. Written under the lock.
+    pending: AtomicBool,
+    /// When the timer is due. Written under the lock.
+    deadline: AtomicU64,
+}
+
+struct PicWiring {
+    pair: PicPair,
+    /// The level at which INTR was last driven.
+    intr: bool,
+}
+
+/// What a snapshot keeps of the interrupt fabric.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterruptsState {
+    pic: PicPair,
+    ioapic: IoApic,
+    lapics: Vec<LapicState>,
+}
+
+/// Why a saved state does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Another number of CPUs.
+    #[error("the saved interrupt controllers belong to a machine with {saved} CPUs, this one has {here}")]
+    CpuCount {
+        /// CPUs of the saved machine.
+        saved: usize,
+        /// CPUs of this one.
+        here: usize,
+    },
+}
+
+impl Interrupts {
+    /// The fabric of a machine with this many CPUs, as after power-on. A CPU's APIC ID is its number.
+    ///
+    /// # Panics
+    /// If there is no CPU, or more than 32-bit IDs can name.
+    pub fn new(cpus: usize, clock: Arc<Clock>, wake: Arc<dyn Wake>) -> Arc<Interrupts> {
+        assert!(cpus > 0, "a machine has a CPU");
+        let cpu = |id| Cpu {
+            lapic: Mutex::new(Lapic::new(id, clock.clone())),
+            pending: AtomicBool::new(false),
+            deadline: AtomicU64::new(NEVER),
+        };
+        let count = u32::try_from(cpus).expect("an APIC ID has 32 bits");
+        Arc::new(Interrupts {
+            pic: Mutex::new(PicWiring { pair: PicPair::new(), intr: false }),
+            ioapic: Mutex::new(IoApic::new()),
+            cpus: (0..count).map(cpu).collect(),
+            wake,
+            alarm: OnceLock::new(),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whom to tell when a local timer's deadline moves nearer. May be set once.
+    pub fn set_alarm(&self, alarm: Alarm) {
+        let already = self.alarm.set(alarm).is_err();
+        assert!(!already, "the interrupt fabric has one alarm");
+    }
+
+    /// The number of CPUs.
+    pub fn cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// RESET of the whole board: every chip as after power-on; wires keep their levels.
+    pub fn reset(&self) {
+        let mut pic = self.pic.lock();
+        pic.pair.reset();
+        self.drive_intr(&mut pic);
+        self.ioapic.lock().reset();
+        for cpu in 0..self.cpus() {
+            self.with_lapic(cpu, Lapic::reset);
+        }
+    }
+
+    /// Leaves the bootstrap processor as firmware does: the 8259 pair through LINT0, the NMI on LINT1.
+    pub fn enter_virtual_wire_mode(&self) {
+        self.with_lapic(INTR_CPU, Lapic::enter_virtual_wire_mode);
+    }
+
+    // A vCPU's side.
+
+    /// Whether the CPU has an interrupt to take, were its interrupt flag set. One load: ask as often as you like.
+    #[inline]
+    pub fn has_interrupt(&self, cpu: usize) -> bool {
+        self.cpus[cpu].pending.load(Ordering::Acquire)
+    }
+
+    /// Interrupt acknowledge: the vector to deliver. `None` if the request has gone away, which only the CPU's own
+    /// accesses bring about; when an 8259's has, the vector is the spurious one.
+    pub fn acknowledge(&self, cpu: usize) -> Option<u8> {
+        match self.with_lapic(cpu, Lapic::acknowledge)? {
+            Acknowledged::Vector(vector) => Some(vector),
+            Acknowledged::ExtInt => {
+                let mut pic = self.pic.lock();
+                let vector = pic.pair.acknowledge();
+                // INTR falls with the acknowledge, and rises again for the next request.
+                self.drive_intr_to(&mut pic, false);
+                self.drive_intr(&mut pic);
+                Some(vector)
+            }
+        }
+    }
+
+    /// CR8: the upper half of the task priority.
+    pub fn cr8(&self, cpu: usize) -> u8 {
+        self.cpus[cpu].lapic.lock().tpr() >> 4
+    }
+
+    /// Writes CR8; the CPU has refused values above 15.
+    pub fn set_cr8(&self, cpu: usize, value: u8) {
+        self.with_lapic(cpu, |lapic| lapic.set_tpr(value << 4));
+    }
+
+    /// IA32_APIC_BASE.
+    pub fn apic_base(&self, cpu: usize) -> u64 {
+        self.cpus[cpu].lapic.lock().apic_base()
+    }
+
+    /// Writes IA32_APIC_BASE; illegal changes of mode and reserved bits are refused. The CPU checks that the address is
+    /// within its physical address width.
+    pub fn set_apic_base(&self, cpu: usize, value: u64) -> Result<(), Gp> {
+        self.with_lapic(cpu, |lapic| lapic.set_apic_base(value))
+    }
+
+    /// RDMSR of 800h to 8FFh.
+    pub fn x2apic_read(&self, cpu: usize, msr: u32) -> Result<u64, Gp> {
+        self.with_lapic(cpu, |lapic| lapic.x2apic_read(msr))
+    }
+
+    /// WRMSR of 800h to 8FFh.
+    pub fn x2apic_write(&self, cpu: usize, msr: u32, value: u64) -> Result<(), Gp> {
+        let effect = self.with_lapic(cpu, |lapic| lapic.x2apic_write(msr, value))?;
+        self.carry_out(cpu, effect);
+        Ok(())
+    }
+
+    /// IA32_TSC_DEADLINE, in the guest's own TSC.
+    pub fn tsc_deadline(&self, cpu: usize) -> u64 {
+        self.with_lapic(cpu, Lapic::tsc_deadline)
+    }
+
+    /// Writes IA32_TSC_DEADLINE. The guest's TSC is the clock's plus `tsc_offset`, wrapping.
+    pub fn set_tsc_deadline(&self, cpu: usize, deadline: u64, tsc_offset: u64) {
+        self.with_lapic(cpu, |lapic| lapic.set_tsc_deadline(deadline, tsc_offset));
+    }
+
+    /// The guest wrote its TSC: an armed deadline means another moment now.
+    pub fn tsc_offset_changed(&self, cpu: usize, tsc_offset: u64) {
+        self.with_lapic(cpu, |lapic| lapic.tsc_offset_changed(tsc_offset));
+    }
+
+    /// Reads the CPU's own register page, at `offset` from the address in IA32_APIC_BASE. All ones unless the APIC is
+    /// in xAPIC mode.
+    pub fn mmio_read(&self, cpu: usize, offset: u64, data: &mut [u8]) {
+        self.with_lapic(cpu, |lapic| lapic.mmio_read(offset, data));
+    }
+
+    /// Writes the CPU's own register page.
+    pub fn mmio_write(&self, cpu: usize, offset: u64, data: &[u8]) {
+        let effect = self.with_lapic(cpu, |lapic| lapic.mmio_write(offset, data));
+        self.carry_out(cpu, effect);
+    }
+
+    /// Drives the NMI wire, LINT1 of every CPU.
+    pub fn set_nmi_line(&self, level: bool) {
+        for cpu in 0..self.cpus() {
+            self.with_lapic(cpu, |lapic| lapic.set_lint(LintPin::Lint1, level));
+        }
+    }
+
+    // Timers.
+
+    /// When the CPU's timer is due, in guest nanoseconds.
+    pub fn deadline_of(&self, cpu: usize) -> Option<u64> {
+        Some(self.cpus[cpu].deadline.load(Ordering::Acquire)).filter(|deadline| *deadline != NEVER)
+    }
+
+    /// When the first of all CPUs' timers is due, in guest nanoseconds.
+    pub fn deadline(&self) -> Option<u64> {
+        (0..self.cpus()).filter_map(|cpu| self.deadline_of(cpu)).min()
+    }
+
+    /// Lets the CPU's timer act if it is due.
+    pub fn expire_of(&self, cpu: usize, now: u64) {
+        if self.deadline_of(cpu).is_some_and(|deadline| deadline <= now) {
+            self.with_lapic(cpu, |lapic| lapic.expire(now));
+        }
+    }
+
+    /// Lets every CPU's timer act that is due.
+    pub fn expire(&self, now: u64) {
+        for cpu in 0..self.cpus() {
+            self.expire_of(cpu, now);
+        }
+    }
+
+    // Messages.
+
+    /// Works on a CPU's local APIC, then brings what is known of it without the lock up to date and tells those whom
+    /// it concerns.
+    fn with_lapic<R>(&self, index: usize, work: impl FnOnce(&mut Lapic) -> R) -> R {
+        let cpu = &self.cpus[index];
+        let mut lapic = cpu.lapic.lock();
+        let result = work(&mut lapic);
+        let events = lapic.take_events();
+        let pending = lapic.has_interrupt();
+        let interrupt = pending && !cpu.pending.load(Ordering::Relaxed);
+        cpu.pending.store(pending, Ordering::Release);
+        let deadline = lapic.deadline().unwrap_or(NEVER);
+        let earlier = deadline < cpu.deadline.load(Ordering::Relaxed);
+        cpu.deadline.store(deadline, Ordering::Release);
+        drop(lapic);
+
+        if interrupt {
+            self.wake.wake(index, CpuEvent::Interrupt);
+        }
+        for event in events {
+            self.wake.wake(index, event);
+        }
+        if earlier && let Some(alarm) = self.alarm.get() {
+            alarm.ring(deadline);
+        }
+        result
+    }
+
+    fn carry_out(&self, sender: usize, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Eoi(vector) => {
+                self.ioapic.lock().end_of_interrupt(vector, &mut |message| self.deliver(message));
+            }
+            Effect::Send(ipi) => self.send_ipi(sender, ipi),
+        }
+    }
+
+    fn send_ipi(&self, sender: usize, ipi: Ipi) {
+        let Ipi { shorthand, message } = ipi;
+        let resets = matches!(message.mode, DeliveryMode::Init | DeliveryMode::Startup);
+        match shorthand {
+            Shorthand::None => {
+                self.deliver(message);
+            }
+            // INIT and start-up cannot be sent to oneself in these ways.
+            Shorthand::Myself if resets => {}
+            Shorthand::Myself => {
+                self.deliver_to(sender, message);
+            }
+            Shorthand::All | Shorthand::Others => {
+                let all = shorthand == Shorthand::All && !resets;
+                self.deliver_among(Message { destination: Destination::Broadcast, ..message }, |cpu| {
+                    all || cpu != sender
+                });
+            }
+        }
+    }
+
+    /// Delivers a message to those whom it addresses; whether anyone accepted it.
+    fn deliver(&self, message: Message) -> bool {
+        match message.destination {
+            // The common case: an APIC ID is its CPU's number.
+            Destination::Physical(id) => usize::try_from(id).is_ok_and(|cpu| {
+                cpu < self.cpus()
+                    && self.is_addressed(cpu, message.destination)
+                    && self.deliver_to(cpu, message)
+            }),
+            _ => self.deliver_among(message, |_| true),
+        }
+    }
+
+    fn deliver_among(&self, message: Message, eligible: impl Fn(usize) -> bool) -> bool {
+        let addressed =
+            (0..self.cpus()).filter(|cpu| eligible(*cpu) && self.is_addressed(*cpu, message.destination));
+        if message.mode == DeliveryMode::LowestPriority {
+            return self.lowest_priority(addressed).is_some_and(|cpu| self.deliver_to(cpu, message));
+        }
+        // Not `any`: everyone addressed gets it.
+        addressed.filter(|cpu| self.deliver_to(*cpu, message)).count() > 0
+    }
+
+    fn is_addressed(&self, cpu: usize, destination: Destination) -> bool {
+        self.cpus[cpu].lapic.lock().matches(destination)
+    }
+
+    fn deliver_to(&self, cpu: usize, message: Message) -> bool {
+        self.with_lapic(cpu, |lapic| lapic.deliver(message.mode, message.vector, message.level))
+    }
+
+    /// The CPU of lowest processor priority; among equals they take turns.
+    fn lowest_priority(&self, addressed: impl Iterator<Item = usize>) -> Option<usize> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let distance = |cpu: usize| (cpu + self.cpus() - turn % self.cpus()) % self.cpus();
+        let chosen = addressed
+            .filter_map(|cpu| {
+                let lapic = self.cpus[cpu].lapic.lock();
+                lapic.arbitrates().then(|| (lapic.ppr() >> 4, distance(cpu), cpu))
+            })
+            .min()?;
+        self.turn.store(chosen.2 + 1, Ordering::Relaxed);
+        Some(chosen.2)
+    }
+
+    // The 8259 pair.
+
+    fn drive_intr(&self, pic: &mut PicWiring) {
+        let level = pic.pair.intr();
+        self.drive_intr_to(pic, level);
+    }
+
+    fn drive_intr_to(&self, pic: &mut PicWiring, level: bool) {
+        if pic.intr != level {
+            pic.intr = level;
+            self.set_ioapic_pin(IOAPIC_PIN_OF_INTR, level);
+            self.with_lapic(INTR_CPU, |lapic| lapic.set_lint(LintPin::Lint0, level));
+        }
+    }
+
+    fn set_ioapic_pin(&self, pin: usize, level: bool) {
+        self.ioapic.lock().set_pin(pin, level, &mut |message| self.deliver(message));
+    }
+
+    /// One of the 8259 pair's register blocks, two ports wide, for the bus.
+    pub fn pic_ports(self: &Arc<Self>, block: PicBlock) -> PicPorts {
+        PicPorts { interrupts: self.clone(), block }
+    }
+
+    /// The I/O APIC's register window, for the bus.
+    pub fn ioapic_window(self: &Arc<Self>) -> IoApicWindow {
+        IoApicWindow(self.clone())
+    }
+
+    // State.
+
+    /// What a snapshot keeps. The machine is paused.
+    pub fn save(&self) -> InterruptsState {
+        InterruptsState {
+            pic: self.pic.lock().pair.clone(),
+            ioapic: self.ioapic.lock().clone(),
+            lapics: self.cpus.iter().map(|cpu| cpu.lapic.lock().save()).collect(),
+        }
+    }
+
+    /// Takes over a snapshot's state; CPUs that have an interrupt to take are told. The clock has been loaded before.
+    pub fn load(&self, state: InterruptsState) -> Result<(), LoadError> {
+        let (saved, here) = (state.lapics.len(), self.cpus());
+        if saved != here {
+            return Err(LoadError::CpuCount { saved, here });
+        }
+        let mut pic = self.pic.lock();
+        pic.intr = state.pic.intr();
+        pic.pair = state.pic;
+        *self.ioapic.lock() = state.ioapic;
+        for (index, lapic) in state.lapics.into_iter().enumerate() {
+            // Lest a request that was pending before hides that there is one now.
+            self.cpus[index].pending.store(false, Ordering::Relaxed);
+            self.with_lapic(index, |here| here.load(lapic));
+        }
+        Ok(())
+    }
+}
+
+impl IrqSink for Interrupts {
+    /// Global system interrupt n is pin n of the I/O APIC; the first 16 are the ISA interrupts and reach the 8259 pair
+    /// too. ISA interrupt 0 sits on pin 2; ISA interrupt 2 does not exist.
+    fn set_line(&self, gsi: u32, level: bool) {
+        if gsi < ISA_IRQS {
+            if gsi == ISA_CASCADE {
+                return;
+            }
+            let mut pic = self.pic.lock();
+            pic.pair.set_line(gsi as u8, level);
+            self.drive_intr(&mut pic);
+        }
+        let pin = if gsi == 0 { IOAPIC_PIN_OF_IRQ0 } else { gsi as usize };
+        if pin < IOAPIC_PINS {
+            self.set_ioapic_pin(pin, level);
+        }
+    }
+}
+
+impl MsiSink for Interrupts {
+    fn send(&self, address: u64, data: u32) {
+        match Message::from_msi(address, data) {
+            Some(message) => {
+                self.deliver(message);
+            }
+            None => log::trace!("MSI of {data:#x} to {address:#x} is no interrupt message"),
+        }
+    }
+}
+
+/// Two ports of the 8259 pair.
+pub struct PicPorts {
+    interrupts: Arc<Interrupts>,
+    block: PicBlock,
+}
+
+impl Device for PicPorts {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let mut pic = self.interrupts.pic.lock();
+        for (index, byte) in (0..).zip(data) {
+            let address = offset.wrapping_add(index);
+            *byte = if address < 2 { pic.pair.read(self.block, address as u8) } else { 0xff };
+        }
+        // A poll acknowledges.
+        self.interrupts.drive_intr(&mut pic);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let mut pic = self.interrupts.pic.lock();
+        for (address, byte) in (offset..2).zip(data) {
+            pic.pair.write(self.block, address as u8, *byte);
+        }
+        self.interrupts.drive_intr(&mut pic);
+    }
+}
+
+/// The I/O APIC's registers in memory.
+pub struct IoApicWindow(Arc<Interrupts>);
+
+impl Device for IoApicWindow {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.ioapic.lock().read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.ioapic.lock().write(offset, data, &mut |message| self.0.deliver(message));
+    }
+}
+
+#[cfg(test)]
+mod tests;
