@@ -235,7 +235,8 @@ impl Apt<'_> {
     fn update(&self) -> Result<()> {
         (self.say)("fetching Debian's package lists (apt-get update)");
         // Otherwise apt takes an archive that it cannot reach for a success.
-        run(&mut self.command("apt-get", &["--quiet", "-o", "APT::Update::Error-Mode=any", "update"])).map(drop)
+        run(&mut self.command("apt-get", &["--quiet", "-o", "APT::Update::Error-Mode=any", "update"]))
+            .map(drop)
     }
 
     /// Mirrors forget old versions: where the lists are stale, a download fails once and succeeds after an update.

@@ -11,10 +11,13 @@ use crate::cli::debian::{Flavour, Guests};
 use crate::cli::messages::say;
 use crate::config::{Config, KernelSource};
 
+/// The built-in guest, made from the sources beside it.
+pub(crate) const IMAGE: &[u8] = include_bytes!("../../test-roms/demo/demo.bin");
+
 /// How to get by hand what apt would bring.
 const BY_HAND: &str = "\
-On a machine with Debian or Ubuntu, or in a container (docker run -it debian:12):
-  apt-get update
+On a Debian machine, or in a container (docker run -it debian):
+  apt-get update && apt-get install -y cpio
   apt-get download $(apt-cache depends linux-image-cloud-amd64 | sed -n 's/ *Depends: //p') busybox-static
   for package in *.deb; do dpkg -x $package guest; done
   mkdir -p root/bin root/dev root/proc root/sys && cp guest/bin/busybox root/bin/
@@ -50,7 +53,9 @@ pub(crate) fn debian(machine: Machine) -> Result<Config> {
 fn cache_folder() -> Result<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    Ok(base.context("set HOME or XDG_CACHE_HOME to an absolute path: there is no cache folder")?.join("softmetal"))
+    Ok(base
+        .context("set HOME or XDG_CACHE_HOME to an absolute path: there is no cache folder")?
+        .join("softmetal"))
 }
 
 /// Writes a file so that others see nothing or all of it.

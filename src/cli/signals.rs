@@ -10,9 +10,10 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::console;
 
-/// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, the second
-/// ends the process; so does SIGHUP. Stopping gives the terminal back for as long as it lasts.
-pub(crate) fn handle(power_button: impl Fn() + Send + 'static) -> Result<()> {
+/// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, which answers
+/// whether the guest listens to it; the second ends the process, and so does SIGHUP. Stopping gives the terminal back for
+/// as long as it lasts.
+pub(crate) fn handle(power_button: impl Fn() -> bool + Send + 'static) -> Result<()> {
     let ignored = ignored_signals();
     // What the parent has set to be ignored (nohup, a shell's background job) stays ignored, but SIGTERM is for us.
     let wanted = [SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT];
@@ -24,8 +25,15 @@ pub(crate) fn handle(power_button: impl Fn() + Send + 'static) -> Result<()> {
             match signal {
                 SIGTERM | SIGINT if !asked => {
                     asked = true;
-                    log::info!("pressing the guest's power button; a second signal ends the machine at once");
-                    power_button();
+                    if power_button() {
+                        log::info!(
+                            "the guest's power button is pressed; a second signal ends the machine at once"
+                        );
+                    } else {
+                        log::warn!(
+                            "the guest does not listen to its power button; a second signal ends it at once"
+                        );
+                    }
                 }
                 SIGTSTP => {
                     console::suspend();

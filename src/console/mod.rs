@@ -250,7 +250,7 @@ fn read_keys(inbox: &Inbox, end: &dyn Fn()) {
                 Typed::Nothing => {}
                 Typed::Help => {
                     // Standard error may be gone; help is then of no use.
-                    let _ = write!(io::stderr(), "\r\n{}", escape::HELP);
+                    let _ = write!(io::stderr(), "\n{}", escape::HELP);
                 }
                 Typed::End => end(),
             }

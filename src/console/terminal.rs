@@ -49,31 +49,33 @@ pub(crate) fn restore() {
     let saved = SAVED.lock().take();
     if let Some(modes) = saved {
         // Nothing can be done about a terminal that has gone.
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &modes);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &modes);
     }
 }
 
 /// Puts the terminal back for as long as the process is stopped.
 pub(crate) fn suspend() {
     if let Some(modes) = SAVED.lock().as_ref() {
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, modes);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, modes);
     }
 }
 
 /// Makes the terminal raw again after a stop, unless the process goes on in the background.
 pub(crate) fn resume() {
+    // A terminal that does not control us has no notion of foreground, and no shell that wants it back.
     if let Some(modes) = SAVED.lock().as_ref()
-        && tcgetpgrp(stdin()).is_ok_and(|foreground| foreground == getpgrp())
+        && tcgetpgrp(stdin()).map_or(true, |foreground| foreground == getpgrp())
     {
         let _ = make_raw(modes);
     }
 }
 
-/// Every key goes to the guest. Output processing stays on, so that our own messages look right; guests send carriage
-/// returns themselves, and a second one changes nothing.
+/// Every key goes to the guest. Output processing stays as it was, so that our own messages look right; guests send
+/// carriage returns themselves, and a second one changes nothing. Changes come at once: waiting for the output to drain
+/// could be for ever.
 fn make_raw(saved: &Termios) -> io::Result<()> {
     let mut modes = saved.clone();
     modes.make_raw();
     modes.output_modes = saved.output_modes;
-    Ok(tcsetattr(stdin(), OptionalActions::Drain, &modes)?)
+    Ok(tcsetattr(stdin(), OptionalActions::Now, &modes)?)
 }
