@@ -29,7 +29,7 @@ guest's power button; a second one ends the process. Standard output carries wha
 
 /// Runs whole x86 machines in software, on any host.
 #[derive(Debug, Parser)]
-#[command(name = "softmetal", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "softmetal", version, after_help = EXAMPLES)]
 #[command(disable_help_subcommand = true)]
 struct CommandLine {
     #[command(subcommand)]
@@ -42,6 +42,7 @@ enum Verb {
     #[command(after_help = EXAMPLES)]
     Run(RunArgs),
     /// Boot a guest that shows what this is: the one built in, or Debian's kernel with busybox
+    #[command(after_help = EXAMPLES)]
     Demo(DemoArgs),
 }
 
@@ -78,16 +79,16 @@ struct DemoArgs {
 /// The guests of `softmetal demo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Guest {
-    /// Needs nothing but this binary: shows CPU, memory and devices, tests and measures the CPU, has a prompt
+    /// Built into this binary: shows the machine, tests and measures the CPU, has a prompt
     BuiltIn,
-    /// Debian's cloud kernel and busybox, fetched by apt into the cache folder, to a shell
+    /// Debian's cloud kernel and busybox, fetched by apt, to a shell
     Debian,
 }
 
 /// The machine, the same for every guest.
 #[derive(Debug, Args)]
 struct MachineArgs {
-    /// What runs the guest's instructions: auto (the best this host and build have) or interp (the interpreter)
+    /// What runs the guest: auto (the best there is) or interp (the interpreter)
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
     accel: Accel,
     /// Number of processors
@@ -96,7 +97,7 @@ struct MachineArgs {
     /// Guest memory: 512M, 4G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
-    /// The first serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
+    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     serial: SerialTarget,
     /// Let the guest end the machine through port 0xf4
@@ -105,7 +106,7 @@ struct MachineArgs {
     /// End when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
-    /// Switch off speed-ups, to find out which one a bug is in: names with commas between, or help for the list
+    /// Switch off speed-ups to find a bug: names with commas between; help lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
     debug: Option<Debug>,
     /// Say more on standard error; twice and thrice for still more
@@ -217,7 +218,8 @@ fn sentence(error: &clap::Error) -> UseError {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let until_usage =
         text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
-    let words: Vec<&str> = until_usage.split_whitespace().collect();
+    let joined = until_usage.replace("\n\n", "; ");
+    let words: Vec<&str> = joined.split_whitespace().collect();
     UseError::new(format!("{}; see 'softmetal --help'", words.join(" ")))
 }
 

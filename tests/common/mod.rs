@@ -1,5 +1,8 @@
 //! What the whole-machine tests share: Debian guests in the cache folder, and a driver for a machine's console.
 
+// Not every test crate uses all of it.
+#![allow(dead_code)]
+
 mod driver;
 
 use std::fs;
@@ -9,6 +12,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use softmetal::cli::debian::{Flavour, Guests, Kernel};
 
+#[allow(unused_imports)]
 pub use driver::{Emulator, Guest, Options};
 
 /// A program that writes 0x15 to port 0xf4: Debian's kernels have no /dev/port.
@@ -25,6 +29,11 @@ const OUTB: [u8; 34] = [
     0x0f, 0x05, // syscall
     0x90,
 ];
+
+/// The built-in demo guest as a file. Its command line: `quick`, or `run=COMMAND;COMMAND` and power off.
+pub fn demo_guest() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("test-roms/demo/demo.bin")
+}
 
 /// Kernels and busybox stay here from one test run to the next; git ignores it.
 fn cache() -> PathBuf {
