@@ -1,1 +1,17 @@
 //! softmetal: a full-system x86 emulator.
+
+mod board;
+mod boot;
+pub mod cli;
+pub mod config;
+pub mod console;
+mod debug_log;
+mod guest_ram;
+pub mod machine;
+pub mod memory_map;
+mod outcome;
+mod timers;
+mod vcpu;
+
+pub use machine::{Handle, Machine};
+pub use outcome::Outcome;

@@ -1,0 +1,200 @@
+//! What firmware does before a kernel starts: tables and kernel into RAM, the boot processor into its entry state.
+
+use anyhow::{Context, Result};
+use softmetal_cpu::Cpu;
+use softmetal_cpu::state::{CpuState, Segment, TableRegister, cr0, cr4, efer, reg, seg};
+use softmetal_devices::chipset::acpi_pm::SCI_IRQ;
+use softmetal_devices::chipset::uart::{COM1, COM2};
+use softmetal_devices::pci::access::CONFIG_PORT;
+use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, PIRQ_ROUTE_REGISTER, elcr_for};
+use softmetal_firmware::linux::{Boot, BootError, BzImage, EntryState, Initrd};
+use softmetal_firmware::memory_map::MemoryMap;
+use softmetal_firmware::{acpi, linux, low_memory, smbios};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::board::Board;
+use crate::config::{Config, UseError};
+use crate::memory_map;
+
+/// Fills `ram` with firmware's tables and the kernel. Returns the state in which the kernel is entered.
+pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState> {
+    let layout = memory_map::layout();
+    let acpi = acpi::build(&acpi::Config { cpus: config.cpus, i8042: true, vga: false }, &layout);
+    let smbios = smbios::build(
+        &smbios::Config {
+            cpus: config.cpus,
+            ram_bytes: config.memory,
+            cpu_name: "softmetal".into(),
+            cpu_id: 0,
+            uuid: random()?,
+            version: env!("CARGO_PKG_VERSION").into(),
+        },
+        &layout,
+    );
+    low_memory::write_bios_data(ram, &[COM1 as u16, COM2 as u16])
+        .and_then(|()| ram.write_slice(&acpi.bytes, GuestAddress(acpi.base)))
+        .and_then(|()| ram.write_slice(&smbios.bytes, GuestAddress(smbios.base)))
+        .context("cannot write firmware's tables into guest memory")?;
+
+    let (kernel_name, kernel) = (config.kernel.name(), config.read_kernel()?);
+    let initrd_name = config.initrd.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+    let initrd = config.read_initrd()?;
+    let kernel = BzImage::parse(&kernel_name, &kernel).map_err(user_error)?;
+    let initrd = initrd.as_deref().map(|bytes| Initrd::parse(&initrd_name, bytes));
+    let initrd = initrd.transpose().map_err(user_error)?;
+    let boot = Boot {
+        kernel: &kernel,
+        initrd: initrd.as_ref(),
+        command_line: &config.append,
+        memory_map: &MemoryMap::pc(config.memory, &layout),
+        rsdp: acpi.rsdp(),
+        rng_seed: Some(random()?),
+    };
+    linux::load(&boot, ram).map_err(user_error)
+}
+
+/// What is wrong with the user's files and options is the user's to mend; what is wrong with guest memory is ours.
+fn user_error(error: BootError) -> anyhow::Error {
+    match error {
+        BootError::Memory(_) => error.into(),
+        _ => UseError::new(error.to_string()).into(),
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
+            .context("the host gives no random numbers")?;
+    }
+    Ok(bytes)
+}
+
+/// The chips as firmware leaves them: PCI interrupts routed, level-triggered ones marked, the PIC's output open.
+pub(crate) fn set_up_chips(board: &Board) {
+    let routes = u32::from_le_bytes(FIRMWARE_ROUTES);
+    const ENABLE: u32 = 1 << 31;
+    let register = (PIRQ_ROUTE_REGISTER as u32) | u32::from(ISA_BRIDGE_SLOT.devfn()) << 8;
+    board.ports.write(CONFIG_PORT, &(ENABLE | register).to_le_bytes());
+    board.ports.write(CONFIG_PORT + 4, &routes.to_le_bytes());
+    board.ports.write(CONFIG_PORT, &[0; 4]);
+    const ELCR: u64 = 0x4d0;
+    let level_triggered = elcr_for(FIRMWARE_ROUTES) | 1 << SCI_IRQ;
+    board.ports.write(ELCR, &level_triggered.to_le_bytes());
+    board.interrupts.enter_virtual_wire_mode();
+}
+
+/// The processors as firmware leaves them: the first about to enter the kernel, the others waiting to be started.
+pub(crate) fn set_up_processors(cpus: &mut [Cpu], entry: &EntryState) {
+    for (index, cpu) in cpus.iter_mut().enumerate() {
+        let mut state = cpu.state();
+        set_memory_types(&mut state);
+        if index == 0 {
+            enter(&mut state, entry);
+        }
+        cpu.set_state(&state);
+    }
+}
+
+/// Memory types as firmware leaves them, the same on every processor: write-back, except for the windows of devices.
+fn set_memory_types(state: &mut CpuState) {
+    const ENABLED: u64 = 1 << 11;
+    const FIXED_ENABLED: u64 = 1 << 10;
+    const UNCACHEABLE: u64 = 0;
+    const WRITE_PROTECTED: u64 = 5;
+    const WRITE_BACK: u64 = 6;
+    const VALID: u64 = 1 << 11;
+    /// A fixed-range register holds a byte for each of eight ranges.
+    const EIGHT_TIMES: u64 = 0x0101_0101_0101_0101;
+    let mask = |size: u64| ((1 << memory_map::PHYSICAL_BITS) - 1) & !(size - 1) | VALID;
+
+    state.msrs.mtrr_def_type = ENABLED | FIXED_ENABLED | WRITE_BACK;
+    let windows = [memory_map::LOW_RAM_TOP..memory_map::HIGH_RAM_BASE, memory_map::PCI64];
+    for (pair, window) in state.msrs.mtrr_variable.iter_mut().zip(windows) {
+        *pair = (window.start | UNCACHEABLE, mask(window.end - window.start));
+    }
+    // RAM to 512 KiB, to 640 KiB, VGA, and eight registers for the firmware's area.
+    const RAM: u64 = WRITE_BACK * EIGHT_TIMES;
+    const ROM: u64 = WRITE_PROTECTED * EIGHT_TIMES;
+    state.msrs.mtrr_fixed = [RAM, RAM, UNCACHEABLE, ROM, ROM, ROM, ROM, ROM, ROM, ROM, ROM];
+}
+
+/// Turns a processor's state after power-on into the one that Linux's 64-bit boot protocol prescribes.
+fn enter(state: &mut CpuState, entry: &EntryState) {
+    // As the descriptors of the loader's GDT say: present, ring 0, accessed.
+    const CODE: u32 = 0xa09b;
+    const DATA: u32 = 0xc093;
+    let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
+    state.segments = [flat(entry.data_selector, DATA); 6];
+    state.segments[seg::CS] = flat(entry.code_selector, CODE);
+    state.gdtr = TableRegister { base: entry.gdt_base, limit: entry.gdt_limit };
+    state.idtr = TableRegister::default();
+
+    state.cr3 = entry.cr3;
+    state.cr4 = cr4::PAE;
+    state.efer = efer::LME | efer::LMA;
+    state.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::PG;
+
+    let register = |offset: u8| usize::from(offset / 8);
+    state.gpr[register(reg::RSI)] = entry.rsi;
+    state.gpr[register(reg::RSP)] = entry.rsp;
+    state.rip = entry.rip;
+    const ALWAYS_ONE: u64 = 1 << 1;
+    state.rflags = ALWAYS_ONE;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestMemoryMmap;
+
+    /// Memory type of an address below 1 MiB, and by the variable ranges, as a processor finds it.
+    fn memory_type(state: &CpuState, address: u64) -> u8 {
+        let msrs = &state.msrs;
+        let fixed = match address {
+            0..0x8_0000 => Some((0, address >> 16)),
+            0x8_0000..0xc_0000 => Some((1 + ((address - 0x8_0000) >> 17) as usize, address >> 14)),
+            0xc_0000..0x10_0000 => Some((3 + ((address - 0xc_0000) >> 15) as usize, address >> 12)),
+            _ => None,
+        };
+        if let Some((register, piece)) = fixed {
+            return msrs.mtrr_fixed[register].to_le_bytes()[(piece % 8) as usize];
+        }
+        let hit = msrs.mtrr_variable.iter().find(|(base, mask)| {
+            let bits = mask & !0xfff;
+            mask & 0x800 != 0 && address & bits == base & bits
+        });
+        hit.map_or(msrs.mtrr_def_type as u8, |(base, _)| *base as u8)
+    }
+
+    #[test]
+    fn ram_is_write_back_and_device_windows_are_not_cached() {
+        let mut state = CpuState::default();
+        set_memory_types(&mut state);
+        for (address, kind) in [
+            (0x1000, 6),
+            (0x9_f000, 6),
+            (0xb_8000, 0),
+            (0xe_0000, 5),
+            (0x10_0000, 6),
+            (0xbfff_f000, 6),
+            (0xc000_0000, 0),
+            (0xfee0_0000, 0),
+            (0x1_0000_0000, 6),
+            (memory_map::PCI64.start, 0),
+            (memory_map::PCI64.end, 6),
+        ] {
+            assert_eq!(memory_type(&state, address), kind, "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn a_bad_kernel_is_a_use_error() {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
+        let config = Config::new(crate::config::KernelSource::BuiltIn(b"#!/bin/sh"));
+        let error = load(&config, &ram).unwrap_err();
+        assert!(error.is::<UseError>(), "{error:?}");
+        assert!(error.to_string().contains("is a script"), "{error}");
+    }
+}

@@ -1,0 +1,354 @@
+//! The arguments: what the command line looks like, and how it becomes a [`Config`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{
+    Accel, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  softmetal demo                    a guest that is built in: shows the machine, needs nothing else
+  softmetal demo debian             Debian's kernel and busybox, fetched by apt, to a shell
+  softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
+  softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
+
+Exit status:
+  0    the guest powered off, or reset with --no-reboot, or Ctrl-A x ended it
+  2    wrong use: an option or a file that cannot be right
+  4    the host refused something: memory, a file, a socket
+  6    the guest crashed (triple fault); the message holds the CPU's state
+  odd  with --debug-exit, the guest wrote V to port 0xf4: (V << 1) | 1
+
+With --serial stdio on a terminal, Ctrl-A x ends the machine and Ctrl-A h shows the other keys. SIGTERM presses the
+guest's power button; a second one ends the process. Standard output carries what the guest sends and nothing else.";
+
+/// Runs whole x86 machines in software, on any host.
+#[derive(Debug, Parser)]
+#[command(name = "softmetal", version, after_help = EXAMPLES)]
+#[command(disable_help_subcommand = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Boot a Linux kernel
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// Boot a guest that shows what this is: the one built in, or Debian's kernel with busybox
+    #[command(after_help = EXAMPLES)]
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The kernel: a 64-bit Linux bzImage (Debian: /boot/vmlinuz-*)
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line; for Linux on the serial port it holds console=ttyS0
+    #[arg(
+        long,
+        value_name = "STRING",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    append: String,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Which guest
+    #[arg(value_enum, default_value_t = Guest::BuiltIn)]
+    guest: Guest,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// The guests of `softmetal demo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Guest {
+    /// Built into this binary: shows the machine, tests and measures the CPU, has a prompt
+    BuiltIn,
+    /// Debian's cloud kernel and busybox, fetched by apt, to a shell
+    Debian,
+}
+
+/// The machine, the same for every guest.
+#[derive(Debug, Args)]
+struct MachineArgs {
+    /// What runs the guest: auto (the best there is) or interp (the interpreter)
+    #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
+    accel: Accel,
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_cpus)]
+    cpus: u32,
+    /// Guest memory: 512M, 4G; a plain number is MiB
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
+    memory: u64,
+    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
+    #[arg(long, value_name = "TARGET", default_value = "stdio")]
+    serial: SerialTarget,
+    /// Let the guest end the machine through port 0xf4
+    #[arg(long)]
+    debug_exit: bool,
+    /// End when the guest resets, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+    /// Switch off speed-ups to find a bug: names with commas between; help lists them
+    #[arg(long, value_name = "LIST", value_parser = parse_debug)]
+    debug: Option<Debug>,
+    /// Say more on standard error; twice and thrice for still more
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Debug {
+    Flags(DebugFlags),
+    Help,
+}
+
+/// What the user wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Boot this machine.
+    Run(Config),
+    /// Boot the built-in demo guest on this machine; the kernel is still to be filled in.
+    Demo(Machine),
+    /// Fetch Debian's kernel and busybox, and boot them on this machine.
+    DemoDebian(Machine),
+    /// Print this text, help that was asked for.
+    Print(String),
+}
+
+/// A machine without anything to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine(Config);
+
+impl Machine {
+    /// The whole description, with what is booted.
+    #[must_use]
+    pub fn boot(self, kernel: KernelSource) -> Config {
+        Config { kernel, ..self.0 }
+    }
+
+    /// How talkative messages are.
+    #[must_use]
+    pub fn verbosity(&self) -> u8 {
+        self.0.verbosity
+    }
+}
+
+/// Reads the command line, the program's name first. What is wrong with it is one sentence.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, UseError> {
+    let line = match CommandLine::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Request::Print(error.to_string()));
+        }
+        Err(error) => return Err(sentence(&error)),
+    };
+    let (Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. })) = &line.command;
+    let debug = match machine.debug {
+        None => DebugFlags::empty(),
+        Some(Debug::Flags(flags)) => flags,
+        Some(Debug::Help) => return Ok(Request::Print(debug_help())),
+    };
+    let config = |kernel| Config {
+        accel: machine.accel,
+        cpus: machine.cpus,
+        memory: machine.memory,
+        serial: machine.serial.clone(),
+        debug_exit: machine.debug_exit,
+        no_reboot: machine.no_reboot,
+        debug,
+        verbosity: machine.verbose,
+        ..Config::new(kernel)
+    };
+    match &line.command {
+        Verb::Run(RunArgs { kernel: None, .. }) => Err(UseError::new(
+            "--kernel is missing: name a Linux kernel to boot, or try 'softmetal demo', which needs none",
+        )),
+        Verb::Run(RunArgs { kernel: Some(kernel), initrd, append, .. }) => Ok(Request::Run(Config {
+            initrd: initrd.clone(),
+            append: append.clone(),
+            ..config(KernelSource::File(kernel.clone()))
+        })),
+        Verb::Demo(DemoArgs { guest, .. }) => {
+            let machine = Machine(config(KernelSource::BuiltIn(&[])));
+            Ok(match guest {
+                Guest::BuiltIn => Request::Demo(machine),
+                Guest::Debian => Request::DemoDebian(machine),
+            })
+        }
+    }
+}
+
+/// clap's errors come with tips and usage in several lines; ours are one sentence.
+fn sentence(error: &clap::Error) -> UseError {
+    use std::error::Error;
+    if error.kind() == ErrorKind::ValueValidation
+        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && let Some(source) = error.source()
+    {
+        let option = option.split_whitespace().next().unwrap_or_default();
+        return UseError::new(format!("{option}: {source}"));
+    }
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    ) {
+        return UseError::new(
+            "say what to do: 'softmetal demo', 'softmetal run --kernel FILE', 'softmetal --help'",
+        );
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let until_usage =
+        text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
+    let joined = until_usage.replace("\n\n", "; ");
+    let words: Vec<&str> = joined.split_whitespace().collect();
+    UseError::new(format!("{}; see 'softmetal --help'", words.join(" ")))
+}
+
+fn parse_accel(text: &str) -> Result<Accel, UseError> {
+    match text {
+        "auto" => Ok(Accel::Auto),
+        "interp" => Ok(Accel::Interp),
+        "jit" | "kvm" => Err(UseError::new(format!(
+            "'{text}' is not in this build, which has the interpreter only; right are auto and interp"
+        ))),
+        _ => Err(UseError::new(format!("'{text}' is no engine; right are auto and interp"))),
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<u32, UseError> {
+    text.parse().ok().filter(|count| (1..=MAX_CPUS).contains(count)).ok_or_else(|| {
+        UseError::new(format!("'{text}' is no number of processors; right are 1 to {MAX_CPUS}"))
+    })
+}
+
+fn parse_debug(text: &str) -> Result<Debug, UseError> {
+    if text == "help" { Ok(Debug::Help) } else { text.parse().map(Debug::Flags) }
+}
+
+fn debug_help() -> String {
+    let mut text = String::from("What --debug can switch off, with commas between:\n");
+    for (name, _, what) in DebugFlags::LIST {
+        text.push_str(&format!("  {name:<16}{what}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &str) -> Result<Request, UseError> {
+        parse(std::iter::once("softmetal").chain(words.split_whitespace()).map(OsString::from))
+    }
+
+    fn run(words: &str) -> Config {
+        match parse_words(words) {
+            Ok(Request::Run(config)) => config,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    fn refusal(words: &str) -> String {
+        let message = parse_words(words).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn clap_finds_the_definitions_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        assert_eq!(run("run --kernel k"), Config::new(KernelSource::File("k".into())));
+    }
+
+    #[test]
+    fn every_option_reaches_the_machine() {
+        let config = run(
+            "run --accel interp --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+             --debug-exit --no-reboot --debug no-chain,no-tlb -vv",
+        );
+        let expected = Config {
+            accel: Accel::Interp,
+            cpus: 4,
+            memory: 4 << 30,
+            kernel: KernelSource::File("k".into()),
+            initrd: Some("i".into()),
+            append: "-x=1".into(),
+            serial: SerialTarget::File("o".into()),
+            debug_exit: true,
+            no_reboot: true,
+            debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
+            verbosity: 2,
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn demo_has_two_guests() {
+        let Ok(Request::Demo(machine)) = parse_words("demo --memory 64M") else { panic!() };
+        let config = machine.boot(KernelSource::BuiltIn(b"x"));
+        assert_eq!((config.memory, config.kernel), (64 << 20, KernelSource::BuiltIn(b"x")));
+        assert!(matches!(parse_words("demo debian"), Ok(Request::DemoDebian(_))));
+    }
+
+    #[test]
+    fn wrong_words_get_one_sentence_that_says_what_is_right() {
+        for (words, parts) in [
+            ("", ["say what to do", "softmetal demo"]),
+            ("run", ["--kernel is missing", "softmetal demo"]),
+            ("walk", ["'walk'", "--help"]),
+            ("run --kernel k --memory 1.5G", ["--memory: '1.5G' is no size", "512M or 4G"]),
+            ("run --kernel k --memory 100T", ["--memory: '100T' is too much", "at most 512G"]),
+            ("run --kernel k --memory 1M", ["--memory: '1M' is too little", "at least 2M"]),
+            ("run --kernel k --cpus 0", ["--cpus: '0'", "1 to 255"]),
+            ("run --kernel k --cpus many", ["--cpus: 'many'", "1 to 255"]),
+            ("run --kernel k --accel jit", ["--accel: 'jit' is not in this build", "interp"]),
+            ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
+            ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
+            ("run --kernel k --serial tcp", ["--serial: 'tcp' is no serial target", "unix=PATH"]),
+            ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),
+            ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
+            ("run --kernel", ["--kernel", "value"]),
+            ("demo windows", ["windows", "debian"]),
+        ] {
+            let message = refusal(words);
+            for part in parts {
+                assert!(message.contains(part), "{words}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_is_printed_not_refused() {
+        for words in ["--help", "run --help", "demo --help", "--version", "run --debug help --kernel k"] {
+            assert!(matches!(parse_words(words), Ok(Request::Print(_))), "{words}");
+        }
+        let Ok(Request::Print(help)) = parse_words("run --debug help") else { panic!() };
+        for (name, ..) in DebugFlags::LIST {
+            assert!(help.contains(name));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The command line: from arguments to exit status.
+
+pub mod args;
+pub mod cpio;
+pub mod debian;
+mod demo;
+pub mod initramfs;
+mod messages;
+mod signals;
+
+use std::ffi::OsString;
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::config::{Config, KernelSource, UseError};
+use crate::console::{Console, Wiring};
+use crate::{Machine, Outcome};
+use args::Request;
+
+/// Wrong use: an option or a file that cannot be right.
+const WRONG_USE: u8 = 2;
+/// The host refused something.
+const HOST_ERROR: u8 = 4;
+/// The guest crashed.
+const CRASHED: u8 = 6;
+
+/// Does what the command line says; the answer is the status of the process.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let status = args::parse(arguments).map_err(Into::into).and_then(obey).unwrap_or_else(|error| {
+        messages::say(&format!("error: {error:#}"));
+        if error.is::<UseError>() { WRONG_USE } else { HOST_ERROR }
+    });
+    ExitCode::from(status)
+}
+
+fn obey(request: Request) -> Result<u8> {
+    match request {
+        Request::Print(text) => {
+            // Who closes the pipe early has read enough.
+            let _ = stdout().write_all(text.as_bytes());
+            Ok(0)
+        }
+        Request::Run(config) => run(&config),
+        Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
+        Request::DemoDebian(machine) => run(&demo::debian(machine)?),
+    }
+}
+
+fn run(config: &Config) -> Result<u8> {
+    messages::start(config.verbosity);
+    let mut console = Console::new();
+    let machine = Machine::build(config, &console)?;
+    let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
+    console.open(
+        &config.serial,
+        Wiring {
+            port: Box::new(move |bytes| port.serial_input(bytes)),
+            end: Box::new(move || end.terminate()),
+        },
+    )?;
+    signals::handle(move || power_button.press_power_button())?;
+    let outcome = machine.run();
+    // The guest's last words come before ours, and the terminal is as it was.
+    drop(console);
+    Ok(status(&outcome?))
+}
+
+/// What the end of a machine means for the process.
+fn status(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::PoweredOff | Outcome::Reset | Outcome::Terminated => 0,
+        Outcome::DebugExit(value) => value << 1 | 1,
+        Outcome::Crashed(description) => {
+            messages::say(&format!("error: {description}"));
+            CRASHED
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_debug_exit_gives_odd_statuses() {
+        for outcome in
+            [Outcome::PoweredOff, Outcome::Reset, Outcome::Terminated, Outcome::Crashed("x".into())]
+        {
+            assert_eq!(status(&outcome) % 2, 0, "{outcome:?}");
+        }
+        for (value, expected) in [(0, 1), (1, 3), (0x7f, 0xff), (0x80, 1), (0xff, 0xff)] {
+            assert_eq!(status(&Outcome::DebugExit(value)), expected);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What a machine is made of: the parsed and checked wishes of the user, before anything starts.
+//!
+//! The command line makes a [`Config`], `Machine::build` turns it into a machine. Everything in here is plain
+//! data; whoever holds a `Config` holds values that are in range.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// The least guest memory that makes sense: the real-mode area and one MiB above it.
+pub const MIN_MEMORY: u64 = 2 << 20;
+/// The most guest memory: RAM, the PCI hole and the 64-bit PCI window fit below 2^40.
+pub const MAX_MEMORY: u64 = 512 << 30;
+/// The most vCPUs: local APIC ids are 8 bits wide and 255 is the broadcast id.
+pub const MAX_CPUS: u32 = 255;
+/// Guest memory where the user does not say.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// A whole machine, described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Which engine runs the guest's instructions.
+    pub accel: Accel,
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// Guest RAM in bytes: a multiple of 4 KiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
+    pub memory: u64,
+    /// What is booted.
+    pub kernel: KernelSource,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub append: String,
+    /// Where the first serial port leads.
+    pub serial: SerialTarget,
+    /// Whether the debug-exit port (0xf4) is there.
+    pub debug_exit: bool,
+    /// A reset ends the machine instead of starting it again.
+    pub no_reboot: bool,
+    /// Speed-ups that are switched off.
+    pub debug: DebugFlags,
+    /// How talkative the messages on standard error are: 0 warnings, 1 info, 2 debug, 3 trace.
+    pub verbosity: u8,
+}
+
+impl Config {
+    /// A machine with the defaults of the command line, booting `kernel`.
+    #[must_use]
+    pub fn new(kernel: KernelSource) -> Self {
+        Self {
+            accel: Accel::Auto,
+            cpus: 1,
+            memory: DEFAULT_MEMORY,
+            kernel,
+            initrd: None,
+            append: String::new(),
+            serial: SerialTarget::Stdio,
+            debug_exit: false,
+            no_reboot: false,
+            debug: DebugFlags::empty(),
+            verbosity: 0,
+        }
+    }
+
+    /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
+    pub fn read_kernel(&self) -> Result<Cow<'static, [u8]>, UseError> {
+        match &self.kernel {
+            KernelSource::File(path) => read_file("--kernel", path, "a Linux bzImage").map(Cow::Owned),
+            KernelSource::BuiltIn(image) => Ok(Cow::Borrowed(image)),
+        }
+    }
+
+    /// The initial RAM disk's bytes, where there is one.
+    pub fn read_initrd(&self) -> Result<Option<Vec<u8>>, UseError> {
+        self.initrd.as_deref().map(|path| read_file("--initrd", path, "an initial RAM disk")).transpose()
+    }
+}
+
+/// The engine that runs guest instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The best that this host and this build have.
+    Auto,
+    /// The interpreter: on every host.
+    Interp,
+}
+
+/// Where the kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelSource {
+    /// A file on the host.
+    File(PathBuf),
+    /// An image inside the binary: the demo guest.
+    BuiltIn(&'static [u8]),
+}
+
+impl KernelSource {
+    /// How messages call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::BuiltIn(_) => "(the built-in demo guest)".into(),
+        }
+    }
+}
+
+/// What the first serial port is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialTarget {
+    /// Standard input and output; a terminal goes raw.
+    Stdio,
+    /// Output goes to a file; there is no input.
+    File(PathBuf),
+    /// A listening Unix socket.
+    Unix(PathBuf),
+    /// Output vanishes; there is no input.
+    None,
+}
+
+bitflags::bitflags! {
+    /// Speed-ups of the engines that the user can switch off, to find out which of them a bug is in.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct DebugFlags: u32 {
+        /// Every block goes back to the dispatcher instead of jumping to its successor.
+        const NO_CHAIN = 1 << 0;
+        /// Only the generic handlers run, not those specialised by width and operand kinds.
+        const NO_SPECIALISE = 1 << 1;
+        /// Every memory access walks the page tables.
+        const NO_TLB = 1 << 2;
+    }
+}
+
+impl DebugFlags {
+    /// Each flag's name on the command line and what it does.
+    pub const LIST: &'static [(&'static str, Self, &'static str)] = &[
+        ("no-chain", Self::NO_CHAIN, "blocks of code are looked up each time instead of being linked"),
+        ("no-specialise", Self::NO_SPECIALISE, "generic instruction handlers only"),
+        ("no-tlb", Self::NO_TLB, "every memory access walks the page tables"),
+    ];
+}
+
+impl FromStr for DebugFlags {
+    type Err = UseError;
+
+    fn from_str(list: &str) -> Result<Self, UseError> {
+        list.split(',').try_fold(Self::empty(), |flags, word| {
+            match Self::LIST.iter().find(|(name, ..)| *name == word) {
+                Some((_, flag, _)) => Ok(flags | *flag),
+                None => Err(UseError::new(format!(
+                    "'{word}' is no debug flag; right are {} (see --debug help)",
+                    Self::LIST.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
+                ))),
+            }
+        })
+    }
+}
+
+/// The user's wishes cannot be met as they are: one sentence that names the option or file and what would be right.
+/// Wherever it is in an error's chain, the exit status is 2.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct UseError(String);
+
+impl UseError {
+    /// The error with this sentence.
+    #[must_use]
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
+
+/// Parses a size in bytes: `512M`, `4G`, `65536K`; a plain number counts MiB, as it does in QEMU.
+pub fn parse_size(text: &str) -> Result<u64, UseError> {
+    let wrong = || {
+        UseError::new(format!("'{text}' is no size; write for example 512M or 4G (a plain number is MiB)"))
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    // Digits alone fail to parse only where there are too many of them; such a size is too big like any other.
+    let count: u64 = digits.parse().unwrap_or(u64::MAX);
+    Ok(count.saturating_mul(1 << shift))
+}
+
+/// Parses the guest's memory: a size in range.
+pub fn parse_memory(text: &str) -> Result<u64, UseError> {
+    let bytes = parse_size(text)?;
+    if bytes < MIN_MEMORY {
+        return Err(UseError::new(format!(
+            "'{text}' is too little: a machine needs at least 2M, Linux about 128M"
+        )));
+    }
+    if bytes > MAX_MEMORY {
+        return Err(UseError::new(format!(
+            "'{text}' is too much: a machine has at most {}G",
+            MAX_MEMORY >> 30
+        )));
+    }
+    if !bytes.is_multiple_of(4096) {
+        return Err(UseError::new(format!("'{text}' is not a whole number of 4 KiB pages")));
+    }
+    Ok(bytes)
+}
+
+impl FromStr for SerialTarget {
+    type Err = UseError;
+
+    fn from_str(text: &str) -> Result<Self, UseError> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "none" => Ok(Self::None),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err(UseError::new(format!(
+                "'{text}' is no serial target; right are stdio, file=PATH, unix=PATH, none"
+            ))),
+        }
+    }
+}
+
+/// Reads all of a file that an option names; the sentence for a file that cannot serve says what it should be.
+fn read_file(option: &str, path: &Path, should_be: &str) -> Result<Vec<u8>, UseError> {
+    let wrong = |what: String| UseError::new(format!("{option} {}: {what}", path.display()));
+    let about = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => wrong(format!("there is no such file; it should be {should_be}")),
+        _ => wrong(format!("cannot be read: {error}")),
+    })?;
+    if !about.is_file() {
+        let kind = if about.is_dir() { "a directory" } else { "not a regular file" };
+        return Err(wrong(format!("this is {kind}; it should be {should_be}")));
+    }
+    if about.len() > MAX_MEMORY {
+        return Err(wrong(format!("is larger than any guest's memory; it should be {should_be}")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    if bytes.is_empty() {
+        return Err(wrong(format!("the file is empty; it should be {should_be}")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_qemus_habits() {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("512", 512 << 20),
+            ("4g", 4 << 30),
+            ("65536K", 64 << 20),
+            ("1T", 1 << 40),
+            ("128MiB", 128 << 20),
+            ("4096b", 4096),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "M", "-1", "1.5G", "12Q", "0x10", "1 G", "G4", "五"] {
+            let message = parse_size(text).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("'{text}' is no size")), "{message}");
+        }
+    }
+
+    #[test]
+    fn absurd_memory_is_refused() {
+        assert_eq!(parse_memory("2M").unwrap(), MIN_MEMORY);
+        assert_eq!(parse_memory("512G").unwrap(), MAX_MEMORY);
+        for text in ["0", "1", "2047K", "513G", "99999999999999999999999G", "18446744073709551615T", "4097K"]
+        {
+            let message = parse_memory(text).unwrap_err().to_string();
+            let expected = match text {
+                "0" | "1" | "2047K" => "too little",
+                "4097K" => "4 KiB pages",
+                _ => "too much",
+            };
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn serial_targets() {
+        assert_eq!("stdio".parse::<SerialTarget>().unwrap(), SerialTarget::Stdio);
+        assert_eq!("none".parse::<SerialTarget>().unwrap(), SerialTarget::None);
+        assert_eq!("file=a=b".parse::<SerialTarget>().unwrap(), SerialTarget::File("a=b".into()));
+        assert_eq!("unix=/run/s".parse::<SerialTarget>().unwrap(), SerialTarget::Unix("/run/s".into()));
+        for text in ["", "file", "file=", "unix=", "tcp=1", "stdio=1"] {
+            assert!(text.parse::<SerialTarget>().unwrap_err().to_string().contains("file=PATH"), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_flags_are_known_by_name() {
+        assert_eq!(
+            "no-tlb,no-chain".parse::<DebugFlags>().unwrap(),
+            DebugFlags::NO_TLB | DebugFlags::NO_CHAIN
+        );
+        let message = "no-tlb,fast".parse::<DebugFlags>().unwrap_err().to_string();
+        assert!(
+            message.contains("'fast' is no debug flag") && message.contains("no-specialise"),
+            "{message}"
+        );
+        let all = DebugFlags::LIST.iter().fold(DebugFlags::empty(), |flags, (_, flag, _)| flags | *flag);
+        assert_eq!(all, DebugFlags::all(), "every flag has a name on the command line");
+    }
+
+    #[test]
+    fn files_that_cannot_serve_are_named() {
+        let dir = std::env::temp_dir();
+        let mut config = Config::new(KernelSource::File(dir.clone()));
+        let message = config.read_kernel().unwrap_err().to_string();
+        assert!(message.contains("this is a directory; it should be a Linux bzImage"), "{message}");
+        config.kernel = KernelSource::File(dir.join("softmetal-no-such-file"));
+        let message = config.read_kernel().unwrap_err().to_string();
+        assert!(message.starts_with("--kernel ") && message.contains("no such file"), "{message}");
+        config.initrd = Some("/dev/null".into());
+        let message = config.read_initrd().unwrap_err().to_string();
+        assert!(message.contains("not a regular file"), "{message}");
+        config.kernel = KernelSource::BuiltIn(b"image");
+        assert_eq!(&*config.read_kernel().unwrap(), b"image");
+    }
+}

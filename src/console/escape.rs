@@ -1,0 +1,70 @@
+//! The keys that a raw terminal cannot give to the guest alone: Ctrl-A begins a command to softmetal.
+
+/// Ctrl-A.
+const ESCAPE: u8 = 0x01;
+
+/// The commands, as Ctrl-A h shows them.
+pub(crate) const HELP: &str = "\
+Ctrl-A h       this help
+Ctrl-A x       end the machine at once
+Ctrl-A Ctrl-A  send Ctrl-A to the guest
+";
+
+/// What a typed byte means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// A byte for the guest.
+    Guest(u8),
+    /// The first half of a command, or a command that is none.
+    Nothing,
+    /// Show [`HELP`].
+    Help,
+    /// End the machine.
+    End,
+}
+
+/// The parser of typed bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    escaped: bool,
+}
+
+impl Keys {
+    pub(crate) fn typed(&mut self, byte: u8) -> Typed {
+        if !self.escaped {
+            self.escaped = byte == ESCAPE;
+            return if self.escaped { Typed::Nothing } else { Typed::Guest(byte) };
+        }
+        self.escaped = false;
+        match byte {
+            ESCAPE => Typed::Guest(ESCAPE),
+            b'h' | b'?' => Typed::Help,
+            b'x' => Typed::End,
+            // 'c' is kept for a monitor.
+            _ => Typed::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &[u8]) -> Vec<Typed> {
+        let mut keys = Keys::default();
+        text.iter().map(|&byte| keys.typed(byte)).filter(|typed| *typed != Typed::Nothing).collect()
+    }
+
+    #[test]
+    fn plain_bytes_go_to_the_guest() {
+        assert_eq!(parse(b"x\x03\xff"), [Typed::Guest(b'x'), Typed::Guest(3), Typed::Guest(0xff)]);
+    }
+
+    #[test]
+    fn ctrl_a_begins_a_command_of_one_key() {
+        assert_eq!(parse(b"\x01x"), [Typed::End]);
+        assert_eq!(parse(b"\x01hx"), [Typed::Help, Typed::Guest(b'x')]);
+        assert_eq!(parse(b"\x01\x01x"), [Typed::Guest(1), Typed::Guest(b'x')]);
+        assert_eq!(parse(b"\x01c\x01zx"), [Typed::Guest(b'x')]);
+    }
+}

@@ -1,0 +1,336 @@
+//! The demo guest: booted in every way that the command line has. It needs nothing from outside, so these tests run
+//! everywhere.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Guest, Options, demo_guest};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+const PROMPT: &str = "softmetal> ";
+const SOON: Duration = Duration::from_secs(60);
+
+fn options(append: &'static str) -> Options {
+    Options { kernel: demo_guest(), memory: "64M", append, ..Options::default() }
+}
+
+/// Runs the guest to its end: the status, what it sent, and what softmetal said.
+fn run(options: &Options) -> (ExitStatus, String, String) {
+    let mut guest = Guest::start(options).unwrap();
+    let (status, messages) = guest.finish(SOON).unwrap();
+    (status, guest.tail(), messages)
+}
+
+#[test]
+fn the_built_in_guest_tests_the_cpu_and_answers() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_softmetal"))
+        .args(["demo", "--memory", "64M"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // Typed ahead: the port keeps it until the guest listens.
+    input.write_all(b"mem\rpoweroff\r").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in
+        ["Hello from the softmetal demo guest", "all checksums right", "softmetal> mem", "Powering off."]
+    {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+    assert!(!text.contains("FAIL"), "{text}");
+}
+
+#[test]
+fn debug_exit_gives_odd_statuses() {
+    for (append, status) in [("run=exit 0", 1), ("run=exit 21", 43), ("run=exit 127", 255)] {
+        let (end, console, messages) = run(&Options { debug_exit: true, ..options(append) });
+        assert_eq!(end.code(), Some(status), "{append}: {console}{messages}");
+        assert_eq!(messages, "");
+    }
+    let (end, console, _) = run(&options("run=exit 21"));
+    assert_eq!(end.code(), Some(0));
+    assert!(console.contains("There is no debug-exit port."), "{console}");
+}
+
+#[test]
+fn a_triple_fault_is_a_crash_with_the_state_of_the_cpu() {
+    let (end, console, messages) = run(&options("run=crash"));
+    assert_eq!(end.code(), Some(6), "{console}{messages}");
+    let message = messages.to_lowercase();
+    assert!(message.starts_with("softmetal: error: ") && message.contains("triple fault"), "{messages}");
+    assert!(message.contains("rip") && message.contains("cr3"), "{messages}");
+}
+
+#[test]
+fn a_reset_ends_or_starts_again() {
+    let (end, console, messages) = run(&Options { no_reboot: true, ..options("run=reboot") });
+    assert_eq!(end.code(), Some(0), "{console}{messages}");
+
+    let mut guest = Guest::start(&options("quick")).unwrap();
+    for _ in 0..2 {
+        guest.expect("Hello from the softmetal demo guest", SOON).unwrap();
+        guest.expect(PROMPT, SOON).unwrap();
+        guest.send("reboot\r").unwrap();
+    }
+    guest.expect(PROMPT, SOON).unwrap();
+    guest.send("poweroff\r").unwrap();
+    assert_eq!(guest.finish(SOON).unwrap().0.code(), Some(0));
+}
+
+#[test]
+fn every_debug_flag_gives_the_same_answers() {
+    let list = ["none", "no-chain", "no-specialise", "no-tlb", "no-chain,no-specialise,no-tlb"];
+    let memory = list.map(|flags| {
+        let mut options = options("run=mem;peek 1000 16");
+        if flags != "none" {
+            options.arguments = vec!["--debug".into(), flags.into()];
+        }
+        let (end, console, messages) = run(&options);
+        assert_eq!(end.code(), Some(0), "{flags}: {console}{messages}");
+        let answers = console.split_once("softmetal> mem").map(|(_, answers)| answers.to_owned());
+        answers.unwrap_or_else(|| panic!("{flags}: {console}"))
+    });
+    assert!(memory.iter().all(|answer| *answer == memory[0]), "{memory:?}");
+}
+
+#[test]
+fn output_goes_to_a_file_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("console");
+    let arguments = vec!["--serial".into(), format!("file={}", file.display())];
+    let (end, console, messages) = run(&Options { arguments, ..options("run=mem") });
+    assert_eq!(end.code(), Some(0), "{messages}");
+    assert!(console.trim_end().ends_with("with:"), "standard output has {console}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("Hello from the softmetal demo guest") && text.contains("Powering off."), "{text}");
+}
+
+#[test]
+fn without_a_serial_target_nothing_is_said() {
+    let arguments = vec!["--serial".into(), "none".into()];
+    let (end, console, messages) = run(&Options { arguments, ..options("run=mem") });
+    assert_eq!((end.code(), messages.as_str()), (Some(0), ""));
+    assert!(console.trim_end().ends_with("with:"), "standard output has {console}");
+}
+
+#[test]
+fn a_socket_is_a_terminal_for_one_client_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serial");
+    let arguments = vec!["--serial".into(), format!("unix={}", path.display())];
+    let options = Options { arguments, ..options("quick") };
+    let mut guest = Guest::start(&options).unwrap();
+    let connect = || {
+        let deadline = Instant::now() + SOON;
+        loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => return stream,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let mut first = connect();
+    read_until(&mut first, PROMPT);
+    first.write_all(b"mem\r").unwrap();
+    read_until(&mut first, PROMPT);
+
+    let (status, _, messages) = run(&options);
+    assert_eq!(status.code(), Some(4), "{messages}");
+    assert!(messages.contains("the socket is in use"), "{messages}");
+
+    drop(first);
+    let mut second = connect();
+    second.write_all(b"poweroff\r").unwrap();
+    let mut rest = String::new();
+    second.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("Powering off."), "{rest}");
+    assert_eq!(guest.finish(SOON).unwrap().0.code(), Some(0));
+    assert!(!path.exists(), "the socket stays behind");
+}
+
+#[test]
+fn signals_end_a_guest_that_does_not_listen() {
+    for (signals, end) in [
+        (&[Signal::TERM, Signal::TERM][..], Signal::TERM),
+        (&[Signal::INT, Signal::INT], Signal::INT),
+        (&[Signal::HUP], Signal::HUP),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serial");
+        let arguments = vec!["--serial".into(), format!("unix={}", path.display())];
+        let mut guest = Guest::start(&Options { arguments, ..options("quick") }).unwrap();
+        let deadline = Instant::now() + SOON;
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "the socket does not appear");
+            thread::sleep(Duration::from_millis(10));
+        }
+        for signal in signals {
+            thread::sleep(Duration::from_millis(200));
+            guest.signal(*signal).unwrap();
+        }
+        let (status, messages) = guest.finish(SOON).unwrap();
+        assert_eq!(status.signal(), Some(end.as_raw()), "{messages}");
+        assert!(!path.exists(), "the socket stays behind");
+    }
+}
+
+/// softmetal on a terminal of its own.
+struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: File,
+}
+
+impl Terminal {
+    fn start(append: &str) -> Self {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let open = || {
+            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+            rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap()
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
+        command.arg("run").arg("--kernel").arg(demo_guest()).args(["--memory", "64M", "--append", append]);
+        let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let keyboard = File::from(terminal);
+        let screen = keyboard.try_clone().unwrap();
+        Self { child, keyboard, screen }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        read_until(&mut self.screen, text);
+    }
+
+    fn typed(&mut self, keys: &[u8]) {
+        self.keyboard.write_all(keys).unwrap();
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.keyboard).unwrap().local_modes.contains(LocalModes::ICANON)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn until(&self, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "this takes too long");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Fails where the process has ended already, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_until(from: &mut impl Read, text: &str) -> String {
+    let mut seen = Vec::new();
+    let mut bytes = [0; 4096];
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let count = from.read(&mut bytes).unwrap();
+        assert!(count > 0, "{text:?} does not come: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&bytes[..count]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+#[test]
+fn the_terminal_is_raw_and_comes_back_after_poweroff() {
+    let mut terminal = Terminal::start("quick");
+    terminal.wait_for(PROMPT);
+    assert!(terminal.is_raw());
+    // Ctrl-C is the guest's, and so is Ctrl-A when typed twice.
+    terminal.typed(b"\x03\x01\x01\rpoweroff\r");
+    terminal.wait_for("Powering off.");
+    assert_eq!(terminal.end().code(), Some(0));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn ctrl_a_helps_and_ends() {
+    let mut terminal = Terminal::start("quick");
+    terminal.wait_for(PROMPT);
+    terminal.typed(b"\x01h");
+    terminal.wait_for("end the machine at once");
+    assert!(terminal.is_raw());
+    terminal.typed(b"\x01x");
+    assert_eq!(terminal.end().code(), Some(0));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_comes_back_after_a_crash() {
+    let mut terminal = Terminal::start("quick");
+    terminal.wait_for(PROMPT);
+    terminal.typed(b"crash\r");
+    terminal.wait_for("triple fault");
+    assert_eq!(terminal.end().code(), Some(6));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn the_terminal_comes_back_after_signals() {
+    for (signals, end) in [(&[Signal::TERM, Signal::TERM][..], Signal::TERM), (&[Signal::HUP], Signal::HUP)] {
+        let mut terminal = Terminal::start("quick");
+        terminal.wait_for(PROMPT);
+        for signal in signals {
+            terminal.signal(*signal);
+            thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(terminal.end().signal(), Some(end.as_raw()));
+        assert!(!terminal.is_raw());
+    }
+}
+
+#[test]
+fn the_terminal_is_the_shells_while_the_process_is_stopped() {
+    let mut terminal = Terminal::start("quick");
+    terminal.wait_for(PROMPT);
+    terminal.signal(Signal::TSTP);
+    terminal.until(|terminal| state(terminal.child.id()) == 'T');
+    assert!(!terminal.is_raw());
+    terminal.signal(Signal::CONT);
+    terminal.until(Terminal::is_raw);
+    terminal.typed(b"poweroff\r");
+    assert_eq!(terminal.end().code(), Some(0));
+}
+
+/// The state of a process, as a letter (proc_pid_stat(5)).
+fn state(process: u32) -> char {
+    let status = fs::read_to_string(Path::new("/proc").join(process.to_string()).join("stat")).unwrap();
+    status.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap()
+}
