@@ -114,7 +114,7 @@ pub(crate) struct SerialEnd {
 }
 
 impl SerialEnd {
-    fn new(console: &Console) -> Self {
+    pub(crate) fn new(console: &Console) -> Self {
         Self { output: console.output(), input_wanted: Arc::new(Mutex::new(console.input_wanted())) }
     }
 

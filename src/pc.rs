@@ -264,3 +264,127 @@ impl Bench {
 fn shared<T>(device: T) -> Arc<Mutex<T>> {
     Arc::new(Mutex::new(device))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Console;
+    use softmetal_cpu::Bus;
+    use softmetal_devices::chipset::acpi_pm::{PM1A_CONTROL_PORT, SLP_TYP_S5};
+    use std::time::{Duration, Instant};
+
+    struct Rig {
+        run: Arc<Run>,
+        board: Board,
+        timers: Timers,
+        com1: Arc<Mutex<Uart>>,
+    }
+
+    fn rig() -> Rig {
+        let run = Arc::new(Run::default());
+        let mut bench = Bench::new(2, run.clone());
+        let serial = SerialEnd::new(&Console::new());
+        bench.interrupt_controllers().unwrap();
+        bench.timer_chips().unwrap();
+        let com1 = bench.serial_ports(&serial).unwrap();
+        bench.power_management().unwrap();
+        bench.keyboard_controller().unwrap();
+        bench.pci().unwrap();
+        bench.debug_ports(true).unwrap();
+        boot::set_up_chips(&bench.board);
+        let Bench { board, timers, .. } = bench;
+        Rig { run, board, timers, com1 }
+    }
+
+    impl Rig {
+        fn out(&self, port: u16, data: &[u8]) {
+            self.board.port_write(0, port, data);
+        }
+
+        fn byte(&self, port: u16) -> u8 {
+            let mut data = [0];
+            self.board.port_read(0, port, &mut data);
+            data[0]
+        }
+    }
+
+    #[test]
+    fn a_guest_ends_its_machine_in_each_way() {
+        let s5 = (u16::from(SLP_TYP_S5) << 10 | 1 << 13).to_le_bytes();
+        for (port, data, outcome) in [
+            (PM1A_CONTROL_PORT as u16, &s5[..], Outcome::PoweredOff),
+            (0xcf9, &[0x0e][..], Outcome::Reset),
+            (0x92, &[0x03][..], Outcome::Reset),
+            (0x64, &[0xfe][..], Outcome::Reset),
+            (0xf4, &[0x2a][..], Outcome::DebugExit(0x2a)),
+        ] {
+            let rig = rig();
+            rig.out(port, data);
+            assert!(!rig.run.goes_on(), "port {port:#x}");
+            assert_eq!(rig.run.wait(), outcome);
+        }
+    }
+
+    #[test]
+    fn the_timer_reaches_the_first_processor_through_the_pic_as_firmware_leaves_it() {
+        let rig = rig();
+        // 8259s at vectors 20h and 28h, all but the timer masked.
+        for (port, value) in [
+            (0x20, 0x11),
+            (0xa0, 0x11),
+            (0x21, 0x20),
+            (0xa1, 0x28),
+            (0x21, 4),
+            (0xa1, 2),
+            (0x21, 1),
+            (0xa1, 1),
+            (0x21, 0xfe),
+            (0xa1, 0xff),
+            (0x43, 0x34),
+            (0x40, 0x00),
+            (0x40, 0x10),
+        ] {
+            rig.out(port, &[value]);
+        }
+        let Rig { board, timers, .. } = rig;
+        let _timers = timers.start().unwrap();
+        let start = Instant::now();
+        for _ in 0..5 {
+            while !board.has_interrupt(0) {
+                assert!(start.elapsed() < Duration::from_secs(20), "no timer interrupt");
+                std::thread::yield_now();
+            }
+            assert_eq!(board.acknowledge(0), Some(0x20));
+            board.port_write(0, 0x20, &[0x20]);
+        }
+        assert!(!board.has_interrupt(1));
+    }
+
+    #[test]
+    fn each_processor_finds_its_own_local_apic() {
+        let rig = rig();
+        for cpu in [0, 1] {
+            let mut id = [0; 4];
+            rig.board.mmio_read(cpu, 0xfee0_0020, &mut id);
+            assert_eq!(u32::from_le_bytes(id) >> 24, cpu as u32);
+        }
+    }
+
+    #[test]
+    fn serial_input_waits_in_the_port() {
+        let rig = rig();
+        rig.out(0x3fa, &[1]);
+        assert_eq!(rig.com1.lock().receive(b"hi"), 2);
+        assert_eq!([rig.byte(0x3f8), rig.byte(0x3f8)], *b"hi");
+    }
+
+    #[test]
+    fn nothing_keeps_the_devices_when_the_board_is_taken_apart() {
+        let Rig { board, timers, com1, .. } = rig();
+        let memory = Arc::downgrade(&board.memory);
+        board.take_apart();
+        drop((board, timers));
+        assert_eq!(Arc::strong_count(&com1), 1);
+        assert!(memory.upgrade().is_none());
+    }
+}
