@@ -4,6 +4,7 @@ pub mod acpi_pm;
 pub mod apic_bus;
 pub mod debug_console;
 pub mod debug_exit;
+pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 mod keyboard;
