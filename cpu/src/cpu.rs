@@ -26,10 +26,15 @@ pub enum Exit {
     /// Somebody asked with [`Request::EXIT`].
     Requested,
     /// A triple fault: the CPU has shut down.
-    Shutdown,
+    TripleFault,
     /// It waits for a start-up IPI.
     WaitForSipi,
 }
+
+#[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
+// SAFETY: every raw pointer in a CPU leads to memory that the CPU owns (its tables, blocks and attention word), so the
+// CPU may move to another thread as a whole; nothing in it is shared but what is `Sync`.
+unsafe impl Send for Cpu {}
 
 /// How many instructions a CPU may run before it looks up without being asked.
 const BUDGET: i32 = 1 << 28;
@@ -162,7 +167,7 @@ impl Cpu {
                     self.activity = Activity::Active;
                 }
                 Activity::WaitForSipi => return Exit::WaitForSipi,
-                Activity::Shutdown => return Exit::Shutdown,
+                Activity::Shutdown => return Exit::TripleFault,
             }
             let single = self.between_instructions();
             self.bury();

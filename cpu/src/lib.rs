@@ -16,7 +16,7 @@ mod mmu;
 mod mode;
 mod ram;
 mod sem;
-mod state;
+pub mod state;
 mod sys;
 mod vector;
 mod width;
@@ -26,7 +26,4 @@ pub use bus::{Bus, Gp};
 pub use cpu::Exit;
 pub use fault::Fault;
 pub use ram::Ram;
-pub use state::{
-    Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, X87, cr0, cr4,
-    efer, seg,
-};
+pub use state::{Activity, Cpu, CpuState, Options, Statistics};
