@@ -266,12 +266,12 @@ impl Cpu {
             // Most blocks are short: copy a little first, more when the decoder asks for it.
             let mut have = (start + 96).min(copied.end);
             copy(&mut bytes[start..have], start..have);
-            let mut decoded = decode::block(&bytes[..have], offset, mode, limit);
+            let mut decoded = decode::block(&bytes[start..have], offset, mode, limit);
             while have < copied.end && decoded.short {
                 let more = (have + 256).min(copied.end);
                 copy(&mut bytes[have..more], have..more);
                 have = more;
-                decoded = decode::block(&bytes[..have], offset, mode, limit);
+                decoded = decode::block(&bytes[start..have], offset, mode, limit);
             }
             if decoded.insns.is_empty() {
                 return None;
