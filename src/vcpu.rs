@@ -29,7 +29,7 @@ fn execute(index: usize, mut cpu: Box<Cpu>, run: &Run) -> Box<Cpu> {
 }
 
 fn describe(index: usize, cpu: &Cpu) -> String {
-    format!("the guest crashed with a triple fault on CPU {index}:\n{:#x?}", cpu.state())
+    format!("the guest crashed with a triple fault on CPU {index}:\n{}", cpu.state())
 }
 
 /// Ends the run when its thread panics, so that nobody waits for it for ever.

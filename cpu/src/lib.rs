@@ -16,6 +16,7 @@ mod mmu;
 mod mode;
 mod ram;
 mod sem;
+mod show;
 pub mod state;
 mod sys;
 mod vector;
