@@ -14,10 +14,12 @@ fn back(v: __m128i) -> u128 {
     unsafe { std::mem::transmute(v) }
 }
 
+#[target_feature(enable = "sse2")]
 fn ps(v: u128) -> __m128 {
     _mm_castsi128_ps(host(v))
 }
 
+#[target_feature(enable = "sse2")]
 fn pd(v: u128) -> __m128d {
     _mm_castsi128_pd(host(v))
 }
@@ -28,13 +30,13 @@ fn expected(op: VecOp, a: u128, b: u128, imm: u8) -> Option<u128> {
     let (x, y) = (host(a), host(b));
     /// An intrinsic with a constant immediate, for each that it can have.
     macro_rules! by_imm {
-        ($f:ident, $($v:expr),*; $($n:literal)*) => {
-            match imm { $($n => back($f::<$n>($($v),*)),)* _ => unreachable!() }
+        ($f:ident, $v:expr; $($n:literal)*) => {
+            match imm { $($n => back($f::<$n>($v)),)* _ => unreachable!() }
         };
     }
     macro_rules! shuffles {
-        ($f:ident, $($v:expr),*) => {
-            by_imm!($f, $($v),*; 0 1 2 3 7 13 27 57 78 100 147 177 216 228 254 255)
+        ($f:ident, $v:expr) => {
+            by_imm!($f, $v; 0 1 2 3 7 13 27 57 78 100 147 177 216 228 254 255)
         };
     }
     macro_rules! counts {
