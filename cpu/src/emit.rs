@@ -188,7 +188,7 @@ pub(crate) trait Emit: Sized {
 
     fn xmm(&mut self, r: u8) -> Self::Vec;
     fn set_xmm(&mut self, r: u8, v: Self::Vec);
-    /// An MMX register; writing one marks all x87 registers valid with TOP 0, as does reading.
+    /// An MMX register; what MMX instructions do to the x87 unit besides, their semantics say.
     fn mm(&mut self, r: u8) -> Self::Val;
     fn set_mm(&mut self, r: u8, v: Self::Val);
     /// Operand 1: an XMM register, or 16 bytes of memory, aligned if the instruction asks for it.

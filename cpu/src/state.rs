@@ -186,6 +186,9 @@ impl Default for X87 {
 }
 
 impl X87 {
+    /// The bits of TOP in the status word.
+    pub const TOP: u16 = 7 << 11;
+
     /// TOP.
     #[inline(always)]
     pub fn top(&self) -> u8 {

@@ -2,8 +2,12 @@
 
 pub(crate) mod arith;
 pub(crate) mod logic;
+pub(crate) mod mmx;
 pub(crate) mod moves;
 pub(crate) mod shift;
+pub(crate) mod sse_float;
+pub(crate) mod sse_integer;
+pub(crate) mod sse_moves;
 
 use crate::{
     emit::{Emit, Emitted},
@@ -77,12 +81,19 @@ fn stack<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
 }
 
 /// Vector registers from register or memory, and back.
-#[allow(dead_code, reason = "used by the vector groups of the list")]
 fn vector<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
     match (dst, src) {
         (Kind::Reg, Kind::Reg) => straight::<S, At<16, 0, 0>>,
         (Kind::Reg, Kind::Mem) => straight::<S, At<16, 0, 1>>,
         (Kind::Mem, Kind::Reg) => straight::<S, At<16, 1, 0>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// A vector register and an immediate.
+fn shifted<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (dst, src) {
+        (Kind::Reg, Kind::Imm) => straight::<S, At<16, 0, 2>>,
         _ => straight::<S, Dyn>,
     }
 }
@@ -261,6 +272,139 @@ semantics! {
             Cmc => moves::cmc, any;
             Nop => moves::nop, any;
         }
+        Sse {
+            MovX => sse_moves::mov, vector;
+            LoadD => sse_moves::load_d, vector;
+            LoadQ => sse_moves::load_q, vector;
+            StoreD => sse_moves::store_d, vector;
+            StoreQ => sse_moves::store_q, vector;
+            ToGeneralD => sse_moves::to_general_d, vector;
+            ToGeneralQ => sse_moves::to_general_q, vector;
+            Pmovmskb => sse_moves::pmovmskb, vector;
+            LoadLow => sse_moves::load_low, vector;
+            LoadHigh => sse_moves::load_high, vector;
+            MovqX => sse_moves::movq, vector;
+            MergeQ => sse_moves::merge_q, vector;
+            Movlhps => sse_moves::movlhps, vector;
+            StoreHigh => sse_moves::store_high, any;
+            MergeD => sse_moves::merge_d, any;
+            Movhlps => sse_moves::movhlps, any;
+            Movmskps => sse_moves::movmskps, any;
+            Movmskpd => sse_moves::movmskpd, any;
+            Pand => sse_integer::pand, vector;
+            Pandn => sse_integer::pandn, vector;
+            Por => sse_integer::por, vector;
+            Pxor => sse_integer::pxor, vector;
+            Paddb => sse_integer::paddb, vector;
+            Paddw => sse_integer::paddw, vector;
+            Paddd => sse_integer::paddd, vector;
+            Paddq => sse_integer::paddq, vector;
+            Psubb => sse_integer::psubb, vector;
+            Psubw => sse_integer::psubw, vector;
+            Psubd => sse_integer::psubd, vector;
+            Psubq => sse_integer::psubq, vector;
+            Pcmpeqb => sse_integer::pcmpeqb, vector;
+            Pcmpeqw => sse_integer::pcmpeqw, vector;
+            Pcmpeqd => sse_integer::pcmpeqd, vector;
+            Pcmpgtb => sse_integer::pcmpgtb, vector;
+            Pcmpgtd => sse_integer::pcmpgtd, vector;
+            Pminub => sse_integer::pminub, vector;
+            Pmaxub => sse_integer::pmaxub, vector;
+            Pmuludq => sse_integer::pmuludq, vector;
+            Punpcklbw => sse_integer::punpcklbw, vector;
+            Punpcklwd => sse_integer::punpcklwd, vector;
+            Punpckldq => sse_integer::punpckldq, vector;
+            Punpcklqdq => sse_integer::punpcklqdq, vector;
+            Punpckhqdq => sse_integer::punpckhqdq, vector;
+            Pshufd => sse_integer::pshufd, vector;
+            Shufps => sse_integer::shufps, vector;
+            Pslldq => sse_integer::pslldq, shifted;
+            Psrldq => sse_integer::psrldq, shifted;
+            PslldImm => sse_integer::pslld_imm, shifted;
+            PsrldImm => sse_integer::psrld_imm, shifted;
+            PsllqImm => sse_integer::psllq_imm, shifted;
+            PsrlqImm => sse_integer::psrlq_imm, shifted;
+            Packed => sse_integer::packed, any;
+            PackedShift => sse_integer::packed_shift, any;
+            Pinsrw => sse_integer::pinsrw, any;
+            Pextrw => sse_integer::pextrw, any;
+            ApproximateScalar => sse_integer::approximate_scalar, any;
+            Addss => sse_float::addss, vector;
+            Addsd => sse_float::addsd, vector;
+            Addps => sse_float::addps, any;
+            Addpd => sse_float::addpd, any;
+            Subss => sse_float::subss, vector;
+            Subsd => sse_float::subsd, vector;
+            Subps => sse_float::subps, any;
+            Subpd => sse_float::subpd, any;
+            Mulss => sse_float::mulss, vector;
+            Mulsd => sse_float::mulsd, vector;
+            Mulps => sse_float::mulps, any;
+            Mulpd => sse_float::mulpd, any;
+            Divss => sse_float::divss, vector;
+            Divsd => sse_float::divsd, vector;
+            Divps => sse_float::divps, any;
+            Divpd => sse_float::divpd, any;
+            Minss => sse_float::minss, any;
+            Minsd => sse_float::minsd, any;
+            Minps => sse_float::minps, any;
+            Minpd => sse_float::minpd, any;
+            Maxss => sse_float::maxss, any;
+            Maxsd => sse_float::maxsd, any;
+            Maxps => sse_float::maxps, any;
+            Maxpd => sse_float::maxpd, any;
+            Sqrtss => sse_float::sqrtss, any;
+            Sqrtsd => sse_float::sqrtsd, any;
+            Sqrtps => sse_float::sqrtps, any;
+            Sqrtpd => sse_float::sqrtpd, any;
+            Cmpss => sse_float::cmpss, any;
+            Cmpsd => sse_float::cmpsd, any;
+            Cmpps => sse_float::cmpps, any;
+            Cmppd => sse_float::cmppd, any;
+            Cvtss2sd => sse_float::cvtss2sd, vector;
+            Cvtsd2ss => sse_float::cvtsd2ss, vector;
+            Cvtdq2ps => sse_float::cvtdq2ps, any;
+            Cvtps2dq => sse_float::cvtps2dq, any;
+            Cvttps2dq => sse_float::cvttps2dq, any;
+            Cvtpd2dq => sse_float::cvtpd2dq, any;
+            Cvttpd2dq => sse_float::cvttpd2dq, any;
+            Cvtpd2ps => sse_float::cvtpd2ps, any;
+            Ucomiss => sse_float::ucomiss, vector;
+            Ucomisd => sse_float::ucomisd, vector;
+            Comiss => sse_float::comiss, vector;
+            Comisd => sse_float::comisd, vector;
+            Cvtsi2sdD => sse_float::cvtsi2sd_d, vector;
+            Cvtsi2sdQ => sse_float::cvtsi2sd_q, vector;
+            Cvttsd2si => sse_float::cvttsd2si, vector;
+            Cvtsi2ssD => sse_float::cvtsi2ss_d, any;
+            Cvtsi2ssQ => sse_float::cvtsi2ss_q, any;
+            Cvtss2si => sse_float::cvtss2si, any;
+            Cvttss2si => sse_float::cvttss2si, any;
+            Cvtsd2si => sse_float::cvtsd2si, any;
+            Cvtps2pd => sse_float::cvtps2pd, any;
+            Cvtdq2pd => sse_float::cvtdq2pd, any;
+            Cvtpi2ps => mmx::cvtpi2ps, any;
+            Cvtpi2pd => mmx::cvtpi2pd, any;
+            Cvtps2pi => mmx::cvtps2pi, any;
+            Cvttps2pi => mmx::cvttps2pi, any;
+            Cvtpd2pi => mmx::cvtpd2pi, any;
+            Cvttpd2pi => mmx::cvttpd2pi, any;
+            Movq2dq => mmx::movq2dq, any;
+            Movdq2q => mmx::movdq2q, any;
+        }
+        Mmx {
+            MmxPacked => mmx::packed, any;
+            MmxPackedShift => mmx::packed_shift, any;
+            MmxUnpackLow => mmx::unpack_low, any;
+            MmxUnpackHigh => mmx::unpack_high, any;
+            MmxPack => mmx::pack, any;
+            MmxPinsrw => mmx::pinsrw, any;
+            MmxPextrw => mmx::pextrw, any;
+            MmxPmovmskb => mmx::pmovmskb, any;
+            MmxLoad => mmx::load, any;
+            MmxMovq => mmx::movq, any;
+            MmxStore => mmx::store, any;
+        }
     }
     plain {
         Nothing {
@@ -320,6 +464,15 @@ semantics! {
         }
         Wait {
             Fwait => sys::x87::fwait;
+        }
+        Sse {
+            Ldmxcsr => sys::sse::ldmxcsr;
+            Stmxcsr => sys::sse::stmxcsr;
+            Maskmovdqu => sys::sse::maskmovdqu;
+        }
+        Mmx {
+            Emms => sys::x87::emms;
+            Maskmovq => sys::sse::maskmovq;
         }
         X87 {
             Fxsave => sys::xsave::fxsave;

@@ -14,6 +14,7 @@ pub(crate) mod misc;
 pub(crate) mod msr;
 pub(crate) mod near;
 pub(crate) mod segment;
+pub(crate) mod sse;
 pub(crate) mod stack;
 pub(crate) mod string;
 pub(crate) mod syscall;
