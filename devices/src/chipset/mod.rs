@@ -2,6 +2,7 @@
 
 pub mod acpi_pm;
 pub mod apic_bus;
+mod civil;
 pub mod debug_console;
 pub mod debug_exit;
 pub mod hpet;
@@ -14,4 +15,5 @@ mod mouse;
 pub mod pic;
 pub mod pit;
 pub mod reset;
+pub mod rtc;
 pub mod uart;
