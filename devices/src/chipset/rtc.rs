@@ -282,20 +282,20 @@ impl RtcState {
 
     /// The first second of a day, not before `from`, that the alarm bytes match.
     fn alarm_of_day(&self, from: i64) -> Option<i64> {
-        let [seconds, minutes, hours] = self.alarm;
-        let matching = |byte: u8, decoded: u32, limit: u32| {
-            let any = byte & DO_NOT_CARE == DO_NOT_CARE;
-            (0..limit).filter(move |value| any || *value == decoded).map(i64::from)
+        let matching = |byte: u8, decoded: u32, limit: u32| match decoded {
+            _ if byte & DO_NOT_CARE == DO_NOT_CARE => Some(0..i64::from(limit)),
+            value if value < limit => Some(i64::from(value)..i64::from(value) + 1),
+            _ => None,
         };
-        for hour in matching(hours, self.decode_hours(hours), 24) {
-            for minute in matching(minutes, self.decode(minutes), 60) {
+        let [seconds, minutes, hours] = self.alarm;
+        let seconds = matching(seconds, self.decode(seconds), 60)?;
+        let minutes = matching(minutes, self.decode(minutes), 60)?;
+        let hours = matching(hours, self.decode_hours(hours), 24)?;
+        for hour in hours {
+            for minute in minutes.clone() {
                 let start = (hour * 60 + minute) * 60;
-                if start + 60 <= from {
-                    continue;
-                }
-                let second =
-                    matching(seconds, self.decode(seconds), 60).find(|second| start + second >= from);
-                if let Some(second) = second {
+                let second = seconds.start.max(from - start);
+                if second < seconds.end {
                     return Some(start + second);
                 }
             }
