@@ -294,6 +294,7 @@ impl Interrupts {
                 self.ioapic.lock().end_of_interrupt(vector, &mut |message| self.deliver(message));
             }
             Effect::Send(ipi) => self.send_ipi(sender, ipi),
+            Effect::Enabled => self.ioapic.lock().send_again(&mut |message| self.deliver(message)),
         }
     }
 

@@ -10,7 +10,6 @@ pub mod i8042;
 pub mod ioapic;
 mod keyboard;
 pub mod lapic;
-mod lapic_timer;
 mod mouse;
 pub mod pic;
 pub mod pit;
