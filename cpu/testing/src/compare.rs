@@ -97,6 +97,7 @@ impl Pair {
         self.insn = Decoder::with_ip(64, bytes, INSN, DecoderOptions::NONE).decode();
         assert!(runs_on_host(&self.insn), "{} must not run on the host", text(&self.insn));
         self.writes = writes_memory(&self.insn);
+        if std::env::var_os("ORACLE_TRACE").is_some() { eprintln!("{bytes:02x?} {}", text(&self.insn)); }
         self.machine.load(bytes);
         self.host.load(bytes);
     }

@@ -59,6 +59,9 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
             | M::Pushf
             | M::Pushfq
             | M::Wrpkru
+            | M::Lfs
+            | M::Lgs
+            | M::Lss
             | M::Monitor
             | M::Mwait
             | M::Vzeroall
