@@ -25,7 +25,7 @@ pub(crate) fn stmxcsr(c: &mut Cpu, i: &Insn) -> Done {
     c.write(D, at, c.mxcsr.into()).map_err(|stop| c.operand_fault(i, stop))
 }
 
-/// Stores those of `size` bytes at DS:rDI whose mask byte has its top bit set. Without any, memory is not touched.
+/// Stores those of `size` bytes at DS:rDI whose mask byte has its top bit set.
 fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Done {
     let a = Width(i.asize);
     let offset = a.mask(c.get(a, reg::RDI));
@@ -37,10 +37,7 @@ fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Don
     } else {
         c.segment_check(s, offset, size, true)?
     };
-    if mask & 0x8080_8080_8080_8080_8080_8080_8080_8080 == 0 {
-        return Ok(());
-    }
-    // All of it must be writable, whatever the mask leaves out.
+    // All of it must be writable, whatever the mask leaves out. The manual lets a mask of zeros choose.
     c.check_write(at, size)?;
     for (k, (byte, mask)) in data.to_le_bytes().into_iter().zip(mask.to_le_bytes()).enumerate() {
         if mask & 0x80 != 0 {

@@ -4,7 +4,7 @@ use super::{arithmetic_operand, operand, status};
 use crate::{
     fault::Done,
     float::{
-        Env, F80, IE, Unpacked,
+        Class, Env, F80, Unpacked,
         x87::{self, Remainder},
     },
     insn::Insn,
@@ -123,6 +123,7 @@ pub(crate) fn fchs(c: &mut Cpu, i: &Insn) -> Done {
 fn remainder(c: &mut Cpu, i: &Insn, f: fn(&Unpacked, &Unpacked, &mut Env) -> Remainder) -> Done {
     c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1 | status::C2, 0);
     let (Some(a), Some(b)) = (c.x87.st(0), c.x87.st(1)) else {
         if c.x87.stack_fault(false) {
             c.x87.set_st(0, F80::INDEFINITE);
@@ -132,11 +133,16 @@ fn remainder(c: &mut Cpu, i: &Insn, f: fn(&Unpacked, &Unpacked, &mut Env) -> Rem
     let mut env = c.x87.env();
     let r = f(&a.unpack(), &b.unpack(), &mut env);
     c.x87.take(&env);
-    let bit = |n: u8, code: u16| if r.quotient >> n & 1 != 0 { code } else { 0 };
-    let partial = if r.partial { status::C2 } else { 0 };
-    c.x87.set_codes(status::CODES, bit(2, status::C0) | bit(1, status::C3) | bit(0, status::C1) | partial);
-    if !env.x87_keeps_register() {
+    let stopped = env.x87_keeps_register();
+    if !stopped {
         c.x87.set_st(0, r.value);
+    }
+    // Without a quotient, C0 and C3 stay as they were.
+    if !stopped && !matches!(r.value.class(), Class::QuietNan) {
+        let bit = |n: u8, code: u16| if r.quotient >> n & 1 != 0 { code } else { 0 };
+        let partial = if r.partial { status::C2 } else { 0 };
+        let codes = bit(2, status::C0) | bit(1, status::C3) | bit(0, status::C1) | partial;
+        c.x87.set_codes(status::CODES, codes);
     }
     Ok(())
 }

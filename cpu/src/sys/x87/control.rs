@@ -89,6 +89,7 @@ pub(crate) fn fdecstp(c: &mut Cpu, i: &Insn) -> Done {
 pub(crate) fn ffree(c: &mut Cpu, i: &Insn) -> Done {
     c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     c.x87.free(i.dst);
     if i.cc & operand::POP != 0 {
         c.x87.pop();
