@@ -147,20 +147,39 @@ impl Run {
     /// Runs one case; of each code's differences the first is kept.
     fn check(&mut self, code: Code, user: &User) {
         // AMD has one bit more in MXCSR: loads that set it are no case for comparison.
-        if code == Code::Ldmxcsr_m32 && self.loads_amd_bit(user) {
+        let mxcsr_at = match code.mnemonic() {
+            M::Ldmxcsr => Some(0),
+            M::Fxrstor | M::Fxrstor64 => Some(24),
+            _ => None,
+        };
+        if mxcsr_at.is_some_and(|offset| self.loads_amd_bit(user, offset)) {
+            return;
+        }
+        // Where an operand of several accesses does not lie in one page, makers begin at different ends.
+        let long = environment(code)
+            || matches!(code.mnemonic(), M::Fxsave | M::Fxrstor | M::Fxsave64 | M::Fxrstor64);
+        if long && self.crosses(user) {
             return;
         }
         self.cases += 1;
         if let Err(report) = self.pair.check(user) {
+            if only_amd_mask(code, &report) {
+                return;
+            }
             self.differences += 1;
             self.by_code.entry(format!("{code:?}")).or_insert((0, report)).0 += 1;
         }
     }
 
-    fn loads_amd_bit(&mut self, user: &User) -> bool {
+    fn crosses(&self, user: &User) -> bool {
+        let at = self.pair.insn().virtual_address(0, 0, |r, _, _| register(user, r)).unwrap_or(0);
+        at & 0xfff > 0x1000 - 512 || at & !0xfff == SCRATCH_READ_ONLY || at >= SCRATCH + SCRATCH_SIZE
+    }
+
+    fn loads_amd_bit(&mut self, user: &User, offset: u64) -> bool {
         const MISALIGNED_MASK: u8 = 1 << 1;
         let at = self.pair.insn().virtual_address(0, 0, |r, _, _| register(user, r)).unwrap_or(0);
-        let bits = at.wrapping_sub(SCRATCH).wrapping_add(2);
+        let bits = at.wrapping_sub(SCRATCH).wrapping_add(offset + 2);
         self.pair.host.scratch().get(bits as usize).is_some_and(|b| b & MISALIGNED_MASK != 0)
     }
 
@@ -202,6 +221,15 @@ impl Run {
     }
 }
 
+/// FXSAVE stores MXCSR_MASK, in which AMD has that one bit more.
+fn only_amd_mask(code: Code, report: &str) -> bool {
+    let mut memory = report.lines().filter(|line| line.starts_with("  ["));
+    matches!(code.mnemonic(), M::Fxsave | M::Fxsave64)
+        && memory.next().is_some_and(|line| line.ends_with("e]: 00, host 02"))
+        && memory.next().is_none()
+        && !report.contains("  ended")
+}
+
 fn codes(features: &[F], wanted: impl Fn(Code) -> bool) -> Vec<Code> {
     let codes: Vec<Code> = forms::codes(features).into_iter().filter(|&code| wanted(code)).collect();
     assert!(!codes.is_empty());
@@ -236,6 +264,15 @@ fn environment_instructions() {
     let Some(mut run) = Run::new(13) else { return };
     let list = codes(&[F::FPU, F::FPU387], |code| environment(code));
     run.all(&list, cases(60));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+#[test]
+fn fxsave_and_fxrstor() {
+    let Some(mut run) = Run::new(14) else { return };
+    let list = codes(&[F::FXSR, F::X64], |code| code.cpuid_features().contains(&F::FXSR));
+    run.all(&list, cases(200));
     println!("{} codes, {} cases", list.len(), run.cases);
     run.assert_none();
 }
