@@ -8,7 +8,7 @@ BUILD := build
 
 CC = gcc
 OBJCOPY = objcopy
-CFLAGS = -std=gnu11 -Os -march=x86-64 -mno-red-zone -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
+CFLAGS = -std=gnu11 -Oz -march=x86-64 -mno-red-zone -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
 	-fno-asynchronous-unwind-tables -fno-unwind-tables -fcf-protection=none -fno-tree-loop-distribute-patterns \
 	-fno-strict-aliasing -fno-ident -Wall -Wextra -Werror -I$(ROOT)lib -MMD -MP
 LDFLAGS = -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments -T $(ROOT)rom.ld

@@ -216,7 +216,7 @@ void lapic_icr(u32 destination, u32 low)
 	lapic_write(LAPIC_ICR_HIGH, destination << 24);
 	lapic_write(LAPIC_ICR_LOW, low);
 	for (int i = 0; i < 100000 && lapic_read(LAPIC_ICR_LOW) & 1 << 12; i++)
-		pause();
+		relax();
 }
 
 u32 lapic_id(void)
