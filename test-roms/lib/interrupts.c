@@ -16,7 +16,7 @@ static struct gate idt[256] ALIGNED(16);
 static u8 ring0_stack[STACK_SIZE] ALIGNED(16);
 static u8 ist_stack[3][STACK_SIZE] ALIGNED(16);
 
-extern u8 vector_entries[256][16];
+extern u8 vector_entries[256][8];
 extern u64 catch_frame;
 extern u8 catch_resume[];
 
