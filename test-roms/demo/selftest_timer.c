@@ -9,8 +9,8 @@
 #include "selftest.h"
 
 #define ATTEMPTS 6
-#define RATE 200
-#define RATE_PERIODS 20
+#define RATE 50
+#define RATE_PERIODS 12
 #define PIT_HZ 1193182
 
 // Waits for a count of interrupts with interrupts on. False: time is up.
@@ -32,25 +32,55 @@ static u32 count_irqs(int vector, u32 ms)
 	return irq_count[vector];
 }
 
-// RATE_PERIODS periods of a periodic timer that runs already.
+static u64 arrival[RATE_PERIODS + 1];
+static u32 arrivals;
+static void (*acknowledge)(void);
+
+static void note_arrival(struct trap_frame *f)
+{
+	(void)f;
+	if (arrivals < ARRAY_SIZE(arrival))
+		arrival[arrivals++] = rdtsc();
+	if (acknowledge)
+		acknowledge();
+}
+
+// Half of the distances between interrupts are shorter than this one. A busy host delays and loses some, which the median forgives.
+static u64 median_distance(void)
+{
+	u64 distance[RATE_PERIODS];
+	for (u32 i = 0; i < RATE_PERIODS; i++) {
+		u64 d = arrival[i + 1] - arrival[i];
+		u32 at = i;
+		for (; at > 0 && distance[at - 1] > d; at--)
+			distance[at] = distance[at - 1];
+		distance[at] = d;
+	}
+	return distance[RATE_PERIODS / 2];
+}
+
+// A periodic timer that runs already.
 static bool check_rate(const char *what, int vector, u64 hz)
 {
-	u64 wanted = mul_div(tsc_hz, RATE_PERIODS, hz), ticks = 0;
+	u64 wanted = tsc_hz / hz, median = 0;
+	u32 came = 0;
+	irq_handler[vector] = note_arrival;
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		arrivals = 0;
 		irq_count[vector] = 0;
-		if (!wait_for_irqs(vector, 1, 300))
-			return check(false, "%s: no interrupt in 300 ms", what);
-		u64 start = rdtsc();
-		u32 first = irq_count[vector];
-		if (!wait_for_irqs(vector, first + RATE_PERIODS, 1000))
-			return check(false, "%s: %u interrupts in a second, should be %u in %lu us", what, irq_count[vector] - first, RATE_PERIODS,
-				     ticks_to_us(wanted));
-		ticks = mul_div(rdtsc() - start, RATE_PERIODS, irq_count[vector] - first);
-		if (ticks > wanted - wanted / 10 && ticks < wanted + wanted / 10)
+		wait_for_irqs(vector, RATE_PERIODS + 1, 1000);
+		came = arrivals;
+		if (came <= RATE_PERIODS)
+			break;
+		median = median_distance();
+		if (median > wanted - wanted / 5 && median < wanted + wanted / 5)
 			break;
 	}
-	return check(ticks > wanted - wanted / 10 && ticks < wanted + wanted / 10, "%s: %u interrupts in %lu us, should be %lu", what, RATE_PERIODS, ticks_to_us(ticks),
-	      ticks_to_us(wanted));
+	irq_handler[vector] = 0;
+	if (came <= RATE_PERIODS)
+		return check(false, "%s: %u interrupts in a second, should be %lu", what, came, hz);
+	return check(median > wanted - wanted / 5 && median < wanted + wanted / 5, "%s: an interrupt each %lu us, should be %lu", what,
+		     ticks_to_us(median), ticks_to_us(wanted));
 }
 
 // Exactly one interrupt, not before `us` are over. `start` arms the timer.
@@ -124,7 +154,7 @@ void test_pit(void)
 	check_one_shot("one shot by the PIC", VECTOR_PIC, pit_one_shot, 5000);
 	pic_mask_all();
 	pit_periodic(RATE);
-	check(count_irqs(VECTOR_PIC, 12) == 0, "interrupts while masked in the PIC");
+	check(count_irqs(VECTOR_PIC, 25) == 0, "interrupts while masked in the PIC");
 
 	// A halted processor wakes up. This comes only after the PIT's interrupts have been seen, for HLT has no time-out.
 	if (works) {
@@ -147,7 +177,7 @@ void test_pit(void)
 		check_one_shot("one shot by the IOAPIC", vector, pit_one_shot, 5000);
 		ioapic_mask(irq.gsi);
 		pit_periodic(RATE);
-		check(count_irqs(vector, 12) == 0, "interrupts while masked in the IOAPIC");
+		check(count_irqs(vector, 25) == 0, "interrupts while masked in the IOAPIC");
 	}
 	pit_one_shot(0);	// long, and masked: quiet
 }
@@ -186,7 +216,7 @@ static void check_lapic_timer(const char *mode)
 	format(text, sizeof text, "%s: periodic", mode);
 	check_rate(text, VECTOR_TIMER, RATE);
 	lapic_write(LAPIC_LVT_TIMER, LVT_PERIODIC | LVT_MASKED | VECTOR_TIMER);
-	check(count_irqs(VECTOR_TIMER, 12) == 0, "%s: interrupts while masked", mode);
+	check(count_irqs(VECTOR_TIMER, 25) == 0, "%s: interrupts while masked", mode);
 	lapic_write(LAPIC_TIMER_INITIAL, 0);
 	format(text, sizeof text, "%s: one shot", mode);
 	check_one_shot(text, VECTOR_TIMER, lapic_one_shot, 3000);
@@ -280,7 +310,7 @@ static void check_hpet(const char *mode, u32 gsi)
 		check_rate(text, vector, RATE);
 	}
 	hpet_write(HPET_TIMER_CONFIG, hpet_route | T_32MODE);
-	check(count_irqs(vector, 12) == 0, "%s: interrupts while disabled", mode);
+	check(count_irqs(vector, 25) == 0, "%s: interrupts while disabled", mode);
 }
 
 void test_hpet(void)
@@ -311,6 +341,11 @@ void test_hpet(void)
 
 // ---- RTC
 
+static void read_register_c(void)
+{
+	cmos_read(0x0c);
+}
+
 void test_rtc(void)
 {
 	struct rtc_time t;
@@ -326,27 +361,20 @@ void test_rtc(void)
 		relax();
 	check(t.second == (second + 1) % 60, "the second goes from %u to %u within 1.3 s", second, t.second);
 
-	// The periodic interrupt, 256 Hz with rate 8; register C must be read for the next one to come.
+	// The periodic interrupt, 64 Hz with rate 10; register C must be read for the next one to come.
 	struct isa_irq irq = isa_irq(8);
 	if (!ioapic_route(irq.gsi, irq.level, irq.active_low))
 		return;
 	int vector = (int)(VECTOR_IOAPIC + irq.gsi);
-	extern void rtc_interrupt(struct trap_frame *);
-	irq_handler[vector] = rtc_interrupt;
+	acknowledge = read_register_c;
 	u8 a = cmos_read(0x0a), b = cmos_read(0x0b);
-	cmos_write(0x0a, (a & 0xf0) | 8);
+	cmos_write(0x0a, (a & 0xf0) | 10);
 	cmos_write(0x0b, b | 0x40);
 	cmos_read(0x0c);
-	check_rate("periodic interrupt at 256 Hz", vector, 256);
+	check_rate("periodic interrupt at 64 Hz", vector, 64);
 	cmos_write(0x0b, b);
 	cmos_write(0x0a, a);
 	cmos_read(0x0c);
 	ioapic_mask(irq.gsi);
-	irq_handler[vector] = 0;
-}
-
-void rtc_interrupt(struct trap_frame *f)
-{
-	(void)f;
-	cmos_read(0x0c);
+	acknowledge = 0;
 }
