@@ -70,7 +70,7 @@ static int run_topics(void)
 		{ "SSE rounding, DAZ, FTZ", test_sse_rounding }, { "SSE comparisons", test_sse_compare }, { "SSE conversions", test_sse_convert },
 		{ "SSE denormals and NaNs exactly", test_sse_exactly }, { "SSE packed", test_sse_packed },
 		{ "SSE packed NaNs exactly", test_sse_packed_exactly }, { "SSE moves and MMX", test_sse_moves },
-		{ "SSE faults", test_sse_faults }, { "SSE unmasked exceptions", test_sse_unmasked }, { "x87 arithmetic", test_x87_arithmetic },
+		{ "SSE faults", test_sse_faults }, { "SSE unmasked exceptions exactly", test_sse_unmasked }, { "x87 arithmetic", test_x87_arithmetic },
 		{ "x87 exactly", test_x87_exactly }, { "x87 control and status", test_x87_control }, { "x87 state", test_x87_state },
 	};
 	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER };

@@ -25,7 +25,7 @@ static const struct { const char *name; void (*run)(void); } topics[] = {
 	{ "SSE packed NaNs exactly", test_sse_packed_exactly },
 	{ "SSE moves and MMX", test_sse_moves },
 	{ "SSE faults", test_sse_faults },
-	{ "SSE unmasked exceptions", test_sse_unmasked },
+	{ "SSE unmasked exceptions exactly", test_sse_unmasked },
 	{ "x87 arithmetic", test_x87_arithmetic },
 	{ "x87 exactly", test_x87_exactly },
 	{ "x87 control and status", test_x87_control },
