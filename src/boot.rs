@@ -13,7 +13,7 @@ use softmetal_firmware::{acpi, linux, low_memory, smbios};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::board::Board;
-use crate::config::{Config, UseError};
+use crate::config::{Config, KernelSource, UseError};
 use crate::memory_map;
 
 /// Fills `ram` with firmware's tables and the kernel. Returns the state in which the kernel is entered.
@@ -36,7 +36,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         .and_then(|()| ram.write_slice(&smbios.bytes, GuestAddress(smbios.base)))
         .context("cannot write firmware's tables into guest memory")?;
 
-    let (kernel_name, kernel) = (config.kernel.name(), config.read_kernel()?);
+    let (kernel_name, kernel) = (kernel_name(config), config.read_kernel()?);
     let initrd_name = config.initrd.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
     let initrd = config.read_initrd()?;
     let kernel = BzImage::parse(&kernel_name, &kernel).map_err(user_error)?;
@@ -51,6 +51,13 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         rng_seed: Some(random()?),
     };
     linux::load(&boot, ram).map_err(user_error)
+}
+
+fn kernel_name(config: &Config) -> String {
+    match &config.kernel {
+        KernelSource::File(path) => path.display().to_string(),
+        KernelSource::BuiltIn(_) => "of the demo".into(),
+    }
 }
 
 /// What is wrong with the user's files and options is the user's to mend; what is wrong with guest memory is ours.
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn a_bad_kernel_is_a_use_error() {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
-        let config = Config::new(crate::config::KernelSource::BuiltIn(b"#!/bin/sh"));
+        let config = Config::new(KernelSource::BuiltIn(b"#!/bin/sh"));
         let error = load(&config, &ram).unwrap_err();
         assert!(error.is::<UseError>(), "{error:?}");
         assert!(error.to_string().contains("is a script"), "{error}");

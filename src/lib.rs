@@ -10,6 +10,7 @@ mod guest_ram;
 pub mod machine;
 pub mod memory_map;
 mod outcome;
+mod pc;
 mod timers;
 mod vcpu;
 

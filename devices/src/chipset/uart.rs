@@ -29,8 +29,10 @@ pub const COM2_IRQ: u32 = 3;
 const FIFO_DEPTH: usize = 16;
 /// The baud rate generator divides 115,200 Hz.
 const BASE_BAUD: u64 = 115_200;
-/// A guest that reads the line status this often without data, and without sending, is polling for input.
+/// A guest that reads the line status this much more often than sending would need is polling for input.
 const POLLS_THAT_ARE_LISTENING: u8 = 32;
+/// Looks at the line status that a byte sent accounts for: one, or a few around it.
+const POLLS_PER_BYTE_SENT: u8 = 2;
 
 /// What is at an offset, given the divisor latch access bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +208,7 @@ pub struct UartState {
     /// The lines as the modem status register last saw them: the outside's, or those looped back.
     seen_lines: ModemLines,
     deltas: ModemDeltas,
+    /// Looks at the line status that found no data and that sending does not explain.
     polls: u8,
 }
 
@@ -242,6 +245,8 @@ pub struct Uart {
     alarm: Alarm,
     output: Box<dyn CharBackend>,
     input_wanted: Option<Box<dyn Fn() + Send>>,
+    /// The level of the interrupt line, once it has been driven: most accesses do not change it.
+    driven: Option<bool>,
     /// The host holds input back and waits for `input_wanted`.
     host_waits: bool,
 }
@@ -249,7 +254,16 @@ pub struct Uart {
 impl Uart {
     /// A port after reset whose output goes to `output`.
     pub fn new(irq: IrqLine, clock: Arc<Clock>, alarm: Alarm, output: Box<dyn CharBackend>) -> Self {
-        Self { state: UartState::default(), irq, clock, alarm, output, input_wanted: None, host_waits: false }
+        Self {
+            state: UartState::default(),
+            irq,
+            clock,
+            alarm,
+            output,
+            input_wanted: None,
+            driven: None,
+            host_waits: false,
+        }
     }
 
     /// Names the function that tells the host side that held-back input is wanted again. It is called with the UART
@@ -319,6 +333,7 @@ impl Uart {
     pub fn load(&mut self, mut state: UartState) {
         state.receiver.truncate(FIFO_DEPTH);
         self.state = state;
+        self.driven = None;
         self.update_interrupt();
         self.notify_if_wanted();
     }
@@ -399,7 +414,7 @@ impl Uart {
             self.output.write(&[byte]);
         }
         self.state.transmitter_empty_pending = true;
-        self.state.polls = 0;
+        self.state.polls = self.state.polls.saturating_sub(POLLS_PER_BYTE_SENT);
     }
 
     fn clear_receiver(&mut self) {
@@ -435,7 +450,11 @@ impl Uart {
     fn update_interrupt(&mut self) {
         // In loopback all outputs are inactive, OUT2 among them.
         let connected = self.state.modem_control.contains(ModemControl::OUT2) && !self.loops_back();
-        self.irq.set(connected && self.cause().is_some());
+        let level = connected && self.cause().is_some();
+        if self.driven != Some(level) {
+            self.driven = Some(level);
+            self.irq.set(level);
+        }
     }
 
     fn update_modem_lines(&mut self) {

@@ -250,6 +250,12 @@ fn input_waits_for_a_guest_that_listens() {
     assert!(b.uart.wants_input(), "polls");
     b.uart.receive(b"1");
     assert!(!b.uart.wants_input(), "full");
+    b.uart.read_byte(RBR);
+    assert!(b.uart.wants_input());
+    for _ in 0..POLLS_THAT_ARE_LISTENING {
+        b.uart.write_byte(THR, b'.');
+    }
+    assert!(!b.uart.wants_input(), "prints again");
 }
 
 #[test]

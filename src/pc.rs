@@ -1,0 +1,390 @@
+//! The PC: what is on the board and where.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use parking_lot::Mutex;
+use softmetal_cpu::{Cpu, Options, Ram};
+use softmetal_devices::bus::AddressSpace;
+use softmetal_devices::char::{CharBackend, Discard};
+use softmetal_devices::chipset::acpi_pm::{
+    AcpiPm, PM_BASE, PM_PORTS, PmTimerWidth, SCI_IRQ, SMI_COMMAND_PORT, SMI_PORTS, SmiCommand,
+};
+use softmetal_devices::chipset::debug_console::{DEBUG_CONSOLE_PORT, DebugConsole};
+use softmetal_devices::chipset::debug_exit::{DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit};
+use softmetal_devices::chipset::i8042::{self, CommandPort, DataPort, I8042};
+use softmetal_devices::chipset::pic::PicBlock;
+use softmetal_devices::chipset::pit::Pit;
+use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, SystemControlA};
+use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
+use softmetal_devices::clock::{Alarm, Clock};
+use softmetal_devices::interrupts::Interrupts;
+use softmetal_devices::irq::IrqLine;
+use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
+use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge};
+use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, IsaBridge};
+use softmetal_devices::pci::{IntxRouter, PciBus};
+use softmetal_devices::power::PowerSink;
+
+use crate::board::{Board, CpuSockets, LocalTimers};
+use crate::config::{Config, DebugFlags};
+use crate::debug_log::DebugLog;
+use crate::machine::SerialEnd;
+use crate::memory_map::{ECAM, IOAPIC, PCI32};
+use crate::outcome::{Outcome, Run};
+use crate::timers::{Timers, Waker};
+use crate::{boot, guest_ram, vcpu};
+
+/// The PC, from power-on to its end.
+pub(crate) struct Pc {
+    board: Arc<Board>,
+    timers: Timers,
+    cpus: Vec<Cpu>,
+    front_panel: FrontPanel,
+}
+
+/// What of a PC is reached from outside.
+#[derive(Clone)]
+pub(crate) struct FrontPanel {
+    pub(crate) run: Arc<Run>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) timers: Waker,
+    pub(crate) com1: Arc<Mutex<Uart>>,
+    pub(crate) pm: Arc<Mutex<AcpiPm>>,
+}
+
+impl Pc {
+    /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
+    pub(crate) fn build(config: &Config, serial: &SerialEnd) -> Result<Self> {
+        let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
+        let run = Arc::new(Run::default());
+        let mut bench = Bench::new(config.cpus as usize, run.clone());
+
+        bench.interrupt_controllers()?;
+        bench.timer_chips()?;
+        let com1 = bench.serial_ports(serial)?;
+        let pm = bench.power_management()?;
+        bench.keyboard_controller()?;
+        bench.pci()?;
+        bench.debug_ports(config.debug_exit)?;
+
+        let Bench { board, timers, sockets, .. } = bench;
+        let board = Arc::new(board);
+        let mut cpus: Vec<Cpu> = (0..config.cpus as usize)
+            .map(|index| Cpu::new(index, Arc::clone(&ram), board.clone(), cpu_options(config)))
+            .collect();
+        sockets.plug(cpus.iter().map(Cpu::attention).collect());
+
+        let entry = boot::load(config, ram.memory())?;
+        boot::set_up_chips(&board);
+        boot::set_up_processors(&mut cpus, &entry);
+
+        let clock = Arc::clone(&board.clock);
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, pm };
+        Ok(Self { board, timers, cpus, front_panel })
+    }
+
+    pub(crate) fn front_panel(&self) -> FrontPanel {
+        self.front_panel.clone()
+    }
+
+    /// Runs the CPUs until the guest or the user ends it.
+    pub(crate) fn run(self) -> Result<Outcome> {
+        let Self { board, timers, cpus, front_panel: FrontPanel { run, .. } } = self;
+        let timers = timers.start().context("cannot start the timer thread")?;
+        let mut threads = Vec::new();
+        let started = cpus.into_iter().enumerate().try_for_each(|(index, cpu)| {
+            threads.push(vcpu::start(index, cpu, &run)?);
+            Ok::<_, std::io::Error>(())
+        });
+        if started.is_err() {
+            run.end(Outcome::Terminated);
+        }
+        let outcome = run.wait();
+        for (index, thread) in threads.into_iter().enumerate() {
+            match thread.join() {
+                Ok(cpu) => log::info!("CPU {index}: {:?}", cpu.statistics()),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        drop(timers);
+        board.take_apart();
+        started.context("cannot start a thread for each vCPU")?;
+        Ok(outcome)
+    }
+}
+
+fn cpu_options(config: &Config) -> Options {
+    Options {
+        no_chain: config.debug.contains(DebugFlags::NO_CHAIN),
+        no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
+        no_tlb: config.debug.contains(DebugFlags::NO_TLB),
+        cpus: config.cpus as usize,
+    }
+}
+
+/// The board while chips are put on it.
+struct Bench {
+    board: Board,
+    timers: Timers,
+    sockets: Arc<CpuSockets>,
+    power: Arc<dyn PowerSink>,
+}
+
+impl Bench {
+    /// A board with a clock and sockets for so many CPUs.
+    fn new(cpus: usize, power: Arc<dyn PowerSink>) -> Self {
+        let clock = Clock::host();
+        let sockets = Arc::new(CpuSockets::default());
+        let interrupts = Interrupts::new(cpus, Arc::clone(&clock), sockets.clone());
+        let timers = Timers::new(Arc::clone(&clock));
+        let (ports, memory) = (AddressSpace::new("ports"), AddressSpace::new("memory"));
+        let board = Board { clock, interrupts, ports: Arc::new(ports), memory: Arc::new(memory) };
+        Self { board, timers, sockets, power }
+    }
+
+    fn interrupt_controllers(&mut self) -> Result<()> {
+        let Board { interrupts, ports, memory, .. } = &self.board;
+        ports.insert(0x20, 2, "PIC master", shared(interrupts.pic_ports(PicBlock::Master)))?;
+        ports.insert(0xa0, 2, "PIC slave", shared(interrupts.pic_ports(PicBlock::Slave)))?;
+        ports.insert(0x4d0, 2, "PIC edge/level control", shared(interrupts.pic_ports(PicBlock::Elcr)))?;
+        memory.insert(IOAPIC, 0x1000, "I/O APIC", shared(interrupts.ioapic_window()))?;
+        interrupts.set_alarm(self.timers.alarm());
+        self.timers.add(shared(LocalTimers(Arc::clone(interrupts))));
+        Ok(())
+    }
+
+    fn timer_chips(&mut self) -> Result<()> {
+        let pit = shared(Pit::new(self.clock(), self.irq(0), self.alarm()));
+        self.board.ports.insert(0x40, 4, "PIT", pit.clone())?;
+        self.board.ports.insert(0x61, 1, "system control port B", shared(Pit::port61(&pit)))?;
+        self.timers.add(pit);
+        Ok(())
+    }
+
+    /// COM1, which it returns, and COM2, which leads nowhere.
+    fn serial_ports(&mut self, serial: &SerialEnd) -> Result<Arc<Mutex<Uart>>> {
+        let com1 = self.serial_port(COM1, COM1_IRQ, "COM1", serial.output())?;
+        self.serial_port(COM2, COM2_IRQ, "COM2", Box::new(Discard))?;
+        com1.lock().on_input_wanted(serial.input_wanted());
+        Ok(com1)
+    }
+
+    fn serial_port(
+        &mut self,
+        port: u64,
+        irq: u32,
+        name: &str,
+        output: Box<dyn CharBackend>,
+    ) -> Result<Arc<Mutex<Uart>>> {
+        let uart = shared(Uart::new(self.irq(irq), self.clock(), self.alarm(), output));
+        self.board.ports.insert(port, UART_PORTS, name, uart.clone())?;
+        self.timers.add(uart.clone());
+        Ok(uart)
+    }
+
+    fn power_management(&mut self) -> Result<Arc<Mutex<AcpiPm>>> {
+        let power = Arc::clone(&self.power);
+        let pm = AcpiPm::new(
+            self.irq(SCI_IRQ),
+            self.clock(),
+            self.alarm(),
+            Arc::clone(&power),
+            PmTimerWidth::Bits32,
+        );
+        let pm = shared(pm);
+        let ports = &self.board.ports;
+        ports.insert(PM_BASE, PM_PORTS, "ACPI power management", pm.clone())?;
+        ports.insert(SMI_COMMAND_PORT, SMI_PORTS, "SMI command", shared(SmiCommand::new(pm.clone())))?;
+        ports.insert(
+            SYSTEM_CONTROL_A_PORT,
+            1,
+            "system control port A",
+            shared(SystemControlA::new(power)),
+        )?;
+        self.timers.add(pm.clone());
+        Ok(pm)
+    }
+
+    fn keyboard_controller(&mut self) -> Result<()> {
+        let (keyboard, mouse) = (self.irq(i8042::KEYBOARD_IRQ), self.irq(i8042::MOUSE_IRQ));
+        let controller = shared(I8042::new(keyboard, mouse, Arc::clone(&self.power)));
+        let ports = &self.board.ports;
+        ports.insert(i8042::DATA_PORT, 1, "keyboard data", shared(DataPort(controller.clone())))?;
+        ports.insert(i8042::COMMAND_PORT, 1, "keyboard command", shared(CommandPort(controller)))?;
+        Ok(())
+    }
+
+    fn pci(&mut self) -> Result<()> {
+        let Board { interrupts, ports, memory, .. } = &self.board;
+        let pins = IntxRouter::new(interrupts.clone());
+        let mut bus = PciBus::new(Arc::clone(ports), Arc::clone(memory));
+        bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start)))?;
+        bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(pins)))?;
+
+        // As firmware leaves it: address ranges given out, interrupt lines written down.
+        const PORTS: (u64, u64) = (0xc000, 0xffff);
+        let homeless = bus.assign_ranges(PORTS, (PCI32.start, PCI32.end - 1));
+        log::debug!("PCI address ranges that found no place: {homeless:?}");
+        bus.note_interrupt_lines(FIRMWARE_ROUTES);
+
+        let bus = shared(bus);
+        let reset = shared(ResetControl::new(Arc::clone(&self.power)));
+        let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
+        ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
+        memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
+        Ok(())
+    }
+
+    fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
+        let ports = &self.board.ports;
+        let console = shared(DebugConsole::new(Box::<DebugLog>::default()));
+        ports.insert(DEBUG_CONSOLE_PORT, 1, "debug console", console)?;
+        if with_exit {
+            let exit = shared(DebugExit::new(Arc::clone(&self.power)));
+            ports.insert(DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, "debug exit", exit)?;
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.board.clock)
+    }
+
+    fn alarm(&self) -> Alarm {
+        self.timers.alarm()
+    }
+
+    fn irq(&self, number: u32) -> IrqLine {
+        IrqLine::new(self.board.interrupts.clone(), number)
+    }
+}
+
+/// A device as its address range, the timers and its wires share it.
+fn shared<T>(device: T) -> Arc<Mutex<T>> {
+    Arc::new(Mutex::new(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Console;
+    use softmetal_cpu::Bus;
+    use softmetal_devices::chipset::acpi_pm::{PM1A_CONTROL_PORT, SLP_TYP_S5};
+    use std::time::{Duration, Instant};
+
+    struct Rig {
+        run: Arc<Run>,
+        board: Board,
+        timers: Timers,
+        com1: Arc<Mutex<Uart>>,
+    }
+
+    fn rig() -> Rig {
+        let run = Arc::new(Run::default());
+        let mut bench = Bench::new(2, run.clone());
+        let serial = SerialEnd::new(&Console::new());
+        bench.interrupt_controllers().unwrap();
+        bench.timer_chips().unwrap();
+        let com1 = bench.serial_ports(&serial).unwrap();
+        bench.power_management().unwrap();
+        bench.keyboard_controller().unwrap();
+        bench.pci().unwrap();
+        bench.debug_ports(true).unwrap();
+        boot::set_up_chips(&bench.board);
+        let Bench { board, timers, .. } = bench;
+        Rig { run, board, timers, com1 }
+    }
+
+    impl Rig {
+        fn out(&self, port: u16, data: &[u8]) {
+            self.board.port_write(0, port, data);
+        }
+
+        fn byte(&self, port: u16) -> u8 {
+            let mut data = [0];
+            self.board.port_read(0, port, &mut data);
+            data[0]
+        }
+    }
+
+    #[test]
+    fn a_guest_ends_its_machine_in_each_way() {
+        let s5 = (u16::from(SLP_TYP_S5) << 10 | 1 << 13).to_le_bytes();
+        for (port, data, outcome) in [
+            (PM1A_CONTROL_PORT as u16, &s5[..], Outcome::PoweredOff),
+            (0xcf9, &[0x0e][..], Outcome::Reset),
+            (0x92, &[0x03][..], Outcome::Reset),
+            (0x64, &[0xfe][..], Outcome::Reset),
+            (0xf4, &[0x2a][..], Outcome::DebugExit(0x2a)),
+        ] {
+            let rig = rig();
+            rig.out(port, data);
+            assert!(!rig.run.goes_on(), "port {port:#x}");
+            assert_eq!(rig.run.wait(), outcome);
+        }
+    }
+
+    #[test]
+    fn the_timer_reaches_the_first_processor_through_the_pic_as_firmware_leaves_it() {
+        let rig = rig();
+        // 8259s at vectors 20h and 28h, all but the timer masked.
+        for (port, value) in [
+            (0x20, 0x11),
+            (0xa0, 0x11),
+            (0x21, 0x20),
+            (0xa1, 0x28),
+            (0x21, 4),
+            (0xa1, 2),
+            (0x21, 1),
+            (0xa1, 1),
+            (0x21, 0xfe),
+            (0xa1, 0xff),
+            (0x43, 0x34),
+            (0x40, 0x00),
+            (0x40, 0x10),
+        ] {
+            rig.out(port, &[value]);
+        }
+        let Rig { board, timers, .. } = rig;
+        let _timers = timers.start().unwrap();
+        let start = Instant::now();
+        for _ in 0..5 {
+            while !board.has_interrupt(0) {
+                assert!(start.elapsed() < Duration::from_secs(20), "no timer interrupt");
+                std::thread::yield_now();
+            }
+            assert_eq!(board.acknowledge(0), Some(0x20));
+            board.port_write(0, 0x20, &[0x20]);
+        }
+        assert!(!board.has_interrupt(1));
+    }
+
+    #[test]
+    fn each_processor_finds_its_own_local_apic() {
+        let rig = rig();
+        for cpu in [0, 1] {
+            let mut id = [0; 4];
+            rig.board.mmio_read(cpu, 0xfee0_0020, &mut id);
+            assert_eq!(u32::from_le_bytes(id) >> 24, cpu as u32);
+        }
+    }
+
+    #[test]
+    fn serial_input_waits_in_the_port() {
+        let rig = rig();
+        rig.out(0x3fa, &[1]);
+        assert_eq!(rig.com1.lock().receive(b"hi"), 2);
+        assert_eq!([rig.byte(0x3f8), rig.byte(0x3f8)], *b"hi");
+    }
+
+    #[test]
+    fn nothing_keeps_the_devices_when_the_board_is_taken_apart() {
+        let Rig { board, timers, com1, .. } = rig();
+        let memory = Arc::downgrade(&board.memory);
+        board.take_apart();
+        drop((board, timers));
+        assert_eq!(Arc::strong_count(&com1), 1);
+        assert!(memory.upgrade().is_none());
+    }
+}
