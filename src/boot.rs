@@ -93,7 +93,7 @@ pub(crate) fn set_up_chips(board: &Board) {
 }
 
 /// The processors as firmware leaves them: the first about to enter the kernel, the others waiting to be started.
-pub(crate) fn set_up_processors(cpus: &mut [Cpu], entry: &EntryState) {
+pub(crate) fn set_up_processors(cpus: &mut [Box<Cpu>], entry: &EntryState) {
     for (index, cpu) in cpus.iter_mut().enumerate() {
         let mut state = cpu.state();
         set_memory_types(&mut state);

@@ -39,7 +39,7 @@ use crate::{boot, guest_ram, vcpu};
 pub(crate) struct Pc {
     board: Arc<Board>,
     timers: Timers,
-    cpus: Vec<Cpu>,
+    cpus: Vec<Box<Cpu>>,
     front_panel: FrontPanel,
 }
 
@@ -70,10 +70,10 @@ impl Pc {
 
         let Bench { board, timers, sockets, .. } = bench;
         let board = Arc::new(board);
-        let mut cpus: Vec<Cpu> = (0..config.cpus as usize)
-            .map(|index| Cpu::new(index, Arc::clone(&ram), board.clone(), cpu_options(config)))
+        let mut cpus: Vec<Box<Cpu>> = (0..config.cpus as usize)
+            .map(|index| Cpu::new(index, cpu_options(config), Arc::clone(&ram), board.clone()))
             .collect();
-        sockets.plug(cpus.iter().map(Cpu::attention).collect());
+        sockets.plug(cpus.iter().map(|cpu| cpu.attention()).collect());
 
         let entry = boot::load(config, ram.memory())?;
         boot::set_up_chips(&board);

@@ -9,18 +9,18 @@ use softmetal_cpu::{Cpu, Exit};
 use crate::outcome::{Outcome, Run};
 
 /// Starts the thread of vCPU number `index`. It runs until `run` ends.
-pub(crate) fn start(index: usize, cpu: Cpu, run: &Arc<Run>) -> io::Result<JoinHandle<Cpu>> {
+pub(crate) fn start(index: usize, cpu: Box<Cpu>, run: &Arc<Run>) -> io::Result<JoinHandle<Box<Cpu>>> {
     run.join(cpu.attention());
     let guard = EndOnPanic(Arc::clone(run));
     thread::Builder::new().name(format!("vcpu {index}")).spawn(move || execute(index, cpu, &guard.0))
 }
 
-fn execute(index: usize, mut cpu: Cpu, run: &Run) -> Cpu {
+fn execute(index: usize, mut cpu: Box<Cpu>, run: &Run) -> Box<Cpu> {
     let attention = cpu.attention();
     while run.goes_on() {
         match cpu.run() {
             // A request that came before the wait began ends it at once: nothing is lost.
-            Exit::Halted => attention.wait(None),
+            Exit::Halted | Exit::WaitForSipi => attention.wait(None),
             Exit::Requested => {}
             Exit::TripleFault => run.end(Outcome::Crashed(describe(index, &cpu))),
         }
@@ -29,7 +29,7 @@ fn execute(index: usize, mut cpu: Cpu, run: &Run) -> Cpu {
 }
 
 fn describe(index: usize, cpu: &Cpu) -> String {
-    format!("the guest crashed with a triple fault on CPU {index}:\n{:#x?}", cpu.state())
+    format!("the guest crashed with a triple fault on CPU {index}:\n{}", cpu.state())
 }
 
 /// Ends the run when its thread panics, so that nobody waits for it for ever.

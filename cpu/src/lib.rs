@@ -1,3 +1,30 @@
 //! The x86 CPU: architectural state, MMU, instruction semantics written once, and the engines that run them.
 
+mod attention;
+mod blocks;
+mod bus;
+mod cpu;
+mod decode;
+mod decode_vector;
+mod emit;
+mod fault;
+mod flags;
 pub mod float;
+mod insn;
+mod interp;
+mod mmu;
+mod mode;
+mod ram;
+mod sem;
+mod show;
+pub mod state;
+mod sys;
+mod vector;
+mod width;
+
+pub use attention::{Attention, Request};
+pub use bus::{Bus, Gp};
+pub use cpu::Exit;
+pub use fault::Fault;
+pub use ram::Ram;
+pub use state::{Activity, Cpu, CpuState, Options, Statistics};

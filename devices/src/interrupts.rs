@@ -54,6 +54,8 @@ struct Cpu {
     pending: AtomicBool,
     /// When the timer is due. Written under the lock.
     deadline: AtomicU64,
+    /// IA32_APIC_BASE: each access to memory that is not RAM asks where the register page is. Written under the lock.
+    apic_base: AtomicU64,
 }
 
 struct PicWiring {
@@ -90,10 +92,14 @@ impl Interrupts {
     /// If there is no CPU, or more than 32-bit IDs can name.
     pub fn new(cpus: usize, clock: Arc<Clock>, wake: Arc<dyn Wake>) -> Arc<Interrupts> {
         assert!(cpus > 0, "a machine has a CPU");
-        let cpu = |id| Cpu {
-            lapic: Mutex::new(Lapic::new(id, clock.clone())),
-            pending: AtomicBool::new(false),
-            deadline: AtomicU64::new(NEVER),
+        let cpu = |id| {
+            let lapic = Lapic::new(id, clock.clone());
+            Cpu {
+                pending: AtomicBool::new(false),
+                deadline: AtomicU64::new(NEVER),
+                apic_base: AtomicU64::new(lapic.apic_base()),
+                lapic: Mutex::new(lapic),
+            }
         };
         let count = u32::try_from(cpus).expect("an APIC ID has 32 bits");
         Arc::new(Interrupts {
@@ -167,9 +173,10 @@ impl Interrupts {
         self.with_lapic(cpu, |lapic| lapic.set_tpr(value << 4));
     }
 
-    /// IA32_APIC_BASE.
+    /// IA32_APIC_BASE. One load.
+    #[inline]
     pub fn apic_base(&self, cpu: usize) -> u64 {
-        self.cpus[cpu].lapic.lock().apic_base()
+        self.cpus[cpu].apic_base.load(Ordering::Acquire)
     }
 
     /// Writes IA32_APIC_BASE; illegal changes of mode and reserved bits are refused. The CPU checks that the address is
@@ -265,6 +272,7 @@ impl Interrupts {
         let deadline = lapic.deadline().unwrap_or(NEVER);
         let earlier = deadline < cpu.deadline.load(Ordering::Relaxed);
         cpu.deadline.store(deadline, Ordering::Release);
+        cpu.apic_base.store(lapic.apic_base(), Ordering::Release);
         drop(lapic);
 
         if interrupt {
@@ -286,6 +294,7 @@ impl Interrupts {
                 self.ioapic.lock().end_of_interrupt(vector, &mut |message| self.deliver(message));
             }
             Effect::Send(ipi) => self.send_ipi(sender, ipi),
+            Effect::Enabled => self.ioapic.lock().send_again(&mut |message| self.deliver(message)),
         }
     }
 

@@ -171,6 +171,11 @@ impl IoApic {
         }
     }
 
+    /// A CPU accepts interrupts from now on: what was not accepted is sent again.
+    pub fn send_again(&mut self, send: &mut dyn FnMut(Message) -> bool) {
+        (0..IOAPIC_PINS).for_each(|pin| self.service_level(pin, send));
+    }
+
     /// Reads the register window.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let value = match Window::from_offset(offset) {

@@ -2,15 +2,17 @@
 
 pub mod acpi_pm;
 pub mod apic_bus;
+mod civil;
 pub mod debug_console;
 pub mod debug_exit;
+pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 mod keyboard;
 pub mod lapic;
-mod lapic_timer;
 mod mouse;
 pub mod pic;
 pub mod pit;
 pub mod reset;
+pub mod rtc;
 pub mod uart;

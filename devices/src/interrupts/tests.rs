@@ -453,6 +453,17 @@ fn a_level_interrupt_ends_at_the_io_apic() {
 }
 
 #[test]
+fn a_level_interrupt_waits_for_a_cpu_that_accepts_it() {
+    let board = Board::new(1);
+    board.write(0, SVR, 0xff);
+    board.ioapic(16, 1 << 15 | 0x61);
+    board.irq.set_line(16, true);
+    assert_eq!((board.irq.has_interrupt(0), board.ioapic_low(16) & 1 << 14), (false, 0));
+    board.write(0, SVR, ENABLED);
+    assert_eq!((board.irq.acknowledge(0), board.ioapic_low(16) & 1 << 14), (Some(0x61), 1 << 14));
+}
+
+#[test]
 fn eoi_broadcasts_can_be_suppressed() {
     let board = Board::new(1);
     board.write(0, SVR, ENABLED | 1 << 12);

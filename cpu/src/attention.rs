@@ -1,0 +1,95 @@
+//! The word that makes a running CPU look up: other threads' requests on one side, its instruction budget on the other.
+
+use std::sync::{
+    Condvar, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+};
+use std::time::Duration;
+
+bitflags::bitflags! {
+    /// What other threads ask of a virtual CPU. It serves them at its next safepoint, the end of a block.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Request: i32 {
+        /// An external interrupt may be deliverable: ask [`crate::Bus::has_interrupt`].
+        const INTERRUPT = 1;
+        /// A non-maskable interrupt.
+        const NMI = 2;
+        /// INIT.
+        const INIT = 4;
+        /// A start-up IPI; its vector was stored with [`Attention::startup`].
+        const STARTUP = 8;
+        /// Leave [`crate::Cpu::run`] with [`crate::Exit::Requested`]: pause, stop, or an engine switch.
+        const EXIT = 16;
+        /// Another CPU or a device wrote into code that this CPU has decoded.
+        const CODE = 32;
+        /// Set with every request, so that one sign test sees any of them.
+        const ANY = i32::MIN;
+    }
+}
+
+/// Two halves that never share a store: `budget` belongs to the CPU's thread, `request` to everyone.
+#[derive(Debug, Default)]
+#[repr(C, align(8))]
+pub struct Attention {
+    pub(crate) budget: AtomicI32,
+    request: AtomicI32,
+    startup_vector: AtomicI32,
+    asleep: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Attention {
+    /// Asks the CPU to look up. Wakes it where it sleeps in [`Attention::wait`].
+    pub fn request(&self, what: Request) {
+        self.request.fetch_or((what | Request::ANY).bits(), SeqCst);
+        if self.asleep.load(SeqCst) {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
+
+    /// A start-up IPI with its vector (SDM 3A "MP Initialization Protocol").
+    pub fn startup(&self, vector: u8) {
+        self.startup_vector.store(vector.into(), SeqCst);
+        self.request(Request::STARTUP);
+    }
+
+    /// The vector of the last start-up IPI.
+    pub(crate) fn startup_vector(&self) -> u8 {
+        self.startup_vector.load(SeqCst) as u8
+    }
+
+    /// Takes all requests.
+    pub(crate) fn take(&self) -> Request {
+        Request::from_bits_truncate(self.request.swap(0, SeqCst))
+    }
+
+    /// Whether the budget is used up or somebody asked for something.
+    #[inline(always)]
+    pub(crate) fn due(&self, executed: i32) -> bool {
+        use Ordering::Relaxed;
+        use std::sync::atomic::Ordering;
+        let budget = self.budget.load(Relaxed).wrapping_sub(executed);
+        self.budget.store(budget, Relaxed);
+        (budget | self.request.load(Relaxed)) < 0
+    }
+
+    /// Blocks the calling thread until there is a request, or for `limit` at most. For a halted CPU.
+    pub fn wait(&self, limit: Option<Duration>) {
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.store(true, SeqCst);
+        while self.request.load(SeqCst) == 0 {
+            guard = match limit {
+                None => self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => {
+                    let (guard, _) =
+                        self.wake.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
+                    drop(guard);
+                    break;
+                }
+            };
+        }
+        self.asleep.store(false, SeqCst);
+    }
+}

@@ -1,0 +1,468 @@
+//! Decoded blocks: where they are kept, how they are found, and how they go when their code is written.
+//!
+//! A block lies within one guest-physical page and holds no virtual address, so it serves every mapping of the page. Its
+//! bytes are marked in [`crate::ram::Ram`] by 64-byte granule; a store into a marked granule drops the blocks that overlap
+//! it. The memory of a dropped block stays until no handler can be inside it, its instructions replaced by `stale`.
+#![allow(unsafe_code)]
+
+use crate::{
+    decode::{self, Decoded},
+    fault::{Fault, Stop},
+    insn::{Insn, Links, Stub, attr},
+    interp,
+    mmu::{Access, Class},
+    mode::Mode,
+    ram::{PAGE, peek},
+    state::{Cpu, Why, reg, seg},
+    width::B,
+};
+use rustc_hash::FxHashMap;
+use std::cell::{Cell, UnsafeCell};
+use std::sync::atomic::{Ordering::SeqCst, fence};
+
+/// Entries of the jump cache.
+pub(crate) const JUMPS: usize = 4096;
+/// Entries of the fetch TLB.
+pub(crate) const FETCHES: usize = 256;
+/// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
+/// calls, this bounds the depth of the stack.
+const BLOCK: usize = 64;
+/// Dropped blocks that wait for their memory to be freed.
+const GRAVES: usize = 256;
+
+/// A known way from a linear address to its block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct JumpEntry {
+    pub(crate) rip: u64,
+    /// `Cpu::context` at the time: address space and mode.
+    pub(crate) context: u64,
+    pub(crate) insn: *const Insn,
+}
+
+impl JumpEntry {
+    pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
+}
+
+/// The entries of one page share 64 neighbours, so that INVLPG need not look at all.
+#[inline(always)]
+pub(crate) const fn jump_index(rip: u64) -> usize {
+    let page = rip >> 12;
+    let offset = rip ^ rip >> 6;
+    ((page ^ page >> 6) as usize & 63) << 6 | offset as usize & 63
+}
+
+/// Which page a linear page's code is in.
+#[derive(Clone, Copy)]
+pub(crate) struct FetchEntry {
+    /// Linear page; bit 0 is set for CPL 3.
+    pub(crate) page: u64,
+    generation: u64,
+    physical: u64,
+    code: *mut CodePage,
+}
+
+impl FetchEntry {
+    pub(crate) const EMPTY: FetchEntry =
+        FetchEntry { page: u64::MAX, generation: 0, physical: 0, code: std::ptr::null_mut() };
+}
+
+/// The blocks of a guest-physical page.
+pub(crate) struct CodePage {
+    blocks: FxHashMap<u32, Box<Block>>,
+}
+
+/// Memory for instructions, links and stubs, 32 bytes each.
+type Cells = Box<[UnsafeCell<[u64; 4]>]>;
+
+/// A decoded block: instructions, then Links, then two Stubs.
+struct Block {
+    cells: Cells,
+    /// Instructions, a synthetic end included.
+    len: usize,
+    start: u16,
+    /// Past its last byte.
+    end: u16,
+}
+
+impl Block {
+    fn first(&self) -> *const Insn {
+        self.cells[0].get().cast()
+    }
+    fn links(&self) -> &Links {
+        // SAFETY: `assemble` wrote Links there.
+        unsafe { &*self.cells[self.len].get().cast() }
+    }
+    fn stub(&self, taken: bool) -> *const Insn {
+        self.cells[self.len + if taken { 1 } else { 2 }].get().cast()
+    }
+    fn unlink(&self, dead: &[(*const Insn, usize)]) {
+        let links = self.links();
+        for &(first, _) in dead {
+            if links.taken.get() == first {
+                links.taken.set(self.stub(true));
+            }
+            if links.fall.get() == first {
+                links.fall.set(self.stub(false));
+            }
+        }
+    }
+    /// Makes every instruction return to the dispatcher.
+    fn kill(&self) {
+        for cell in &self.cells[..self.len] {
+            // SAFETY: the first len cells are instructions.
+            unsafe { &*cell.get().cast::<Insn>() }.step.set(interp::stale);
+        }
+        for taken in [true, false] {
+            // SAFETY: stubs are laid out with their step first, as instructions are.
+            unsafe { &*self.stub(taken) }.step.set(interp::leave_link);
+        }
+    }
+    fn overlaps(&self, granules: u64) -> bool {
+        let last = (self.end.max(self.start + 1) - 1) >> 6;
+        let first = self.start >> 6;
+        u64::MAX >> (63 - last + first) << first & granules != 0
+    }
+}
+
+/// All decoded code of a CPU.
+#[derive(Default)]
+pub(crate) struct BlockStore {
+    pages: FxHashMap<u64, Box<CodePage>>,
+    graves: Vec<Box<Block>>,
+    /// Blocks of one instruction that lies in two pages or in device memory, by its physical address and mode.
+    loose: FxHashMap<(u64, Mode), ([u8; 15], Box<Block>)>,
+    /// Whether the block found last belongs to a page, so that links of the same page may lead to it.
+    pub(crate) linkable: bool,
+}
+
+/// The jump cache of a new CPU.
+pub(crate) fn empty_jumps() -> Box<[JumpEntry; JUMPS]> {
+    let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
+    entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
+}
+
+/// How the end of a block finds its successors.
+#[derive(Clone, Copy, PartialEq)]
+enum Linking {
+    /// Links within the page, jump cache beyond.
+    Page,
+    /// Jump cache always: for blocks that belong to no page.
+    Cache,
+    /// Back to the dispatcher.
+    Leave,
+}
+
+impl Cpu {
+    /// Where to run from `self.rip`; faults are those of the fetch.
+    pub(crate) fn enter(&mut self) -> Result<*const Insn, Stop> {
+        let e = &self.jumps[jump_index(self.rip)];
+        if e.rip == self.rip && e.context == self.context && !e.insn.is_null() {
+            self.gpr[reg::PAGE as usize] = self.rip & !(PAGE - 1);
+            return Ok(e.insn);
+        }
+        self.find_block(self.rip)
+    }
+
+    /// The block at a linear address, decoded if need be, and the page register set for it.
+    #[inline(never)]
+    pub(crate) fn find_block(&mut self, rip: u64) -> Result<*const Insn, Stop> {
+        self.statistics.lookups += 1;
+        self.blocks.linkable = false;
+        self.rip = rip;
+        self.gpr[reg::PAGE as usize] = rip & !(PAGE - 1);
+        if self.blocks.graves.len() >= GRAVES {
+            // No handler may be inside a dropped block when it is freed: go by the dispatcher.
+            self.why = Why::Continue;
+            return Err(Stop);
+        }
+        if self.mode.is_64() {
+            if !self.canonical(rip) {
+                return Err(self.raise(Fault::gp(0)));
+            }
+        } else if !self.mode.contains(Mode::FLAT) && self.ip() > self.segments[seg::CS].limit.into() {
+            return Err(self.raise(Fault::gp(0)));
+        }
+        let (physical, code) = self.fetch_page(rip)?;
+        let offset = (rip & (PAGE - 1)) as u16;
+        if code.is_null() {
+            return self.loose_block(rip, physical);
+        }
+        let key = u32::from(offset) << 16 | u32::from(self.mode.bits());
+        // SAFETY: code pages are boxed and live until the dispatcher frees them; nothing else refers to them now.
+        let page = unsafe { &mut *code };
+        let first = match page.blocks.get(&key) {
+            Some(block) => block.first(),
+            None => match self.build(physical & !(PAGE - 1), offset) {
+                Some(block) => {
+                    let first = block.first();
+                    page.blocks.insert(key, block);
+                    first
+                }
+                None => return self.loose_block(rip, physical),
+            },
+        };
+        self.blocks.linkable = true;
+        if self.context != u64::MAX {
+            self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context, insn: first };
+        }
+        Ok(first)
+    }
+
+    /// Frees dropped blocks. Called by the dispatcher, where no handler is inside any block.
+    #[inline]
+    pub(crate) fn bury(&mut self) {
+        if self.blocks.graves.len() >= GRAVES {
+            self.jumps.fill(JumpEntry::EMPTY);
+            self.blocks.graves.clear();
+        }
+    }
+
+    /// Guest-physical address of code at `rip` and the page's blocks; null for device memory.
+    fn fetch_page(&mut self, rip: u64) -> Result<(u64, *mut CodePage), Stop> {
+        let tag = rip & !(PAGE - 1) | u64::from(self.cpl == 3);
+        let generation = self.mmu.generation();
+        let entry = *self.mmu.fetch_entry(rip);
+        if entry.page == tag && entry.generation == generation {
+            return Ok((entry.physical | rip & (PAGE - 1), entry.code));
+        }
+        let physical = self.fetch_translate(rip)?;
+        let page = physical & !(PAGE - 1);
+        if self.ram.page(page).is_none() {
+            return Ok((physical, std::ptr::null_mut()));
+        }
+        let code: *mut CodePage = &mut **self
+            .blocks
+            .pages
+            .entry(page)
+            .or_insert_with(|| Box::new(CodePage { blocks: FxHashMap::default() }));
+        *self.mmu.fetch_entry(rip) = FetchEntry { page: tag, generation, physical: page, code };
+        Ok((physical, code))
+    }
+
+    fn fetch_translate(&mut self, rip: u64) -> Result<u64, Stop> {
+        let class = if self.cpl == 3 { Class::User } else { Class::Supervisor };
+        let mapping = self.translate(rip, Access::Execute, class)?;
+        Ok(mapping.physical | rip & (PAGE - 1))
+    }
+
+    /// Decodes a block of a page of RAM. None if its first instruction reaches into the next page.
+    fn build(&mut self, page: u64, offset: u16) -> Option<Box<Block>> {
+        let mode = self.mode;
+        let limit = if mode.contains(Mode::SINGLE) { 1 } else { BLOCK };
+        // Decode from a copy, mark the granules it covers, and look whether the bytes are still the same: whoever writes
+        // them after the mark will find it.
+        loop {
+            let host = self.ram.page(page)?;
+            let mut bytes = [0; PAGE as usize];
+            let start = usize::from(offset);
+            let copied = start..(start + 15 * BLOCK).min(PAGE as usize);
+            let copy = |bytes: &mut [u8], range: std::ops::Range<usize>| {
+                for (byte, at) in bytes.iter_mut().zip(range) {
+                    // SAFETY: at is below the page's size.
+                    *byte = unsafe { peek(B, host.host.add(at)) } as u8;
+                }
+            };
+            // Most blocks are short: copy a little first, more when the decoder asks for it.
+            let mut have = (start + 96).min(copied.end);
+            copy(&mut bytes[start..have], start..have);
+            let mut decoded = decode::block(&bytes[start..have], offset, mode, limit);
+            while have < copied.end && decoded.short {
+                let more = (have + 256).min(copied.end);
+                copy(&mut bytes[have..more], have..more);
+                have = more;
+                decoded = decode::block(&bytes[start..have], offset, mode, limit);
+            }
+            if decoded.insns.is_empty() {
+                return None;
+            }
+            let end = decoded.end;
+            let (first, last) = (offset >> 6, (end - 1) >> 6);
+            let granules = u64::MAX >> (63 - last + first) << first;
+            if host.code.fetch_or(granules, SeqCst) == 0 {
+                self.mmu.protect(page);
+            }
+            fence(SeqCst);
+            let same = (start..usize::from(end)).all(|at| {
+                // SAFETY: end is at most the page's size.
+                unsafe { peek(B, host.host.add(at)) as u8 == bytes[at] }
+            });
+            if same {
+                let linking = if mode.contains(Mode::SINGLE) || self.options.no_chain {
+                    Linking::Leave
+                } else {
+                    Linking::Page
+                };
+                self.statistics.blocks += 1;
+                self.statistics.decoded += decoded.insns.len() as u64;
+                return Some(assemble(decoded, offset, linking, &self.options));
+            }
+        }
+    }
+
+    /// A block of one instruction that belongs to no page of RAM: it reaches into a second page, or comes from a device.
+    fn loose_block(&mut self, rip: u64, physical: u64) -> Result<*const Insn, Stop> {
+        let mut bytes = [0; 15];
+        let room = (PAGE - (rip & (PAGE - 1))).min(15) as usize;
+        self.fetch_bytes(physical, &mut bytes[..room]);
+        let offset = (rip & (PAGE - 1)) as u16;
+        let mut decoded = decode::one(&bytes[..room], offset, self.mode);
+        if decoded.is_none() {
+            let next = self.fetch_translate(
+                rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
+            )?;
+            self.fetch_bytes(next, &mut bytes[room..]);
+            decoded = decode::one(&bytes, offset, self.mode);
+        }
+        let key = (physical, self.mode);
+        match self.blocks.loose.get(&key) {
+            Some((known, block)) if *known == bytes => Ok(block.first()),
+            _ => {
+                let Some(decoded) = decoded else {
+                    // 15 bytes and no end: longer than an instruction may be.
+                    return Err(self.raise(Fault::gp(0)));
+                };
+                let linking = if self.mode.contains(Mode::SINGLE) || self.options.no_chain {
+                    Linking::Leave
+                } else {
+                    Linking::Cache
+                };
+                let block = assemble(decoded, offset, linking, &self.options);
+                let first = block.first();
+                if let Some((_, old)) = self.blocks.loose.insert(key, (bytes, block)) {
+                    self.blocks.graves.push(old);
+                }
+                Ok(first)
+            }
+        }
+    }
+
+    fn fetch_bytes(&mut self, physical: u64, out: &mut [u8]) {
+        if !self.ram.read(physical, out) {
+            let id = self.id;
+            for (k, byte) in out.iter_mut().enumerate() {
+                self.bus.mmio_read(id, physical + k as u64, std::slice::from_mut(byte));
+            }
+        }
+    }
+
+    /// Granules that hold code were written: drops the blocks that overlap them.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn code_written(&mut self, page: u64, granules: u64) {
+        let Some(code) = self.blocks.pages.get_mut(&page) else { return };
+        let mut dead = Vec::new();
+        let graves = &mut self.blocks.graves;
+        let mut kept = 0;
+        let all = std::mem::take(&mut code.blocks);
+        for (key, block) in all {
+            if block.overlaps(granules) {
+                block.kill();
+                dead.push((block.first(), block.len));
+                graves.push(block);
+            } else {
+                let (first, last) = (block.start >> 6, (block.end.max(block.start + 1) - 1) >> 6);
+                kept |= u64::MAX >> (63 - last + first) << first;
+                code.blocks.insert(key, block);
+            }
+        }
+        for block in code.blocks.values() {
+            block.unlink(&dead);
+        }
+        self.statistics.invalidations += dead.len() as u64;
+        if let Some(page) = self.ram.page(page) {
+            page.code.fetch_and(kept | !granules, SeqCst);
+        }
+    }
+
+    /// Takes back what the block's end will not count, or already has not: `i` and what follows it did not run.
+    pub(crate) fn forget_unexecuted(&mut self, i: &Insn) {
+        let mut at = std::ptr::from_ref(i);
+        let mut left = 1;
+        // SAFETY: every block ends with an instruction that has LAST set.
+        unsafe {
+            while !(*at).has(attr::LAST) {
+                at = at.add(1);
+                left += 1;
+            }
+            let links = &*at.add(1).cast::<Links>();
+            // A synthetic end is not an instruction.
+            let synthetic = i32::from((*at).len == 0);
+            self.attention_ref().due(links.n - (left - synthetic));
+        }
+    }
+
+    /// Forgets everything decoded: for debug switches and resets.
+    pub(crate) fn drop_code(&mut self) {
+        for (physical, page) in self.blocks.pages.drain() {
+            for (_, block) in page.blocks {
+                block.kill();
+                self.blocks.graves.push(block);
+            }
+            if let Some(page) = self.ram.page(physical) {
+                page.code.store(0, SeqCst);
+            }
+        }
+        for (_, (_, block)) in self.blocks.loose.drain() {
+            block.kill();
+            self.blocks.graves.push(block);
+        }
+        self.jumps.fill(JumpEntry::EMPTY);
+        self.mmu.flush(true);
+    }
+
+    /// INVLPG's part of the jump cache.
+    pub(crate) fn forget_jumps(&mut self, linear: u64) {
+        let set = jump_index(linear & !(PAGE - 1)) & !63;
+        self.jumps[set..set + 64].fill(JumpEntry::EMPTY);
+    }
+}
+
+/// Lays a decoded block out in memory.
+fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::state::Options) -> Box<Block> {
+    let Decoded { mut insns, end, taken_offset, fall_offset, n, .. } = decoded;
+    let len = insns.len();
+    if let Some(last) = insns.last_mut() {
+        last.attr |= attr::LAST;
+    }
+    if options.no_specialise {
+        for insn in &insns {
+            insn.step.set(crate::sem::general(insn.op));
+        }
+    }
+    let cells: Cells = (0..len + 3).map(|_| UnsafeCell::new([0; 4])).collect();
+    let at = |k: usize| cells[k].get();
+    let links: *mut Links = at(len).cast();
+    let step = |offset: i32| match linking {
+        Linking::Page if (0..PAGE as i32).contains(&offset) => interp::unlinked,
+        Linking::Page | Linking::Cache => interp::far_link,
+        Linking::Leave => interp::leave_link,
+    };
+    // SAFETY: a cell has the size and alignment of an instruction, Links and a Stub (asserted in insn.rs), and len + 3
+    // cells were made.
+    unsafe {
+        for (k, insn) in insns.into_iter().enumerate() {
+            at(k).cast::<Insn>().write(insn);
+        }
+        let stub = |k: usize, offset: i32, taken: bool| {
+            at(k).cast::<Stub>().write(Stub {
+                step: Cell::new(step(offset)),
+                owner: links,
+                taken,
+                unused: [0],
+            });
+            at(k).cast::<Insn>().cast_const()
+        };
+        let taken = stub(len + 1, taken_offset, true);
+        let fall = stub(len + 2, fall_offset, false);
+        links.write(Links {
+            taken: Cell::new(taken),
+            fall: Cell::new(fall),
+            n,
+            count: Cell::new(0),
+            taken_offset,
+            fall_offset,
+        });
+    }
+    Box::new(Block { cells, len, start, end })
+}

@@ -1,0 +1,309 @@
+//! A CPU from the outside: made, run, asked why it stopped.
+
+use crate::{
+    attention::{Attention, Request},
+    blocks::{BlockStore, empty_jumps},
+    bus::Bus,
+    fault::{Fault, vector},
+    flags::{Flags, bits},
+    interp,
+    mmu::{Class, Mmu},
+    mode::Mode,
+    ram::Ram,
+    state::{
+        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, Why, X87,
+        cr0, seg,
+    },
+    sys::{deliver::Source, msr::MISC_ENABLE_RESET},
+};
+use std::sync::Arc;
+
+/// Why [`Cpu::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// HLT, and nothing to wake it: call again when [`Attention::wait`] returns.
+    Halted,
+    /// Somebody asked with [`Request::EXIT`].
+    Requested,
+    /// A triple fault: the CPU has shut down.
+    TripleFault,
+    /// It waits for a start-up IPI.
+    WaitForSipi,
+}
+
+#[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
+// SAFETY: every raw pointer in a CPU leads to memory that the CPU owns (its tables, blocks and attention word), so the
+// CPU may move to another thread as a whole; nothing in it is shared but what is `Sync`.
+unsafe impl Send for Cpu {}
+
+/// How many instructions a CPU may run before it looks up without being asked.
+const BUDGET: i32 = 1 << 28;
+
+impl CpuState {
+    /// As after power-up or RESET: SDM 3A "Processor State After Reset".
+    pub fn reset() -> Self {
+        let data = |s| Segment { attributes: 0x93, ..Segment::real(s) };
+        let mut segments = [data(0); 6];
+        segments[seg::CS] = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attributes: 0x9b };
+        let mut gpr = [0; 16];
+        gpr[2] = 0x0008_06f8;
+        CpuState {
+            gpr,
+            rip: 0xfff0,
+            rflags: bits::FIXED,
+            segments,
+            ldtr: Segment { limit: 0xffff, attributes: 0x82, ..Segment::default() },
+            tr: Segment { limit: 0xffff, attributes: 0x8b, ..Segment::default() },
+            gdtr: TableRegister { base: 0, limit: 0xffff },
+            idtr: TableRegister { base: 0, limit: 0xffff },
+            cr0: cr0::CD | cr0::NW | cr0::ET,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            pdptrs: [0; 4],
+            xcr0: 1,
+            efer: 0,
+            dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            msrs: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: MISC_ENABLE_RESET, ..Msrs::default() },
+            tsc_offset: 0,
+            xmm: [0; 16],
+            mxcsr: Mxcsr::RESET,
+            x87: X87 { control: 0x40, ..X87::default() },
+            shadow: Shadow::None,
+            nmi_blocked: false,
+            nmi_pending: false,
+            activity: Activity::Active,
+            injected: None,
+        }
+    }
+}
+
+impl Cpu {
+    /// A CPU in its reset state. `id` is its index on the bus and its APIC id.
+    pub fn new(id: usize, options: Options, ram: Arc<Ram>, bus: Arc<dyn Bus>) -> Box<Cpu> {
+        let attention = Arc::new(Attention::default());
+        let mut mmu = Mmu::new();
+        let tlb = mmu.table(Class::Supervisor);
+        let mut cpu = Box::new(Cpu {
+            gpr: [0; 18],
+            flags: Flags::default(),
+            tlb,
+            attention: Arc::as_ptr(&attention),
+            seg_base: [0; 8],
+            context: 0,
+            rip: 0,
+            jumps: empty_jumps(),
+            xmm: [0; 16],
+            mxcsr: 0,
+            cpl: 0,
+            why: Why::Continue,
+            mode: Mode::default(),
+            fault: Fault::default(),
+            eflags: 0,
+            segments: [Segment::default(); 6],
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: TableRegister::default(),
+            idtr: TableRegister::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            pdptrs: [0; 4],
+            xcr0: 0,
+            efer: 0,
+            dr: [0; 8],
+            msrs: Msrs::default(),
+            tsc_offset: 0,
+            x87: X87::default(),
+            shadow: Shadow::None,
+            nmi_blocked: false,
+            nmi_pending: false,
+            interrupt_pending: false,
+            activity: Activity::Active,
+            injected: None,
+            mmu,
+            blocks: BlockStore::default(),
+            id,
+            options,
+            statistics: Statistics::default(),
+            ram,
+            bus,
+            attention_owner: attention,
+        });
+        cpu.set_state(&CpuState::reset());
+        cpu
+    }
+
+    /// Runs until the machine is wanted elsewhere.
+    pub fn run(&mut self) -> Exit {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.attention_ref().budget.store(BUDGET, Relaxed);
+        let exit = self.run_inner();
+        self.count_instructions();
+        exit
+    }
+
+    /// Moves what the budget lost to the statistics.
+    fn count_instructions(&mut self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let left = self.attention_ref().budget.swap(BUDGET, Relaxed);
+        self.statistics.instructions += BUDGET.wrapping_sub(left) as u32 as u64;
+    }
+
+    fn run_inner(&mut self) -> Exit {
+        loop {
+            if self.attention_ref().due(0)
+                && let Some(exit) = self.attend()
+            {
+                return exit;
+            }
+            match self.activity {
+                Activity::Active => {}
+                Activity::Halted => {
+                    if !self.wakes() {
+                        return Exit::Halted;
+                    }
+                    self.activity = Activity::Active;
+                }
+                Activity::WaitForSipi => return Exit::WaitForSipi,
+                Activity::Shutdown => return Exit::TripleFault,
+            }
+            let single = self.between_instructions();
+            self.bury();
+            self.step_blocks(single);
+            match self.why {
+                Why::Continue => {}
+                Why::Fault => self.deliver_fault(),
+                Why::Halt => self.activity = Activity::Halted,
+                Why::TripleFault => {}
+            }
+        }
+    }
+
+    /// Runs from `rip` until a block is left. `single`: one instruction, because something waits for its end.
+    fn step_blocks(&mut self, single: bool) {
+        let trap = self.mode.contains(Mode::TRAP);
+        if single && !trap {
+            self.mode.insert(Mode::SINGLE);
+            self.refresh_tlb();
+        }
+        match self.enter() {
+            Ok(first) => interp::execute(self, first),
+            // A fault of the fetch, or a request to come back.
+            Err(crate::fault::Stop) => {}
+        }
+        if single && !trap {
+            self.mode.remove(Mode::SINGLE);
+            self.refresh_tlb();
+        }
+        if trap && self.why != Why::Fault {
+            self.single_step();
+        }
+    }
+
+    /// The trap after an instruction that began with TF set: SDM 3B "Single-Step Exception Condition".
+    fn single_step(&mut self) {
+        if self.shadow == Shadow::MovSs {
+            return;
+        }
+        self.dr[6] |= 1 << 14;
+        if self.why == Why::Halt {
+            self.activity = Activity::Active;
+        }
+        self.fault = Fault::new(vector::DB);
+        self.why = Why::Fault;
+    }
+
+    /// Serves the attention word.
+    fn attend(&mut self) -> Option<Exit> {
+        self.count_instructions();
+        let requests = self.attention_ref().take();
+        if requests.contains(Request::NMI) {
+            self.nmi_pending = true;
+        }
+        if requests.contains(Request::INTERRUPT) {
+            self.interrupt_pending = true;
+        }
+        if requests.contains(Request::INIT) {
+            self.init();
+        }
+        if requests.contains(Request::STARTUP) && self.activity == Activity::WaitForSipi {
+            let vector = self.attention_ref().startup_vector();
+            self.start(vector);
+        }
+        requests.contains(Request::EXIT).then_some(Exit::Requested)
+    }
+
+    /// Whether something ends a HLT.
+    fn wakes(&mut self) -> bool {
+        if self.nmi_pending && !self.nmi_blocked {
+            return true;
+        }
+        self.interrupt_pending = self.interrupt_pending && self.bus.has_interrupt(self.id);
+        self.interrupt_pending && self.eflags & bits::IF != 0
+    }
+
+    /// Delivers what waits for an instruction boundary. True if the next instruction runs in a shadow, and something
+    /// waits for its end.
+    fn between_instructions(&mut self) -> bool {
+        let shadow = std::mem::take(&mut self.shadow);
+        if let Some(event) = self.injected.take() {
+            self.fault = event;
+            self.deliver_fault();
+            return false;
+        }
+        let nmi = self.nmi_pending && !self.nmi_blocked;
+        let interrupt = self.interrupt_pending && self.eflags & bits::IF != 0;
+        if !nmi && !interrupt {
+            return false;
+        }
+        if shadow != Shadow::None {
+            return true;
+        }
+        if nmi {
+            self.nmi_pending = false;
+            self.nmi_blocked = true;
+            self.deliver_interrupt(vector::NMI, Source::Exception);
+            return false;
+        }
+        match self.bus.acknowledge(self.id) {
+            Some(vector) => {
+                self.interrupt_pending = self.bus.has_interrupt(self.id);
+                self.statistics.interrupts += 1;
+                self.deliver_interrupt(vector, Source::External);
+            }
+            None => self.interrupt_pending = false,
+        }
+        false
+    }
+
+    /// INIT: SDM 3A "Processor State After Reset", column INIT. FPU, SSE and most MSRs stay.
+    fn init(&mut self) {
+        let old = self.state();
+        let mut new = CpuState::reset();
+        new.cr0 |= old.cr0 & (cr0::CD | cr0::NW);
+        if old.cr0 & cr0::CD == 0 {
+            new.cr0 &= !(cr0::CD | cr0::NW);
+        }
+        new.msrs = old.msrs;
+        new.tsc_offset = old.tsc_offset;
+        new.xmm = old.xmm;
+        new.mxcsr = old.mxcsr;
+        new.x87 = old.x87;
+        new.xcr0 = old.xcr0;
+        if self.id != 0 {
+            new.activity = Activity::WaitForSipi;
+        }
+        self.set_state(&new);
+    }
+
+    /// A start-up IPI: real mode at vector * 4 KiB.
+    fn start(&mut self, vector: u8) {
+        let selector = u16::from(vector) << 8;
+        self.segments[seg::CS] = Segment { attributes: 0x9b, ..Segment::real(selector) };
+        self.activity = Activity::Active;
+        self.refresh_mode();
+        self.set_ip(0);
+    }
+}

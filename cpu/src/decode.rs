@@ -1,0 +1,770 @@
+//! Bytes to predecoded instructions. Pure: bytes and mode in, a block out.
+
+use crate::{
+    insn::{Insn, Kind, attr},
+    mode::Mode,
+    sem::{Needs, Op, specialised},
+    state::reg,
+    width::Width,
+};
+use iced_x86::{
+    Code, ConditionCode, Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind,
+    Register,
+};
+use std::cell::Cell;
+
+/// A decoded run of instructions.
+pub(crate) struct Decoded {
+    /// Instructions, with a synthetic end if the last does not end the block itself.
+    pub(crate) insns: Vec<Insn>,
+    /// Page offset past the last byte.
+    pub(crate) end: u16,
+    /// How many guest instructions.
+    pub(crate) n: i32,
+    /// Branch target relative to the page.
+    pub(crate) taken_offset: i32,
+    /// The next instruction relative to the page.
+    pub(crate) fall_offset: i32,
+    /// The bytes ended before the block did.
+    pub(crate) short: bool,
+}
+
+/// Where the page begins for iced: nothing of a real address enters a decoded block.
+const fn page_base(bitness: u32) -> u64 {
+    match bitness {
+        64 => 1 << 40,
+        32 => 0x4000_0000,
+        _ => 0x4000,
+    }
+}
+
+/// Decodes from `bytes`, which begin at `offset` in the page, until an instruction ends the block, `limit` is reached, or
+/// the next one is not whole.
+pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Decoded {
+    let bitness = mode.bitness();
+    let base = page_base(bitness);
+    let mut decoder = Decoder::with_ip(bitness, bytes, base + u64::from(offset), DecoderOptions::NONE);
+    let mut x = Instruction::default();
+    let mut insns = Vec::with_capacity(16);
+    let mut end = offset;
+    let (mut short, mut done, mut taken_offset) = (false, false, 0);
+    while insns.len() < limit && !done {
+        if !decoder.can_decode() {
+            short = true;
+            break;
+        }
+        decoder.decode_out(&mut x);
+        if x.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+            short = true;
+            break;
+        }
+        let insn = predecode(&x, mode, base);
+        end = (x.next_ip().wrapping_sub(base)) as u16;
+        done = Op::from_number(insn.op).ends_block();
+        if is_near_branch(&x) {
+            taken_offset = x.near_branch_target().wrapping_sub(base) as i32;
+        }
+        insns.push(insn);
+    }
+    let n = insns.len() as i32;
+    let fall_offset = i32::from(end);
+    if !done && n > 0 {
+        insns.push(synthetic_end(end));
+        taken_offset = fall_offset;
+    }
+    Decoded { insns, end, n, taken_offset, fall_offset, short: short && !done }
+}
+
+/// Decodes one instruction; None where the bytes do not hold a whole one.
+pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
+    let mut decoded = block(bytes, offset, mode, 1);
+    // A loose instruction may end beyond the page; its end offset is not used for marks.
+    decoded.short = false;
+    (decoded.n == 1).then_some(decoded)
+}
+
+fn is_near_branch(x: &Instruction) -> bool {
+    matches!(x.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
+}
+
+/// "Go on at the next address", of length 0.
+fn synthetic_end(at: u16) -> Insn {
+    Insn {
+        step: Cell::new(specialised(Op::Onward, 8, Kind::Imm, Kind::Imm, 0)),
+        imm: 0,
+        disp: 0,
+        dst: 0,
+        src: 0,
+        base: reg::ZERO,
+        index: reg::ZERO,
+        scale: (Kind::Imm as u8) << 4 | (Kind::Imm as u8) << 6,
+        seg: 6,
+        asize: 8,
+        w: Width(8),
+        w2: Width(8),
+        cc: 0,
+        attr: 0,
+        len: 0,
+        ip: at,
+        op: Op::Onward as u16,
+    }
+}
+
+/// A register as instructions carry it.
+fn register(r: Register) -> u8 {
+    if r.is_gpr() {
+        // AH, CH, DH and BH are the second bytes of the first four; their iced numbers follow AL's.
+        let high = matches!(r, Register::AH | Register::CH | Register::DH | Register::BH);
+        r.full_register().number() as u8 * 8 + u8::from(high)
+    } else {
+        r.number() as u8
+    }
+}
+
+fn kind(k: OpKind) -> Kind {
+    match k {
+        OpKind::Register => Kind::Reg,
+        OpKind::Memory => Kind::Mem,
+        _ => Kind::Imm,
+    }
+}
+
+/// Width of operand 0 where it is neither register nor memory, or the memory's size says nothing.
+fn implied_width(x: &Instruction) -> u8 {
+    let pushed = x.stack_pointer_increment().unsigned_abs() as u8;
+    if matches!(pushed, 2 | 4 | 8) { pushed } else { 8 }
+}
+
+/// The compact form of one instruction.
+fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
+    let mut i = synthetic_end(x.ip().wrapping_sub(base) as u16);
+    i.len = x.len() as u8;
+    i.cc = match x.condition_code() {
+        ConditionCode::None => 0,
+        c => c as u8 - 1,
+    };
+    let count = x.op_count();
+    let (k0, k1) = (kind(x.op0_kind()), if count > 1 { kind(x.op1_kind()) } else { kind(x.op0_kind()) });
+    let memory_width = x.memory_size().size() as u8;
+    let string = x.is_string_instruction();
+    i.w = Width(match k0 {
+        _ if count == 0 || string && memory_width != 0 => memory_width.max(1),
+        Kind::Reg => (x.op0_register().size() as u8).min(16),
+        Kind::Mem if memory_width != 0 => memory_width.min(64),
+        _ => implied_width(x),
+    });
+    i.w2 = i.w;
+    if count > 0 && k0 == Kind::Reg {
+        i.dst = register(x.op0_register());
+        i.src = i.dst;
+    }
+    if count > 1 {
+        match k1 {
+            Kind::Reg => {
+                i.src = register(x.op1_register());
+                i.w2 = Width((x.op1_register().size() as u8).min(16));
+            }
+            Kind::Mem => i.w2 = Width(memory_width),
+            Kind::Imm => {}
+            _ => {}
+        }
+    }
+    let has_memory = k0 == Kind::Mem && count > 0 || k1 == Kind::Mem && count > 1;
+    let mut far = false;
+    if has_memory {
+        far = address(x, mode, base, &mut i);
+    } else if string || x.memory_size().size() != 0 {
+        i.asize = string_address_size(x);
+        i.seg = segment(x, mode);
+    }
+    if let Some(k) = (0..count).find(|&k| is_immediate(x.op_kind(k))) {
+        let v = x.immediate(k);
+        i.imm = v as i32;
+        if k0 == Kind::Reg && i.w.0 == 8 && v as i64 != v as i32 as i64 {
+            i.disp = (v >> 32) as i32;
+            i.attr |= attr::IMM64;
+        }
+    }
+    if x.has_lock_prefix() {
+        i.attr |= attr::LOCK;
+    }
+    if x.has_repne_prefix() {
+        i.attr |= attr::REPNE;
+    } else if x.has_rep_prefix() {
+        i.attr |= attr::REP;
+    }
+    let fix = |k: Kind| if k == Kind::Mem && far { Kind::Far } else { k };
+    let (dst, src) = (fix(k0), fix(k1));
+    i.scale = i.scale & 3 | (dst as u8) << 4 | (src as u8) << 6;
+    let op = gate(pick(x, mode, &mut i), mode);
+    i.op = op as u16;
+    let plain_form = i.attr & (attr::LOCK | attr::IMM64 | attr::RIP) == 0;
+    let (w, dst, src) = if plain_form { (i.w.0, dst, src) } else { (0, Kind::Far, Kind::Far) };
+    i.step.set(specialised(op, w, dst, src, i.cc));
+    i
+}
+
+fn is_immediate(k: OpKind) -> bool {
+    matches!(
+        k,
+        OpKind::Immediate8
+            | OpKind::Immediate8_2nd
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    )
+}
+
+fn segment(x: &Instruction, mode: Mode) -> u8 {
+    match x.memory_segment() {
+        Register::FS => 4,
+        Register::GS => 5,
+        _ if mode.is_64() => 6,
+        Register::ES => 0,
+        Register::CS => 1,
+        Register::SS => 2,
+        _ => 3,
+    }
+}
+
+/// Fills in the memory operand; true if it needs the general form.
+fn address(x: &Instruction, mode: Mode, base: u64, i: &mut Insn) -> bool {
+    let (b, n) = (x.memory_base(), x.memory_index());
+    i.seg = segment(x, mode);
+    let mut far = i.seg != 6 || !mode.is_64();
+    if x.is_ip_rel_memory_operand() {
+        i.base = reg::PAGE;
+        let relative = x.ip_rel_memory_address().wrapping_sub(base) as i64;
+        if b == Register::EIP || relative != relative as i32 as i64 {
+            // Cut to 32 bits after the sum, or out of reach from the page's start: from the next instruction at run time.
+            i.attr |= attr::RIP;
+            i.asize = if b == Register::EIP { 4 } else { 8 };
+            i.disp = x.ip_rel_memory_address().wrapping_sub(x.next_ip()) as i32;
+            return true;
+        }
+        i.disp = relative as i32;
+        return far;
+    }
+    if b != Register::None {
+        i.base = b.number() as u8;
+    }
+    if n != Register::None {
+        i.index = n.number() as u8;
+        i.scale |= x.memory_index_scale().trailing_zeros() as u8;
+    }
+    i.asize = match (b, n) {
+        (Register::None, Register::None) => match x.memory_displ_size() {
+            2 => 2,
+            4 => 4,
+            _ => 8,
+        },
+        (Register::None, n) => n.size() as u8,
+        (b, _) => b.size() as u8,
+    };
+    let displacement = x.memory_displacement64();
+    i.disp = displacement as i32;
+    if mode.is_64() && i.asize == 8 && displacement as i64 != i.disp as i64 {
+        // MOV with a 64-bit absolute address.
+        i.disp = (displacement >> 32) as i32;
+        i.imm = displacement as i32;
+        i.attr |= attr::IMM64;
+        far = true;
+    }
+    let stack = if mode.is_64() {
+        i.seg == 6 && matches!(b, Register::RSP | Register::RBP | Register::ESP | Register::EBP)
+    } else {
+        i.seg == 2
+    };
+    if stack {
+        i.attr |= attr::STACK;
+    }
+    far || i.asize != 8
+}
+
+/// Address size of string instructions, XLAT and MASKMOVQ, which have no ordinary memory operand.
+fn string_address_size(x: &Instruction) -> u8 {
+    for k in 0..x.op_count() {
+        match x.op_kind(k) {
+            OpKind::MemorySegSI | OpKind::MemoryESDI | OpKind::MemorySegDI => return 2,
+            OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI => return 4,
+            OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::MemorySegRDI => return 8,
+            _ => {}
+        }
+    }
+    8
+}
+
+/// #UD or #NM in place of what the mode does not allow.
+fn gate(op: Op, mode: Mode) -> Op {
+    match op.needs() {
+        Needs::Nothing => op,
+        Needs::X87 if mode.contains(Mode::NO_X87) => Op::DeviceNotAvailable,
+        Needs::Mmx if mode.contains(Mode::MMX_UD) => Op::Undefined,
+        Needs::Mmx if mode.contains(Mode::SSE_NM) => Op::DeviceNotAvailable,
+        Needs::Sse if mode.contains(Mode::NO_SSE) => Op::Undefined,
+        Needs::Sse if mode.contains(Mode::SSE_NM) => Op::DeviceNotAvailable,
+        Needs::Wait if mode.contains(Mode::WAIT_NM) => Op::DeviceNotAvailable,
+        _ => op,
+    }
+}
+
+/// The semantics of an instruction, and what they want to know in `cc`, `w` and LOCK.
+fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
+    use Mnemonic as M;
+    let long = mode.is_64();
+    let either = |in_64: Op, else_: Op| if long { in_64 } else { else_ };
+    match x.mnemonic() {
+        M::Add => Op::Add,
+        M::Sub => Op::Sub,
+        M::Adc => Op::Adc,
+        M::Sbb => Op::Sbb,
+        M::Cmp => Op::Cmp,
+        M::And => Op::And,
+        M::Or => Op::Or,
+        M::Xor => Op::Xor,
+        M::Test => Op::Test,
+        M::Mov => pick_mov(x),
+        M::Shl | M::Sal => Op::Shl,
+        M::Shr => Op::Shr,
+        M::Sar => Op::Sar,
+        M::Rol => Op::Rol,
+        M::Ror => Op::Ror,
+        M::Rcl => Op::Rcl,
+        M::Rcr => Op::Rcr,
+        M::Shld | M::Shrd => {
+            i.cc = u8::from(x.op2_kind() == OpKind::Register);
+            if x.mnemonic() == M::Shld { Op::Shld } else { Op::Shrd }
+        }
+        M::Inc => Op::Inc,
+        M::Dec => Op::Dec,
+        M::Neg => Op::Neg,
+        M::Not => Op::Not,
+        M::Movzx => {
+            if i.w2.0 == 1 {
+                Op::MovzxB
+            } else {
+                Op::MovzxW
+            }
+        }
+        M::Movsx => {
+            if i.w2.0 == 1 {
+                Op::MovsxB
+            } else {
+                Op::MovsxW
+            }
+        }
+        M::Movsxd => Op::Movsxd,
+        M::Lea => Op::Lea,
+        M::Imul => match x.op_count() {
+            1 => Op::ImulWide,
+            2 => Op::Imul,
+            _ => Op::ImulImm,
+        },
+        M::Mul => Op::Mul,
+        M::Div => Op::Div,
+        M::Idiv => Op::Idiv,
+        M::Cbw => with_width(i, 2, Op::ExtendAccumulator),
+        M::Cwde => with_width(i, 4, Op::ExtendAccumulator),
+        M::Cdqe => with_width(i, 8, Op::ExtendAccumulator),
+        M::Cwd => with_width(i, 2, Op::ExtendToPair),
+        M::Cdq => with_width(i, 4, Op::ExtendToPair),
+        M::Cqo => with_width(i, 8, Op::ExtendToPair),
+        M::Bt => Op::Bt,
+        M::Bts => Op::Bts,
+        M::Btr => Op::Btr,
+        M::Btc => Op::Btc,
+        // Without BMI1 and LZCNT, their REP prefix means nothing.
+        M::Bsf | M::Tzcnt => Op::Bsf,
+        M::Bsr | M::Lzcnt => Op::Bsr,
+        M::Bswap => Op::Bswap,
+        M::Seta
+        | M::Setae
+        | M::Setb
+        | M::Setbe
+        | M::Sete
+        | M::Setg
+        | M::Setge
+        | M::Setl
+        | M::Setle
+        | M::Setne
+        | M::Setno
+        | M::Setnp
+        | M::Setns
+        | M::Seto
+        | M::Setp
+        | M::Sets => Op::Setcc,
+        M::Cmova
+        | M::Cmovae
+        | M::Cmovb
+        | M::Cmovbe
+        | M::Cmove
+        | M::Cmovg
+        | M::Cmovge
+        | M::Cmovl
+        | M::Cmovle
+        | M::Cmovne
+        | M::Cmovno
+        | M::Cmovnp
+        | M::Cmovns
+        | M::Cmovo
+        | M::Cmovp
+        | M::Cmovs => Op::Cmovcc,
+        M::Xchg => {
+            if i.dst_kind() != Kind::Reg {
+                i.attr |= attr::LOCK;
+            }
+            Op::Xchg
+        }
+        M::Xadd => Op::Xadd,
+        M::Cmpxchg => Op::Cmpxchg,
+        M::Cmpxchg8b => Op::Cmpxchg8b,
+        M::Cmpxchg16b => Op::Cmpxchg16b,
+        M::Push => match x.op0_kind() {
+            OpKind::Register if x.op0_register().is_segment_register() => {
+                i.w = Width(implied_width(x));
+                Op::PushSegment
+            }
+            _ => either(Op::Push, Op::PushLegacy),
+        },
+        M::Pop => match x.op0_kind() {
+            OpKind::Register if x.op0_register().is_segment_register() => {
+                i.w = Width(implied_width(x));
+                Op::PopSegment
+            }
+            _ => either(Op::Pop, Op::PopLegacy),
+        },
+        M::Pusha => with_width(i, 2, Op::Pusha),
+        M::Pushad => with_width(i, 4, Op::Pusha),
+        M::Popa => with_width(i, 2, Op::Popa),
+        M::Popad => with_width(i, 4, Op::Popa),
+        M::Leave => {
+            i.w = Width(match x.code() {
+                Code::Leavew => 2,
+                Code::Leaved => 4,
+                _ => 8,
+            });
+            either(Op::Leave, Op::LeaveLegacy)
+        }
+        M::Enter => {
+            i.w = Width(match x.code() {
+                Code::Enterw_imm16_imm8 => 2,
+                Code::Enterd_imm16_imm8 => 4,
+                _ => 8,
+            });
+            i.imm = i32::from(x.immediate16());
+            i.cc = x.immediate8_2nd();
+            Op::Enter
+        }
+        M::Clc => Op::Clc,
+        M::Stc => Op::Stc,
+        M::Cmc => Op::Cmc,
+        M::Cld => Op::Cld,
+        M::Std => Op::Std,
+        M::Lahf => Op::Lahf,
+        M::Sahf => Op::Sahf,
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Prefetch
+        | M::Mfence
+        | M::Lfence
+        | M::Sfence
+        | M::Reservednop => Op::Nop,
+        M::Pause => Op::Pause,
+        M::Movnti => Op::Mov,
+        M::Clflush => Op::Clflush,
+        M::Xlatb => {
+            i.seg = segment(x, mode);
+            i.asize = x.memory_base().size() as u8;
+            Op::Xlat
+        }
+        M::Movsb | M::Movsw | M::Movsq => Op::Movs,
+        M::Movsd if x.is_string_instruction() => Op::Movs,
+        M::Stosb | M::Stosw | M::Stosd | M::Stosq => Op::Stos,
+        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => Op::Lods,
+        M::Cmpsb | M::Cmpsw | M::Cmpsq => Op::Cmps,
+        M::Cmpsd if x.is_string_instruction() => Op::Cmps,
+        M::Scasb | M::Scasw | M::Scasd | M::Scasq => Op::Scas,
+        M::Insb | M::Insw | M::Insd => Op::Ins,
+        M::Outsb | M::Outsw | M::Outsd => Op::Outs,
+        M::Ja
+        | M::Jae
+        | M::Jb
+        | M::Jbe
+        | M::Je
+        | M::Jg
+        | M::Jge
+        | M::Jl
+        | M::Jle
+        | M::Jne
+        | M::Jno
+        | M::Jnp
+        | M::Jns
+        | M::Jo
+        | M::Jp
+        | M::Js => near(x, mode, i, Op::Jcc, Op::JccLegacy),
+        M::Jmp if is_near_branch(x) => near(x, mode, i, Op::Jmp, Op::JmpLegacy),
+        M::Jmp if is_far(x) => far_target(x, i, Op::JmpFar),
+        M::Jmp => either(Op::JmpTo, Op::JmpToLegacy),
+        M::Call if is_near_branch(x) => near(x, mode, i, Op::Call, Op::CallLegacy),
+        M::Call if is_far(x) => far_target(x, i, Op::CallFar),
+        M::Call => either(Op::CallTo, Op::CallToLegacy),
+        M::Ret => {
+            i.w = Width(match x.code() {
+                Code::Retnw | Code::Retnw_imm16 => 2,
+                Code::Retnd | Code::Retnd_imm16 => 4,
+                _ => 8,
+            });
+            if long && i.w.0 == 8 { Op::Ret } else { Op::RetLegacy }
+        }
+        M::Retf => {
+            i.w = Width(match x.code() {
+                Code::Retfw | Code::Retfw_imm16 => 2,
+                Code::Retfd | Code::Retfd_imm16 => 4,
+                _ => 8,
+            });
+            Op::RetFar
+        }
+        M::Jcxz | M::Jecxz | M::Jrcxz => {
+            i.asize = match x.mnemonic() {
+                M::Jcxz => 2,
+                M::Jecxz => 4,
+                _ => 8,
+            };
+            near(x, mode, i, Op::Jrcxz, Op::JcxzLegacy)
+        }
+        M::Loop | M::Loope | M::Loopne => {
+            i.asize = loop_counter(x.code());
+            i.cc = match x.mnemonic() {
+                M::Loope => 1,
+                M::Loopne => 2,
+                _ => 0,
+            };
+            near(x, mode, i, Op::LoopCc, Op::LoopLegacy)
+        }
+        M::Iret | M::Iretd | M::Iretq => {
+            i.w = Width(match x.mnemonic() {
+                M::Iret => 2,
+                M::Iretd => 4,
+                _ => 8,
+            });
+            Op::Iret
+        }
+        M::Int => Op::Int,
+        M::Int3 => {
+            i.imm = 3;
+            i.cc = 1;
+            Op::Int
+        }
+        M::Int1 => Op::Int1,
+        M::Into => Op::Into,
+        M::Syscall => Op::Syscall,
+        M::Sysret | M::Sysretq => {
+            i.w = Width(if x.mnemonic() == M::Sysretq { 8 } else { 4 });
+            Op::Sysret
+        }
+        M::Sysenter => Op::Sysenter,
+        M::Sysexit | M::Sysexitq => {
+            i.w = Width(if x.mnemonic() == M::Sysexitq { 8 } else { 4 });
+            Op::Sysexit
+        }
+        M::Pushf => with_width(i, 2, Op::Pushf),
+        M::Pushfd => with_width(i, 4, Op::Pushf),
+        M::Pushfq => with_width(i, 8, Op::Pushf),
+        M::Popf => with_width(i, 2, Op::Popf),
+        M::Popfd => with_width(i, 4, Op::Popf),
+        M::Popfq => with_width(i, 8, Op::Popf),
+        M::Cli => Op::Cli,
+        M::Sti => Op::Sti,
+        M::Clac => Op::Clac,
+        M::Stac => Op::Stac,
+        M::Hlt => Op::Hlt,
+        M::In => {
+            i.w = Width(x.op0_register().size() as u8);
+            i.cc = u8::from(x.op1_kind() == OpKind::Register);
+            Op::In
+        }
+        M::Out => {
+            i.w = Width(x.op1_register().size() as u8);
+            i.cc = u8::from(x.op0_kind() == OpKind::Register);
+            Op::Out
+        }
+        M::Cpuid => Op::Cpuid,
+        M::Rdtsc => Op::Rdtsc,
+        M::Rdtscp => Op::Rdtscp,
+        M::Rdpmc => Op::Rdpmc,
+        M::Rdmsr => Op::Rdmsr,
+        M::Wrmsr => Op::Wrmsr,
+        M::Sgdt => Op::Sgdt,
+        M::Sidt => Op::Sidt,
+        M::Sldt => Op::Sldt,
+        M::Str => Op::Str,
+        M::Lgdt => with_width(i, lgdt_width(x.code()), Op::Lgdt),
+        M::Lidt => with_width(i, lgdt_width(x.code()), Op::Lidt),
+        M::Lldt => Op::Lldt,
+        M::Ltr => Op::Ltr,
+        M::Smsw => Op::Smsw,
+        M::Lmsw => Op::Lmsw,
+        M::Lar => Op::Lar,
+        M::Lsl => Op::Lsl,
+        M::Verr => Op::Verr,
+        M::Verw => Op::Verw,
+        M::Arpl => Op::Arpl,
+        M::Clts => Op::Clts,
+        M::Invlpg => Op::Invlpg,
+        M::Invpcid => Op::Invpcid,
+        M::Wbinvd | M::Invd => Op::Wbinvd,
+        M::Rdfsbase => Op::Rdfsbase,
+        M::Rdgsbase => Op::Rdgsbase,
+        M::Wrfsbase => Op::Wrfsbase,
+        M::Wrgsbase => Op::Wrgsbase,
+        M::Swapgs => Op::Swapgs,
+        M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss => {
+            i.cc = match x.mnemonic() {
+                M::Les => 0,
+                M::Lss => 2,
+                M::Lds => 3,
+                M::Lfs => 4,
+                _ => 5,
+            };
+            Op::LoadFar
+        }
+        M::Xgetbv => Op::Xgetbv,
+        M::Xsetbv => Op::Xsetbv,
+        M::Xsave | M::Xsave64 => with_width(i, if x.mnemonic() == M::Xsave64 { 8 } else { 4 }, Op::Xsave),
+        M::Xrstor | M::Xrstor64 => with_width(i, if x.mnemonic() == M::Xrstor64 { 8 } else { 4 }, Op::Xrstor),
+        M::Fxsave | M::Fxsave64 => with_width(i, if x.mnemonic() == M::Fxsave64 { 8 } else { 4 }, Op::Fxsave),
+        M::Fxrstor | M::Fxrstor64 => {
+            with_width(i, if x.mnemonic() == M::Fxrstor64 { 8 } else { 4 }, Op::Fxrstor)
+        }
+        M::Aaa => Op::Aaa,
+        M::Aas => Op::Aas,
+        M::Aam => Op::Aam,
+        M::Aad => Op::Aad,
+        M::Daa => Op::Daa,
+        M::Das => Op::Das,
+        M::Bound => {
+            i.w = Width(x.op0_register().size() as u8);
+            Op::Bound
+        }
+        M::Salc => Op::Salc,
+        _ => crate::decode_vector::pick(x, mode, i),
+    }
+}
+
+fn with_width(i: &mut Insn, w: u8, op: Op) -> Op {
+    i.w = Width(w);
+    op
+}
+
+fn lgdt_width(code: Code) -> u8 {
+    match code {
+        Code::Lgdt_m1632_16 | Code::Lidt_m1632_16 => 2,
+        Code::Lgdt_m1632 | Code::Lidt_m1632 => 4,
+        _ => 8,
+    }
+}
+
+fn pick_mov(x: &Instruction) -> Op {
+    let (a, b) = (x.op0_register(), x.op1_register());
+    let register = |k: OpKind, r: Register, test: fn(Register) -> bool| k == OpKind::Register && test(r);
+    match () {
+        () if register(x.op0_kind(), a, Register::is_segment_register) => Op::MovToSegment,
+        () if register(x.op1_kind(), b, Register::is_segment_register) => Op::MovFromSegment,
+        () if register(x.op0_kind(), a, Register::is_cr) => Op::MovToCr,
+        () if register(x.op1_kind(), b, Register::is_cr) => Op::MovFromCr,
+        () if register(x.op0_kind(), a, Register::is_dr) => Op::MovToDr,
+        () if register(x.op1_kind(), b, Register::is_dr) => Op::MovFromDr,
+        () if register(x.op0_kind(), a, Register::is_tr) || register(x.op1_kind(), b, Register::is_tr) => {
+            Op::Undefined
+        }
+        () => Op::Mov,
+    }
+}
+
+/// A near branch takes the fast path in 64-bit mode, and in flat 32-bit code with 32-bit operands.
+fn near(x: &Instruction, mode: Mode, i: &mut Insn, fast: Op, legacy: Op) -> Op {
+    i.w = Width(match x.op0_kind() {
+        OpKind::NearBranch16 => 2,
+        OpKind::NearBranch32 => 4,
+        _ => 8,
+    });
+    let base = page_base(mode.bitness());
+    i.imm = x.near_branch_target().wrapping_sub(base) as i32;
+    let plain = mode.is_64() || i.w.0 == 4 && mode.contains(Mode::FLAT) && matches!(fast, Op::Jcc | Op::Jmp);
+    if plain { fast } else { legacy }
+}
+
+fn is_far(x: &Instruction) -> bool {
+    matches!(x.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
+        || matches!(
+            x.code(),
+            Code::Jmp_m1616
+                | Code::Jmp_m1632
+                | Code::Jmp_m1664
+                | Code::Call_m1616
+                | Code::Call_m1632
+                | Code::Call_m1664
+        )
+}
+
+/// The operands of a far branch: offset in `imm`, selector in `disp` (immediate), width in `w`; `cc` is 1 for memory.
+fn far_target(x: &Instruction, i: &mut Insn, op: Op) -> Op {
+    match x.op0_kind() {
+        OpKind::FarBranch16 => {
+            i.imm = i32::from(x.far_branch16());
+            i.disp = i32::from(x.far_branch_selector());
+            i.w = Width(2);
+            i.cc = 0;
+        }
+        OpKind::FarBranch32 => {
+            i.imm = x.far_branch32() as i32;
+            i.disp = i32::from(x.far_branch_selector());
+            i.w = Width(4);
+            i.cc = 0;
+        }
+        _ => {
+            i.w = Width(match x.code() {
+                Code::Jmp_m1616 | Code::Call_m1616 => 2,
+                Code::Jmp_m1632 | Code::Call_m1632 => 4,
+                _ => 8,
+            });
+            i.cc = 1;
+        }
+    }
+    op
+}
+
+fn loop_counter(code: Code) -> u8 {
+    match code {
+        Code::Loop_rel8_16_CX
+        | Code::Loop_rel8_32_CX
+        | Code::Loope_rel8_16_CX
+        | Code::Loope_rel8_32_CX
+        | Code::Loopne_rel8_16_CX
+        | Code::Loopne_rel8_32_CX => 2,
+        Code::Loop_rel8_16_RCX
+        | Code::Loop_rel8_64_RCX
+        | Code::Loope_rel8_16_RCX
+        | Code::Loope_rel8_64_RCX
+        | Code::Loopne_rel8_16_RCX
+        | Code::Loopne_rel8_64_RCX => 8,
+        _ => 4,
+    }
+}
+
+/// Whether a 16-byte memory operand of a legacy SSE instruction must be aligned.
+pub(crate) fn wants_alignment(x: &Instruction) -> bool {
+    x.encoding() == EncodingKind::Legacy
+        && x.memory_size().size() == 16
+        && !matches!(x.mnemonic(), Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu)
+}

@@ -1,0 +1,320 @@
+//! Which semantics a floating-point or vector instruction has.
+
+use crate::{
+    decode::wants_alignment,
+    insn::{Insn, Kind, attr},
+    mode::Mode,
+    sem::Op,
+    vector::VecOp,
+};
+use iced_x86::{Code, Instruction, Mnemonic as M, Register};
+
+/// The second half of decode's `pick`: x87, MMX, SSE. What is not known is undefined.
+pub(crate) fn pick(x: &Instruction, _: Mode, i: &mut Insn) -> Op {
+    if wants_alignment(x) {
+        i.attr |= attr::ALIGNED;
+    }
+    if x.mnemonic() == M::Wait {
+        return Op::Fwait;
+    }
+    if let Some(op) = packed(x.mnemonic()) {
+        return pick_packed(x, op, i);
+    }
+    if let Some(op) = pick_move(x, i) {
+        return op;
+    }
+    pick_float(x, i)
+}
+
+fn is_mm(r: Register) -> bool {
+    r.is_mm()
+}
+
+/// The operation of a mnemonic that is operand 0 := op(operand 0, operand 1, immediate), as XMM registers have it.
+fn packed(mnemonic: M) -> Option<VecOp> {
+    Some(match mnemonic {
+        M::Andps | M::Andpd | M::Pand => VecOp::And,
+        M::Andnps | M::Andnpd | M::Pandn => VecOp::AndNot,
+        M::Orps | M::Orpd | M::Por => VecOp::Or,
+        M::Xorps | M::Xorpd | M::Pxor => VecOp::Xor,
+        M::Psllw => VecOp::ShlW,
+        M::Pslld => VecOp::ShlD,
+        M::Psllq => VecOp::ShlQ,
+        M::Psrlw => VecOp::ShrW,
+        M::Psrld => VecOp::ShrD,
+        M::Psrlq => VecOp::ShrQ,
+        M::Psraw => VecOp::SarW,
+        M::Psrad => VecOp::SarD,
+        M::Pslldq => VecOp::ShlBytes,
+        M::Psrldq => VecOp::ShrBytes,
+        M::Paddb => VecOp::AddB,
+        M::Paddw => VecOp::AddW,
+        M::Paddd => VecOp::AddD,
+        M::Paddq => VecOp::AddQ,
+        M::Psubb => VecOp::SubB,
+        M::Psubw => VecOp::SubW,
+        M::Psubd => VecOp::SubD,
+        M::Psubq => VecOp::SubQ,
+        M::Paddsb => VecOp::AddSB,
+        M::Paddsw => VecOp::AddSW,
+        M::Psubsb => VecOp::SubSB,
+        M::Psubsw => VecOp::SubSW,
+        M::Paddusb => VecOp::AddUsB,
+        M::Paddusw => VecOp::AddUsW,
+        M::Psubusb => VecOp::SubUsB,
+        M::Psubusw => VecOp::SubUsW,
+        M::Pavgb => VecOp::AvgB,
+        M::Pavgw => VecOp::AvgW,
+        M::Pminub => VecOp::MinUB,
+        M::Pmaxub => VecOp::MaxUB,
+        M::Pminsw => VecOp::MinSW,
+        M::Pmaxsw => VecOp::MaxSW,
+        M::Pcmpeqb => VecOp::CmpEqB,
+        M::Pcmpeqw => VecOp::CmpEqW,
+        M::Pcmpeqd => VecOp::CmpEqD,
+        M::Pcmpgtb => VecOp::CmpGtB,
+        M::Pcmpgtw => VecOp::CmpGtW,
+        M::Pcmpgtd => VecOp::CmpGtD,
+        M::Pmullw => VecOp::MulLoW,
+        M::Pmulhw => VecOp::MulHiW,
+        M::Pmulhuw => VecOp::MulHiUW,
+        M::Pmuludq => VecOp::MulUDQ,
+        M::Pmaddwd => VecOp::MAddWD,
+        M::Psadbw => VecOp::SadBW,
+        M::Punpcklbw => VecOp::UnpackLoB,
+        M::Punpcklwd => VecOp::UnpackLoW,
+        M::Punpckldq | M::Unpcklps => VecOp::UnpackLoD,
+        M::Punpcklqdq | M::Unpcklpd => VecOp::UnpackLoQ,
+        M::Punpckhbw => VecOp::UnpackHiB,
+        M::Punpckhwd => VecOp::UnpackHiW,
+        M::Punpckhdq | M::Unpckhps => VecOp::UnpackHiD,
+        M::Punpckhqdq | M::Unpckhpd => VecOp::UnpackHiQ,
+        M::Packsswb => VecOp::PackSWB,
+        M::Packssdw => VecOp::PackSDW,
+        M::Packuswb => VecOp::PackUsWB,
+        M::Pshufd => VecOp::ShufD,
+        M::Pshuflw | M::Pshufw => VecOp::ShufLoW,
+        M::Pshufhw => VecOp::ShufHiW,
+        M::Shufps => VecOp::ShufPs,
+        M::Shufpd => VecOp::ShufPd,
+        M::Rcpps => VecOp::RcpPs,
+        M::Rsqrtps => VecOp::RsqrtPs,
+        _ => return None,
+    })
+}
+
+/// The form of a shift that takes its count from the immediate.
+fn by_immediate(op: VecOp) -> VecOp {
+    match op {
+        VecOp::ShlW => VecOp::ShlImmW,
+        VecOp::ShlD => VecOp::ShlImmD,
+        VecOp::ShlQ => VecOp::ShlImmQ,
+        VecOp::ShrW => VecOp::ShrImmW,
+        VecOp::ShrD => VecOp::ShrImmD,
+        VecOp::ShrQ => VecOp::ShrImmQ,
+        VecOp::SarW => VecOp::SarImmW,
+        VecOp::SarD => VecOp::SarImmD,
+        op => op,
+    }
+}
+
+fn pick_packed(x: &Instruction, op: VecOp, i: &mut Insn) -> Op {
+    let shift = i.src_kind() == Kind::Imm;
+    let op = if shift { by_immediate(op) } else { op };
+    i.cc = op as u8;
+    if is_mm(x.op0_register()) {
+        return match op {
+            _ if shift => Op::MmxPackedShift,
+            VecOp::UnpackLoB | VecOp::UnpackLoW | VecOp::UnpackLoD => Op::MmxUnpackLow,
+            VecOp::UnpackHiB => numbered(i, VecOp::UnpackLoB, Op::MmxUnpackHigh),
+            VecOp::UnpackHiW => numbered(i, VecOp::UnpackLoW, Op::MmxUnpackHigh),
+            VecOp::UnpackHiD => numbered(i, VecOp::UnpackLoD, Op::MmxUnpackHigh),
+            VecOp::PackSWB | VecOp::PackSDW | VecOp::PackUsWB => Op::MmxPack,
+            _ => Op::MmxPacked,
+        };
+    }
+    match op {
+        VecOp::And => Op::Pand,
+        VecOp::AndNot => Op::Pandn,
+        VecOp::Or => Op::Por,
+        VecOp::Xor => Op::Pxor,
+        VecOp::AddB => Op::Paddb,
+        VecOp::AddW => Op::Paddw,
+        VecOp::AddD => Op::Paddd,
+        VecOp::AddQ => Op::Paddq,
+        VecOp::SubB => Op::Psubb,
+        VecOp::SubW => Op::Psubw,
+        VecOp::SubD => Op::Psubd,
+        VecOp::SubQ => Op::Psubq,
+        VecOp::CmpEqB => Op::Pcmpeqb,
+        VecOp::CmpEqW => Op::Pcmpeqw,
+        VecOp::CmpEqD => Op::Pcmpeqd,
+        VecOp::CmpGtB => Op::Pcmpgtb,
+        VecOp::CmpGtD => Op::Pcmpgtd,
+        VecOp::MinUB => Op::Pminub,
+        VecOp::MaxUB => Op::Pmaxub,
+        VecOp::MulUDQ => Op::Pmuludq,
+        VecOp::UnpackLoB => Op::Punpcklbw,
+        VecOp::UnpackLoW => Op::Punpcklwd,
+        VecOp::UnpackLoD => Op::Punpckldq,
+        VecOp::UnpackLoQ => Op::Punpcklqdq,
+        VecOp::UnpackHiQ => Op::Punpckhqdq,
+        VecOp::ShufD => Op::Pshufd,
+        VecOp::ShufPs => Op::Shufps,
+        VecOp::ShlBytes => Op::Pslldq,
+        VecOp::ShrBytes => Op::Psrldq,
+        VecOp::ShlImmD => Op::PslldImm,
+        VecOp::ShrImmD => Op::PsrldImm,
+        VecOp::ShlImmQ => Op::PsllqImm,
+        VecOp::ShrImmQ => Op::PsrlqImm,
+        _ if shift => Op::PackedShift,
+        _ => Op::Packed,
+    }
+}
+
+fn numbered(i: &mut Insn, number: VecOp, op: Op) -> Op {
+    i.cc = number as u8;
+    op
+}
+
+/// Moves of MMX and SSE.
+fn pick_move(x: &Instruction, i: &mut Insn) -> Option<Op> {
+    let (to, from) = (x.op0_register(), x.op1_register());
+    let (to_memory, from_memory) = (i.dst_kind() != Kind::Reg, i.src_kind() != Kind::Reg);
+    Some(match x.mnemonic() {
+        M::Movaps
+        | M::Movups
+        | M::Movapd
+        | M::Movupd
+        | M::Movdqa
+        | M::Movdqu
+        | M::Movntps
+        | M::Movntpd
+        | M::Movntdq => Op::MovX,
+        M::Movd | M::Movq if is_mm(to) && is_mm(from) => Op::MmxMovq,
+        M::Movd | M::Movq if is_mm(to) => Op::MmxLoad,
+        M::Movd | M::Movq | M::Movntq if is_mm(from) => Op::MmxStore,
+        M::Movd | M::Movq if to_memory => pick_width(i.w.0, Op::StoreD, Op::StoreQ),
+        M::Movd | M::Movq if from_memory => pick_width(i.w2.0, Op::LoadD, Op::LoadQ),
+        M::Movd | M::Movq if !to.is_xmm() => pick_width(i.w.0, Op::ToGeneralD, Op::ToGeneralQ),
+        M::Movd | M::Movq if !from.is_xmm() => pick_width(i.w2.0, Op::LoadD, Op::LoadQ),
+        M::Movq => Op::MovqX,
+        M::Movss if to_memory => Op::StoreD,
+        M::Movss if from_memory => Op::LoadD,
+        M::Movss => Op::MergeD,
+        M::Movsd if to_memory => Op::StoreQ,
+        M::Movsd if from_memory => Op::LoadQ,
+        M::Movsd => Op::MergeQ,
+        M::Movlps | M::Movlpd if to_memory => Op::StoreQ,
+        M::Movlps | M::Movlpd => Op::LoadLow,
+        M::Movhps | M::Movhpd if to_memory => Op::StoreHigh,
+        M::Movhps | M::Movhpd => Op::LoadHigh,
+        M::Movhlps => Op::Movhlps,
+        M::Movlhps => Op::Movlhps,
+        M::Movmskps => Op::Movmskps,
+        M::Movmskpd => Op::Movmskpd,
+        M::Pmovmskb => {
+            if is_mm(from) {
+                Op::MmxPmovmskb
+            } else {
+                Op::Pmovmskb
+            }
+        }
+        M::Movq2dq => Op::Movq2dq,
+        M::Movdq2q => Op::Movdq2q,
+        M::Maskmovdqu | M::Maskmovq => {
+            // Operand 0 is memory at DS:rDI, operands 1 and 2 are data and mask.
+            i.dst = i.src;
+            i.src = x.op2_register().number() as u8;
+            if x.mnemonic() == M::Maskmovq { Op::Maskmovq } else { Op::Maskmovdqu }
+        }
+        M::Pinsrw => {
+            if is_mm(to) {
+                Op::MmxPinsrw
+            } else {
+                Op::Pinsrw
+            }
+        }
+        // SSE4.1 has another encoding, to memory as well.
+        M::Pextrw => match x.code() {
+            Code::Pextrw_r32_mm_imm8 | Code::Pextrw_r64_mm_imm8 => Op::MmxPextrw,
+            Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8 => Op::Pextrw,
+            _ => Op::Undefined,
+        },
+        M::Emms => Op::Emms,
+        M::Ldmxcsr => Op::Ldmxcsr,
+        M::Stmxcsr => Op::Stmxcsr,
+        _ => return None,
+    })
+}
+
+fn pick_width(w: u8, d: Op, q: Op) -> Op {
+    if w == 8 { q } else { d }
+}
+
+/// Arithmetic, comparisons and conversions of SSE and SSE2.
+fn pick_float(x: &Instruction, i: &mut Insn) -> Op {
+    match x.mnemonic() {
+        M::Addss => Op::Addss,
+        M::Addsd => Op::Addsd,
+        M::Addps => Op::Addps,
+        M::Addpd => Op::Addpd,
+        M::Subss => Op::Subss,
+        M::Subsd => Op::Subsd,
+        M::Subps => Op::Subps,
+        M::Subpd => Op::Subpd,
+        M::Mulss => Op::Mulss,
+        M::Mulsd => Op::Mulsd,
+        M::Mulps => Op::Mulps,
+        M::Mulpd => Op::Mulpd,
+        M::Divss => Op::Divss,
+        M::Divsd => Op::Divsd,
+        M::Divps => Op::Divps,
+        M::Divpd => Op::Divpd,
+        M::Minss => Op::Minss,
+        M::Minsd => Op::Minsd,
+        M::Minps => Op::Minps,
+        M::Minpd => Op::Minpd,
+        M::Maxss => Op::Maxss,
+        M::Maxsd => Op::Maxsd,
+        M::Maxps => Op::Maxps,
+        M::Maxpd => Op::Maxpd,
+        M::Sqrtss => Op::Sqrtss,
+        M::Sqrtsd => Op::Sqrtsd,
+        M::Sqrtps => Op::Sqrtps,
+        M::Sqrtpd => Op::Sqrtpd,
+        M::Cmpss => Op::Cmpss,
+        M::Cmpsd => Op::Cmpsd,
+        M::Cmpps => Op::Cmpps,
+        M::Cmppd => Op::Cmppd,
+        M::Rcpss => numbered(i, VecOp::RcpPs, Op::ApproximateScalar),
+        M::Rsqrtss => numbered(i, VecOp::RsqrtPs, Op::ApproximateScalar),
+        M::Comiss => Op::Comiss,
+        M::Comisd => Op::Comisd,
+        M::Ucomiss => Op::Ucomiss,
+        M::Ucomisd => Op::Ucomisd,
+        M::Cvtss2sd => Op::Cvtss2sd,
+        M::Cvtsd2ss => Op::Cvtsd2ss,
+        M::Cvtps2pd => Op::Cvtps2pd,
+        M::Cvtpd2ps => Op::Cvtpd2ps,
+        M::Cvtdq2ps => Op::Cvtdq2ps,
+        M::Cvtps2dq => Op::Cvtps2dq,
+        M::Cvttps2dq => Op::Cvttps2dq,
+        M::Cvtdq2pd => Op::Cvtdq2pd,
+        M::Cvtpd2dq => Op::Cvtpd2dq,
+        M::Cvttpd2dq => Op::Cvttpd2dq,
+        M::Cvtsi2ss => pick_width(i.w2.0, Op::Cvtsi2ssD, Op::Cvtsi2ssQ),
+        M::Cvtsi2sd => pick_width(i.w2.0, Op::Cvtsi2sdD, Op::Cvtsi2sdQ),
+        M::Cvtss2si => Op::Cvtss2si,
+        M::Cvttss2si => Op::Cvttss2si,
+        M::Cvtsd2si => Op::Cvtsd2si,
+        M::Cvttsd2si => Op::Cvttsd2si,
+        M::Cvtpi2ps => Op::Cvtpi2ps,
+        M::Cvtpi2pd => Op::Cvtpi2pd,
+        M::Cvtps2pi => Op::Cvtps2pi,
+        M::Cvttps2pi => Op::Cvttps2pi,
+        M::Cvtpd2pi => Op::Cvtpd2pi,
+        M::Cvttpd2pi => Op::Cvttpd2pi,
+        _ => Op::Undefined,
+    }
+}

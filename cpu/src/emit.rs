@@ -1,0 +1,221 @@
+//! Where an instruction's meaning goes. Semantics are written once over this trait: the interpreter computes them, a
+//! translator emits them, an analysis records what they touch. `Val` is opaque, so that semantics cannot branch in Rust on a
+//! value that only the guest knows.
+
+use crate::{
+    fault::Stop,
+    flags::Arith,
+    insn::Insn,
+    state::Cpu,
+    vector::{FloatOp, Lanes, VecOp},
+    width::Width,
+};
+
+/// What a piece of semantics gives: it may end early.
+pub(crate) type Emitted<E> = Result<(), <E as Emit>::Stop>;
+
+/// An instance of the semantics.
+pub(crate) trait Emit: Sized {
+    /// An integer of the width in hand, zero-extended.
+    type Val: Copy;
+    /// A truth value.
+    type Bit: Copy;
+    /// 128 bits.
+    type Vec: Copy;
+    /// The instruction ended early.
+    type Stop;
+    /// Where to go on.
+    type Flow;
+
+    // Operands.
+
+    /// Width of operand 0.
+    fn width(&self, i: &Insn) -> Width;
+    /// Operand 1 (operand 0 if there is one only): register, immediate or memory, at the width of operand 0.
+    fn source(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    /// Operand 1 at another width.
+    fn source_w(&mut self, w: Width, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    /// Reads operand 0.
+    fn target(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    /// Operand 0 := v.
+    fn put(&mut self, i: &Insn, v: Self::Val) -> Emitted<Self>;
+    /// Operand 0 := f(operand 0), atomically if LOCKed; gives the values before and after.
+    fn update(
+        &mut self,
+        i: &Insn,
+        f: impl Fn(&mut Self, Self::Val) -> Self::Val,
+    ) -> Result<(Self::Val, Self::Val), Self::Stop>;
+    /// The immediate at a width.
+    fn imm(&mut self, w: Width, i: &Insn) -> Self::Val;
+    /// Linear address of the memory operand, displaced by `by` bytes, for `size` bytes. Checks the segment.
+    fn address(
+        &mut self,
+        i: &Insn,
+        by: Option<Self::Val>,
+        size: u8,
+        write: bool,
+    ) -> Result<Self::Val, Self::Stop>;
+    /// The memory operand's offset, as LEA gives it, cut to the address size.
+    fn offset(&mut self, i: &Insn) -> Self::Val;
+    /// A general register by its byte offset.
+    fn get(&mut self, w: Width, r: u8) -> Self::Val;
+    /// Sets one; 32-bit values clear the upper half.
+    fn set(&mut self, w: Width, r: u8, v: Self::Val);
+    /// Sets one if `c`, and leaves all 64 bits alone if not.
+    fn set_if(&mut self, c: Self::Bit, w: Width, r: u8, v: Self::Val);
+
+    // Memory.
+
+    /// Loads through the memory operand's address.
+    fn load(&mut self, w: Width, i: &Insn, at: Self::Val) -> Result<Self::Val, Self::Stop>;
+    /// Stores through the memory operand's address.
+    fn store(&mut self, w: Width, i: &Insn, at: Self::Val, v: Self::Val) -> Emitted<Self>;
+    /// f applied to memory at an address from [`Emit::address`], atomically if LOCKed.
+    fn modify(
+        &mut self,
+        w: Width,
+        i: &Insn,
+        at: Self::Val,
+        f: impl Fn(&mut Self, Self::Val) -> Self::Val,
+    ) -> Result<(Self::Val, Self::Val), Self::Stop>;
+    /// Loads from the stack, 64-bit mode.
+    fn stack_load(&mut self, w: Width, at: Self::Val) -> Result<Self::Val, Self::Stop>;
+    /// Stores to the stack, 64-bit mode.
+    fn stack_store(&mut self, w: Width, at: Self::Val, v: Self::Val) -> Emitted<Self>;
+
+    // Integers: operands and results have width w.
+
+    fn int(&mut self, w: Width, k: u64) -> Self::Val;
+    fn add(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    fn sub(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    fn and(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    fn or(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    fn xor(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    /// Low half of the product.
+    fn mul(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    /// High half of the unsigned product.
+    fn umulh(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    /// High half of the signed product.
+    fn smulh(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Val;
+    /// Quotient and remainder of hi:lo / d; #DE where d is 0 or the quotient does not fit.
+    fn udivrem(
+        &mut self,
+        w: Width,
+        hi: Self::Val,
+        lo: Self::Val,
+        d: Self::Val,
+    ) -> Result<(Self::Val, Self::Val), Self::Stop>;
+    /// The same, signed.
+    fn sdivrem(
+        &mut self,
+        w: Width,
+        hi: Self::Val,
+        lo: Self::Val,
+        d: Self::Val,
+    ) -> Result<(Self::Val, Self::Val), Self::Stop>;
+    /// n is below 64; bits shifted past the width are lost.
+    fn shl(&mut self, w: Width, a: Self::Val, n: Self::Val) -> Self::Val;
+    fn shr(&mut self, w: Width, a: Self::Val, n: Self::Val) -> Self::Val;
+    fn sar(&mut self, w: Width, a: Self::Val, n: Self::Val) -> Self::Val;
+    /// Rotates left by n modulo the width.
+    fn rotl(&mut self, w: Width, a: Self::Val, n: Self::Val) -> Self::Val;
+    /// n modulo m, both small.
+    fn rem(&mut self, n: Self::Val, m: u64) -> Self::Val;
+    fn zext(&mut self, from: Width, to: Width, a: Self::Val) -> Self::Val;
+    fn sext(&mut self, from: Width, to: Width, a: Self::Val) -> Self::Val;
+    fn trunc(&mut self, from: Width, to: Width, a: Self::Val) -> Self::Val;
+    /// Bytes in reverse.
+    fn bswap(&mut self, w: Width, a: Self::Val) -> Self::Val;
+    /// Number of the lowest set bit; any value if there is none.
+    fn lowest(&mut self, w: Width, a: Self::Val) -> Self::Val;
+    /// Number of the highest set bit; any value if there is none.
+    fn highest(&mut self, w: Width, a: Self::Val) -> Self::Val;
+
+    // Truth.
+
+    fn eq(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Bit;
+    fn ult(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Bit;
+    /// The top bit.
+    fn sign(&mut self, w: Width, a: Self::Val) -> Self::Bit;
+    /// Bit n of a.
+    fn bit(&mut self, w: Width, a: Self::Val, n: Self::Val) -> Self::Bit;
+    fn truth(&mut self, k: bool) -> Self::Bit;
+    fn not(&mut self, a: Self::Bit) -> Self::Bit;
+    fn xor_bit(&mut self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+    fn or_bit(&mut self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+    fn and_bit(&mut self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+    fn select(&mut self, w: Width, c: Self::Bit, a: Self::Val, b: Self::Val) -> Self::Val;
+    fn select_bit(&mut self, c: Self::Bit, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+    fn from_bit(&mut self, w: Width, c: Self::Bit) -> Self::Val;
+
+    // Flags.
+
+    fn set_flags(&mut self, w: Width, f: Arith<Self::Val, Self::Bit>);
+    fn set_flags_if(&mut self, c: Self::Bit, w: Width, f: Arith<Self::Val, Self::Bit>);
+    fn set_carry(&mut self, c: Self::Bit);
+    /// CF and OF if `c`; AF, ZF, SF, PF stay.
+    fn set_carry_overflow_if(&mut self, c: Self::Bit, cf: Self::Bit, of: Self::Bit);
+    fn set_zero(&mut self, z: Self::Bit);
+    fn carry(&mut self) -> Self::Bit;
+    fn overflow(&mut self) -> Self::Bit;
+    fn auxiliary(&mut self) -> Self::Bit;
+    fn zero(&mut self) -> Self::Bit;
+    /// The condition of Jcc, SETcc, CMOVcc.
+    fn condition(&mut self, i: &Insn) -> Self::Bit;
+
+    // Control.
+
+    /// To the immediate target if `c`, on if not.
+    fn branch(&mut self, i: &Insn, c: Self::Bit) -> Self::Flow;
+    /// To the immediate target.
+    fn jump(&mut self, i: &Insn) -> Self::Flow;
+    /// #GP(0) for a branch target that is not canonical (64-bit mode).
+    fn check_target(&mut self, to: Self::Val) -> Emitted<Self>;
+    /// To a computed linear address (64-bit mode), checked before.
+    fn jump_to(&mut self, i: &Insn, to: Self::Val) -> Self::Flow;
+    /// Linear address of the next instruction.
+    fn next_rip(&mut self, i: &Insn) -> Self::Val;
+    /// Plain Rust over the CPU state.
+    fn plain(&mut self, i: &Insn, f: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self>;
+    /// Plain Rust that may change where, or in which mode, the CPU goes on: `rip` is the next instruction's when f begins.
+    fn leave(
+        &mut self,
+        i: &Insn,
+        f: fn(&mut Cpu, &Insn) -> Result<(), Stop>,
+    ) -> Result<Self::Flow, Self::Stop>;
+
+    // Vectors.
+
+    fn xmm(&mut self, r: u8) -> Self::Vec;
+    fn set_xmm(&mut self, r: u8, v: Self::Vec);
+    /// An MMX register; what MMX instructions do to the x87 unit besides, their semantics say.
+    fn mm(&mut self, r: u8) -> Self::Val;
+    fn set_mm(&mut self, r: u8, v: Self::Val);
+    /// Operand 1: an XMM register, or 16 bytes of memory, aligned if the instruction asks for it.
+    fn source_x(&mut self, i: &Insn) -> Result<Self::Vec, Self::Stop>;
+    /// Operand 1: the low part of an XMM register, or that many bytes of memory.
+    fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    /// Operand 1: an MMX register or 8 bytes of memory.
+    fn source_mm(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    /// Operand 0, an XMM register or 16 bytes of memory, := v.
+    fn put_x(&mut self, i: &Insn, v: Self::Vec) -> Emitted<Self>;
+    /// Memory operand 0 := the low bytes.
+    fn put_lane(&mut self, w: Width, i: &Insn, v: Self::Val) -> Emitted<Self>;
+    /// 64-bit lane n.
+    fn lane(&mut self, v: Self::Vec, n: u8) -> Self::Val;
+    /// v with its 64-bit lane n replaced.
+    fn with_lane(&mut self, v: Self::Vec, n: u8, x: Self::Val) -> Self::Vec;
+    /// x in the low lane, zeros above.
+    fn lane_alone(&mut self, x: Self::Val) -> Self::Vec;
+    /// An integer operation on all 128 bits; `imm` for those that take one.
+    fn vec(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Self::Vec;
+    /// A floating-point operation under MXCSR; #XM where an unmasked exception arises.
+    fn float(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: Self::Vec,
+        b: Self::Vec,
+        imm: u8,
+    ) -> Result<Self::Vec, Self::Stop>;
+}

@@ -1,0 +1,851 @@
+//! The interpreter: semantics with values for `Val`. Each handler is one piece of semantics with the operand kinds and
+//! width fixed at compile time ([`At`]) or read from the instruction ([`Dyn`]). A handler ends by calling the next one in
+//! tail position, which the compiler makes a jump; the end of a block returns to [`execute`].
+#![allow(unsafe_code)]
+
+use crate::{
+    attention::Attention,
+    blocks::{JumpEntry, jump_index},
+    emit::{Emit, Emitted},
+    fault::{Done, Fault, Stop, vector},
+    flags::Arith,
+    insn::{Insn, Kind, Links, attr},
+    mode::Mode,
+    state::{Cpu, Why, reg, seg},
+    vector::{FloatOp, Lanes, VecOp},
+    width::{D, Q, Width},
+};
+use std::{marker::PhantomData, ptr::null};
+
+/// How a handler learns an instruction's width and operand kinds.
+pub(crate) trait Form {
+    fn w(i: &Insn) -> Width;
+    fn dst(i: &Insn) -> Kind;
+    fn src(i: &Insn) -> Kind;
+    #[inline(always)]
+    fn cc(i: &Insn) -> u8 {
+        i.cc
+    }
+    #[inline(always)]
+    fn imm(i: &Insn) -> u64 {
+        i.imm64()
+    }
+    #[inline(always)]
+    fn locked(i: &Insn) -> bool {
+        i.has(attr::LOCK)
+    }
+}
+
+/// Width and kinds known: the hot forms. No LOCK, no 64-bit immediate, no far memory.
+pub(crate) struct At<const W: u8, const DST: u8, const SRC: u8>;
+impl<const W: u8, const DST: u8, const SRC: u8> Form for At<W, DST, SRC> {
+    #[inline(always)]
+    fn w(_: &Insn) -> Width {
+        Width(W)
+    }
+    #[inline(always)]
+    fn dst(_: &Insn) -> Kind {
+        Kind::from_bits(DST)
+    }
+    #[inline(always)]
+    fn src(_: &Insn) -> Kind {
+        Kind::from_bits(SRC)
+    }
+    #[inline(always)]
+    fn imm(i: &Insn) -> u64 {
+        i.imm as i64 as u64
+    }
+    #[inline(always)]
+    fn locked(_: &Insn) -> bool {
+        false
+    }
+}
+
+/// The condition known.
+pub(crate) struct Cc<const C: u8>;
+impl<const C: u8> Form for Cc<C> {
+    #[inline(always)]
+    fn w(i: &Insn) -> Width {
+        i.w
+    }
+    #[inline(always)]
+    fn dst(i: &Insn) -> Kind {
+        i.dst_kind()
+    }
+    #[inline(always)]
+    fn src(i: &Insn) -> Kind {
+        i.src_kind()
+    }
+    #[inline(always)]
+    fn cc(_: &Insn) -> u8 {
+        C
+    }
+}
+
+/// Everything from the instruction: the general form.
+pub(crate) struct Dyn;
+impl Form for Dyn {
+    #[inline(always)]
+    fn w(i: &Insn) -> Width {
+        i.w
+    }
+    #[inline(always)]
+    fn dst(i: &Insn) -> Kind {
+        i.dst_kind()
+    }
+    #[inline(always)]
+    fn src(i: &Insn) -> Kind {
+        i.src_kind()
+    }
+}
+
+/// The links behind the last instruction of a block.
+///
+/// # Safety
+/// `i` is the last instruction of a block: `attr::LAST` is set, or it is the synthetic end.
+#[inline(always)]
+unsafe fn links<'a>(i: &Insn) -> &'a Links {
+    // SAFETY: `blocks::Block` puts Links right behind the last instruction.
+    unsafe { &*std::ptr::from_ref(i).add(1).cast() }
+}
+
+impl Cpu {
+    /// The offset that the memory operand's address arithmetic gives, at full width.
+    #[inline(always)]
+    pub(crate) fn flat_address(&self, i: &Insn) -> u64 {
+        // SAFETY: decode makes base and index 0 to 17.
+        let (b, x) =
+            unsafe { (*self.gpr.get_unchecked(i.base as usize), *self.gpr.get_unchecked(i.index as usize)) };
+        b.wrapping_add(x << (i.scale & 3)).wrapping_add(i.disp as i64 as u64)
+    }
+
+    /// The memory operand's offset in its segment, in the general case.
+    #[inline(always)]
+    pub(crate) fn far_offset(&self, i: &Insn) -> u64 {
+        let mut a = if i.has(attr::IMM64) { i.imm64() } else { self.flat_address(i) };
+        if i.has(attr::RIP) {
+            a = a.wrapping_add(i.ip as u64 + i.len as u64);
+        }
+        match i.asize {
+            2 => a as u16 as u64,
+            4 => a as u32 as u64,
+            _ => a,
+        }
+    }
+
+    /// The memory operand's linear address in the general case, for `size` bytes `by` bytes on.
+    #[inline(never)]
+    pub(crate) fn far_address(&mut self, i: &Insn, by: u64, size: u64, write: bool) -> Result<u64, Stop> {
+        let a = self.far_offset(i).wrapping_add(by);
+        let s = (i.seg & 7) as usize;
+        if self.mode.is_64() {
+            return Ok(a.wrapping_add(self.seg_base[s]));
+        }
+        let a = if i.asize == 2 { a as u16 as u64 } else { a as u32 as u64 };
+        if self.mode.contains(Mode::FLAT) && s < seg::FS {
+            return Ok(a);
+        }
+        self.segment_check(s, a, size, write)
+    }
+
+    /// Linear address of the memory operand of plain code, checked for `size` bytes.
+    pub(crate) fn operand_address(&mut self, i: &Insn, size: u64, write: bool) -> Result<u64, Stop> {
+        let memory = |k| matches!(k, Kind::Mem);
+        if memory(i.dst_kind()) || memory(i.src_kind()) {
+            Ok(self.flat_address(i))
+        } else {
+            self.far_address(i, 0, size, write)
+        }
+    }
+
+    /// Turns the fault of an access through SS into #SS.
+    #[inline(always)]
+    pub(crate) fn operand_fault(&mut self, i: &Insn, stop: Stop) -> Stop {
+        if i.has(attr::STACK) { self.stack_fault(stop) } else { stop }
+    }
+
+    /// A general register by its byte offset.
+    #[inline(always)]
+    pub(crate) fn get(&self, w: Width, r: u8) -> u64 {
+        // SAFETY: decode makes offsets such that w bytes lie within gpr.
+        unsafe { peek_register(w, self.gpr.as_ptr().cast::<u8>().add(r as usize)) }
+    }
+
+    /// Sets a general register; 32-bit values clear the upper half.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, w: Width, r: u8, v: u64) {
+        // SAFETY: decode makes offsets such that w bytes (8 for w = 4, whose offsets are multiples of 8) lie within gpr.
+        unsafe {
+            let p = self.gpr.as_mut_ptr().cast::<u8>().add(r as usize);
+            match w.0 {
+                1 => *p = v as u8,
+                2 => p.cast::<u16>().write_unaligned(v as u16),
+                4 => p.cast::<u64>().write_unaligned(v as u32 as u64),
+                _ => p.cast::<u64>().write_unaligned(v),
+            }
+        }
+    }
+
+    /// Linear address of the instruction.
+    #[inline(always)]
+    pub(crate) fn rip_of(&self, i: &Insn) -> u64 {
+        self.gpr[reg::PAGE as usize].wrapping_add(i.ip as u64)
+    }
+
+    /// A linear address given relative to the current page, wrapped as the mode does.
+    #[inline(always)]
+    pub(crate) fn page_relative(&self, offset: i64) -> u64 {
+        let a = self.gpr[reg::PAGE as usize].wrapping_add(offset as u64);
+        if self.mode.is_64() { a } else { a as u32 as u64 }
+    }
+}
+
+/// # Safety
+/// `p` points to w bytes of the register file.
+#[inline(always)]
+unsafe fn peek_register(w: Width, p: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match w.0 {
+            1 => *p as u64,
+            2 => p.cast::<u16>().read_unaligned() as u64,
+            4 => p.cast::<u32>().read_unaligned() as u64,
+            _ => p.cast::<u64>().read_unaligned(),
+        }
+    }
+}
+
+/// The interpreting instance: a CPU seen through a form.
+#[repr(transparent)]
+pub(crate) struct Interp<F>(Cpu, PhantomData<F>);
+
+impl<F> Interp<F> {
+    #[inline(always)]
+    fn of(c: &mut Cpu) -> &mut Self {
+        // SAFETY: transparent, so a reference to one is a reference to the other.
+        unsafe { &mut *std::ptr::from_mut(c).cast() }
+    }
+}
+
+impl<F: Form> Interp<F> {
+    #[inline(always)]
+    fn operand(&mut self, k: Kind, w: Width, i: &Insn, write: bool) -> Result<u64, Stop> {
+        if k == Kind::Mem { Ok(self.0.flat_address(i)) } else { self.0.far_address(i, 0, w.0.into(), write) }
+    }
+
+    #[inline(always)]
+    fn read(&mut self, k: Kind, w: Width, i: &Insn) -> Result<u64, Stop> {
+        let a = self.operand(k, w, i, false)?;
+        self.0.read(w, a).map_err(|stop| self.0.operand_fault(i, stop))
+    }
+
+    /// Counts the block and picks where to go on.
+    #[inline(always)]
+    fn go(&mut self, i: &Insn, taken: bool) -> *const Insn {
+        // SAFETY: only semantics that end blocks call this, and decode ends the block after them.
+        let l = unsafe { links(i) };
+        let to = if taken {
+            // A branch of the host, not a conditional move: the host predicts it.
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            // SAFETY: no instructions.
+            unsafe {
+                core::arch::asm!("", options(nomem, nostack, preserves_flags));
+            }
+            l.taken.get()
+        } else {
+            l.fall.get()
+        };
+        if self.0.attention_ref().due(l.n) {
+            return pause(&mut self.0, l, taken);
+        }
+        to
+    }
+}
+
+impl Cpu {
+    #[inline(always)]
+    pub(crate) fn attention_ref(&self) -> &Attention {
+        // SAFETY: points into attention_owner, which lives as long as the CPU.
+        unsafe { &*self.attention }
+    }
+}
+
+/// The attention word wants the CPU between two blocks.
+#[cold]
+#[inline(never)]
+fn pause(c: &mut Cpu, l: &Links, taken: bool) -> *const Insn {
+    let offset = if taken { l.taken_offset } else { l.fall_offset };
+    c.rip = c.page_relative(offset.into());
+    c.why = Why::Continue;
+    null()
+}
+
+/// The handler of a link that is not made yet: makes it where the target lies in the same page.
+pub(crate) fn unlinked(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    let l = unsafe { &*stub.owner };
+    let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
+    c.rip = c.page_relative(offset.into());
+    c.why = Why::Continue;
+    let Ok(to) = c.find_block(c.rip) else { return null() };
+    if c.blocks.linkable {
+        if stub.taken { l.taken.set(to) } else { l.fall.set(to) }
+    }
+    to
+}
+
+/// A link that leaves the page: through the jump cache each time.
+pub(crate) fn far_link(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    let l = unsafe { &*stub.owner };
+    let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
+    let rip = c.page_relative(offset.into());
+    through_cache(c, rip)
+}
+
+/// A link that always returns to the dispatcher.
+pub(crate) fn leave_link(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    pause(c, unsafe { &*stub.owner }, stub.taken)
+}
+
+/// What the instructions of a dropped block become: the code there has changed.
+pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
+    c.rip = c.rip_of(i);
+    c.why = Why::Continue;
+    // The jump cache may still lead here.
+    c.jumps[jump_index(c.rip)] = JumpEntry::EMPTY;
+    c.forget_unexecuted(i);
+    null()
+}
+
+#[inline(always)]
+fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
+    // SAFETY: jump_index is below the size of the cache.
+    let e = unsafe { c.jumps.get_unchecked(jump_index(rip)) };
+    if e.rip == rip && e.context == c.context {
+        c.gpr[reg::PAGE as usize] = rip & !0xfff;
+        return e.insn;
+    }
+    c.rip = rip;
+    c.why = Why::Continue;
+    null()
+}
+
+#[allow(clippy::missing_docs_in_private_items)]
+impl<F: Form> Emit for Interp<F> {
+    type Val = u64;
+    type Bit = bool;
+    type Vec = u128;
+    type Stop = Stop;
+    type Flow = *const Insn;
+
+    #[inline(always)]
+    fn width(&self, i: &Insn) -> Width {
+        F::w(i)
+    }
+    #[inline(always)]
+    fn source(&mut self, i: &Insn) -> Result<u64, Stop> {
+        self.source_w(F::w(i), i)
+    }
+    #[inline(always)]
+    fn source_w(&mut self, w: Width, i: &Insn) -> Result<u64, Stop> {
+        match F::src(i) {
+            Kind::Reg => Ok(self.0.get(w, i.src)),
+            Kind::Imm => Ok(w.mask(F::imm(i))),
+            k => self.read(k, w, i),
+        }
+    }
+    #[inline(always)]
+    fn target(&mut self, i: &Insn) -> Result<u64, Stop> {
+        match F::dst(i) {
+            Kind::Reg => Ok(self.0.get(F::w(i), i.dst)),
+            k => self.read(k, F::w(i), i),
+        }
+    }
+    #[inline(always)]
+    fn put(&mut self, i: &Insn, v: u64) -> Done {
+        let w = F::w(i);
+        match F::dst(i) {
+            Kind::Reg => {
+                self.0.set(w, i.dst, v);
+                Ok(())
+            }
+            k => {
+                let a = self.operand(k, w, i, true)?;
+                self.0.write(w, a, v).map_err(|stop| self.0.operand_fault(i, stop))
+            }
+        }
+    }
+    #[inline(always)]
+    fn update(&mut self, i: &Insn, f: impl Fn(&mut Self, u64) -> u64) -> Result<(u64, u64), Stop> {
+        let w = F::w(i);
+        match F::dst(i) {
+            Kind::Reg => {
+                let old = self.0.get(w, i.dst);
+                let new = f(self, old);
+                self.0.set(w, i.dst, new);
+                Ok((old, new))
+            }
+            k => {
+                let a = self.operand(k, w, i, true)?;
+                self.modify(w, i, a, f)
+            }
+        }
+    }
+    #[inline(always)]
+    fn imm(&mut self, w: Width, i: &Insn) -> u64 {
+        w.mask(F::imm(i))
+    }
+    #[inline(always)]
+    fn address(&mut self, i: &Insn, by: Option<u64>, size: u8, write: bool) -> Result<u64, Stop> {
+        let k = match (F::dst(i), F::src(i)) {
+            (Kind::Mem, _) | (_, Kind::Mem) => Kind::Mem,
+            _ => Kind::Far,
+        };
+        let by = by.unwrap_or(0);
+        if k == Kind::Mem {
+            Ok(self.0.flat_address(i).wrapping_add(by))
+        } else {
+            self.0.far_address(i, by, size.into(), write)
+        }
+    }
+    #[inline(always)]
+    fn offset(&mut self, i: &Insn) -> u64 {
+        if F::src(i) == Kind::Mem { self.0.flat_address(i) } else { self.0.far_offset(i) }
+    }
+    #[inline(always)]
+    fn get(&mut self, w: Width, r: u8) -> u64 {
+        self.0.get(w, r)
+    }
+    #[inline(always)]
+    fn set(&mut self, w: Width, r: u8, v: u64) {
+        self.0.set(w, r, v)
+    }
+    #[inline(always)]
+    fn set_if(&mut self, c: bool, w: Width, r: u8, v: u64) {
+        if c {
+            self.0.set(w, r, v)
+        }
+    }
+    #[inline(always)]
+    fn load(&mut self, w: Width, i: &Insn, at: u64) -> Result<u64, Stop> {
+        self.0.read(w, at).map_err(|stop| self.0.operand_fault(i, stop))
+    }
+    #[inline(always)]
+    fn store(&mut self, w: Width, i: &Insn, at: u64, v: u64) -> Done {
+        self.0.write(w, at, v).map_err(|stop| self.0.operand_fault(i, stop))
+    }
+    #[inline(always)]
+    fn modify(
+        &mut self,
+        w: Width,
+        i: &Insn,
+        at: u64,
+        f: impl Fn(&mut Self, u64) -> u64,
+    ) -> Result<(u64, u64), Stop> {
+        self.0
+            .modify(w, at, F::locked(i), |c, v| f(Self::of(c), v))
+            .map_err(|stop| self.0.operand_fault(i, stop))
+    }
+    #[inline(always)]
+    fn stack_load(&mut self, w: Width, at: u64) -> Result<u64, Stop> {
+        self.0.read(w, at).map_err(|stop| self.0.stack_fault(stop))
+    }
+    #[inline(always)]
+    fn stack_store(&mut self, w: Width, at: u64, v: u64) -> Done {
+        self.0.write(w, at, v).map_err(|stop| self.0.stack_fault(stop))
+    }
+
+    #[inline(always)]
+    fn int(&mut self, w: Width, k: u64) -> u64 {
+        w.mask(k)
+    }
+    #[inline(always)]
+    fn add(&mut self, w: Width, a: u64, b: u64) -> u64 {
+        w.mask(a.wrapping_add(b))
+    }
+    #[inline(always)]
+    fn sub(&mut self, w: Width, a: u64, b: u64) -> u64 {
+        w.mask(a.wrapping_sub(b))
+    }
+    #[inline(always)]
+    fn and(&mut self, _: Width, a: u64, b: u64) -> u64 {
+        a & b
+    }
+    #[inline(always)]
+    fn or(&mut self, _: Width, a: u64, b: u64) -> u64 {
+        a | b
+    }
+    #[inline(always)]
+    fn xor(&mut self, _: Width, a: u64, b: u64) -> u64 {
+        a ^ b
+    }
+    #[inline(always)]
+    fn mul(&mut self, w: Width, a: u64, b: u64) -> u64 {
+        w.mask(a.wrapping_mul(b))
+    }
+    #[inline(always)]
+    fn umulh(&mut self, w: Width, a: u64, b: u64) -> u64 {
+        w.mask((u128::from(a) * u128::from(b) >> w.bits()) as u64)
+    }
+    #[inline(always)]
+    fn smulh(&mut self, w: Width, a: u64, b: u64) -> u64 {
+        w.mask((i128::from(w.sext(a) as i64) * i128::from(w.sext(b) as i64) >> w.bits()) as u64)
+    }
+    #[inline(always)]
+    fn udivrem(&mut self, w: Width, hi: u64, lo: u64, d: u64) -> Result<(u64, u64), Stop> {
+        // hi >= d says both "zero" and "does not fit".
+        if hi >= d {
+            return Err(self.0.raise(Fault::new(vector::DE)));
+        }
+        Ok(if w.0 == 8 {
+            let (n, d) = (u128::from(hi) << 64 | u128::from(lo), u128::from(d));
+            if hi == 0 { (lo / d as u64, lo % d as u64) } else { ((n / d) as u64, (n % d) as u64) }
+        } else {
+            let n = hi << w.bits() | lo;
+            (n / d, n % d)
+        })
+    }
+    #[inline(always)]
+    fn sdivrem(&mut self, w: Width, hi: u64, lo: u64, d: u64) -> Result<(u64, u64), Stop> {
+        let d = i128::from(w.sext(d) as i64);
+        let n = i128::from(w.sext(hi) as i64) << w.bits() | i128::from(lo);
+        let q = n.checked_div(d).filter(|&q| i128::from(w.sext(q as u64) as i64) == q);
+        match q {
+            Some(q) => Ok((w.mask(q as u64), w.mask((n - q * d) as u64))),
+            None => Err(self.0.raise(Fault::new(vector::DE))),
+        }
+    }
+    #[inline(always)]
+    fn shl(&mut self, w: Width, a: u64, n: u64) -> u64 {
+        w.mask(a << (n & 63))
+    }
+    #[inline(always)]
+    fn shr(&mut self, _: Width, a: u64, n: u64) -> u64 {
+        a >> (n & 63)
+    }
+    #[inline(always)]
+    fn sar(&mut self, w: Width, a: u64, n: u64) -> u64 {
+        w.mask(((w.sext(a) as i64) >> (n & 63)) as u64)
+    }
+    #[inline(always)]
+    fn rotl(&mut self, w: Width, a: u64, n: u64) -> u64 {
+        match w.0 {
+            1 => (a as u8).rotate_left(n as u32 & 7).into(),
+            2 => (a as u16).rotate_left(n as u32 & 15).into(),
+            4 => (a as u32).rotate_left(n as u32 & 31).into(),
+            _ => a.rotate_left(n as u32 & 63),
+        }
+    }
+    #[inline(always)]
+    fn rem(&mut self, n: u64, m: u64) -> u64 {
+        n % m
+    }
+    #[inline(always)]
+    fn zext(&mut self, _: Width, _: Width, a: u64) -> u64 {
+        a
+    }
+    #[inline(always)]
+    fn sext(&mut self, from: Width, to: Width, a: u64) -> u64 {
+        to.mask(from.sext(a))
+    }
+    #[inline(always)]
+    fn trunc(&mut self, _: Width, to: Width, a: u64) -> u64 {
+        to.mask(a)
+    }
+    #[inline(always)]
+    fn bswap(&mut self, w: Width, a: u64) -> u64 {
+        a.swap_bytes() >> (64 - w.bits())
+    }
+    #[inline(always)]
+    fn lowest(&mut self, _: Width, a: u64) -> u64 {
+        a.trailing_zeros().into()
+    }
+    #[inline(always)]
+    fn highest(&mut self, _: Width, a: u64) -> u64 {
+        (63 ^ a.leading_zeros() & 63).into()
+    }
+
+    #[inline(always)]
+    fn eq(&mut self, _: Width, a: u64, b: u64) -> bool {
+        a == b
+    }
+    #[inline(always)]
+    fn ult(&mut self, _: Width, a: u64, b: u64) -> bool {
+        a < b
+    }
+    #[inline(always)]
+    fn sign(&mut self, w: Width, a: u64) -> bool {
+        (w.sext(a) as i64) < 0
+    }
+    #[inline(always)]
+    fn bit(&mut self, _: Width, a: u64, n: u64) -> bool {
+        a >> (n & 63) & 1 != 0
+    }
+    #[inline(always)]
+    fn truth(&mut self, k: bool) -> bool {
+        k
+    }
+    #[inline(always)]
+    fn not(&mut self, a: bool) -> bool {
+        !a
+    }
+    #[inline(always)]
+    fn xor_bit(&mut self, a: bool, b: bool) -> bool {
+        a ^ b
+    }
+    #[inline(always)]
+    fn or_bit(&mut self, a: bool, b: bool) -> bool {
+        a | b
+    }
+    #[inline(always)]
+    fn and_bit(&mut self, a: bool, b: bool) -> bool {
+        a & b
+    }
+    #[inline(always)]
+    fn select(&mut self, _: Width, c: bool, a: u64, b: u64) -> u64 {
+        if c { a } else { b }
+    }
+    #[inline(always)]
+    fn select_bit(&mut self, c: bool, a: bool, b: bool) -> bool {
+        if c { a } else { b }
+    }
+    #[inline(always)]
+    fn from_bit(&mut self, _: Width, c: bool) -> u64 {
+        c.into()
+    }
+
+    #[inline(always)]
+    fn set_flags(&mut self, w: Width, f: Arith<u64, bool>) {
+        self.0.flags.set(w, f)
+    }
+    #[inline(always)]
+    fn set_flags_if(&mut self, c: bool, w: Width, f: Arith<u64, bool>) {
+        if c {
+            self.0.flags.set(w, f)
+        }
+    }
+    #[inline(always)]
+    fn set_carry(&mut self, c: bool) {
+        self.0.flags.set_cf(c)
+    }
+    #[inline(always)]
+    fn set_carry_overflow_if(&mut self, c: bool, cf: bool, of: bool) {
+        if c {
+            let af = self.0.flags.af();
+            self.0.flags.set_carries(cf, of, af)
+        }
+    }
+    #[inline(always)]
+    fn set_zero(&mut self, z: bool) {
+        self.0.flags.set_zf(z)
+    }
+    #[inline(always)]
+    fn carry(&mut self) -> bool {
+        self.0.flags.cf()
+    }
+    #[inline(always)]
+    fn overflow(&mut self) -> bool {
+        self.0.flags.of()
+    }
+    #[inline(always)]
+    fn auxiliary(&mut self) -> bool {
+        self.0.flags.af()
+    }
+    #[inline(always)]
+    fn zero(&mut self) -> bool {
+        self.0.flags.z == 0
+    }
+    #[inline(always)]
+    fn condition(&mut self, i: &Insn) -> bool {
+        self.0.flags.condition(F::cc(i))
+    }
+
+    #[inline(always)]
+    fn branch(&mut self, i: &Insn, c: bool) -> *const Insn {
+        self.go(i, c)
+    }
+    #[inline(always)]
+    fn jump(&mut self, i: &Insn) -> *const Insn {
+        self.go(i, true)
+    }
+    #[inline(always)]
+    fn check_target(&mut self, to: u64) -> Done {
+        if (to as i64) << 16 >> 16 != to as i64 && !self.0.canonical(to) {
+            return Err(self.0.raise(Fault::gp(0)));
+        }
+        Ok(())
+    }
+    #[inline(always)]
+    fn jump_to(&mut self, i: &Insn, to: u64) -> *const Insn {
+        // SAFETY: only semantics that end blocks call this.
+        let l = unsafe { links(i) };
+        if self.0.attention_ref().due(l.n) {
+            self.0.rip = to;
+            self.0.why = Why::Continue;
+            return null();
+        }
+        through_cache(&mut self.0, to)
+    }
+    #[inline(always)]
+    fn next_rip(&mut self, i: &Insn) -> u64 {
+        self.0.page_relative(i.ip as i64 + i.len as i64)
+    }
+    #[inline(always)]
+    fn plain(&mut self, i: &Insn, f: fn(&mut Cpu, &Insn) -> Done) -> Done {
+        f(&mut self.0, i)
+    }
+    #[inline(always)]
+    fn leave(&mut self, i: &Insn, f: fn(&mut Cpu, &Insn) -> Done) -> Result<*const Insn, Stop> {
+        self.0.rip = self.next_rip(i);
+        self.0.why = Why::Continue;
+        f(&mut self.0, i)?;
+        // SAFETY: only semantics that end blocks call this.
+        let l = unsafe { links(i) };
+        self.0.attention_ref().due(l.n);
+        Ok(null())
+    }
+
+    #[inline(always)]
+    fn xmm(&mut self, r: u8) -> u128 {
+        self.0.xmm[(r & 15) as usize]
+    }
+    #[inline(always)]
+    fn set_xmm(&mut self, r: u8, v: u128) {
+        self.0.xmm[(r & 15) as usize] = v
+    }
+    #[inline(always)]
+    fn mm(&mut self, r: u8) -> u64 {
+        self.0.x87.regs[(r & 7) as usize].significand
+    }
+    #[inline(always)]
+    fn set_mm(&mut self, r: u8, v: u64) {
+        self.0.x87.regs[(r & 7) as usize] = crate::float::F80 { significand: v, sign_exponent: 0xffff };
+    }
+    #[inline(always)]
+    fn source_x(&mut self, i: &Insn) -> Result<u128, Stop> {
+        match F::src(i) {
+            Kind::Reg => Ok(self.xmm(i.src)),
+            k => {
+                let a = self.operand(k, Width(16), i, false)?;
+                if i.has(attr::ALIGNED) && a & 15 != 0 {
+                    return Err(self.0.raise(Fault::gp(0)));
+                }
+                self.0.read_128(a).map_err(|stop| self.0.operand_fault(i, stop))
+            }
+        }
+    }
+    #[inline(always)]
+    fn source_lane(&mut self, w: Width, i: &Insn) -> Result<u64, Stop> {
+        match F::src(i) {
+            Kind::Reg => Ok(w.mask(self.xmm(i.src) as u64)),
+            k => self.read(k, w, i),
+        }
+    }
+    #[inline(always)]
+    fn source_mm(&mut self, i: &Insn) -> Result<u64, Stop> {
+        match F::src(i) {
+            Kind::Reg => Ok(self.mm(i.src)),
+            k => self.read(k, Q, i),
+        }
+    }
+    #[inline(always)]
+    fn put_x(&mut self, i: &Insn, v: u128) -> Done {
+        match F::dst(i) {
+            Kind::Reg => {
+                self.set_xmm(i.dst, v);
+                Ok(())
+            }
+            k => {
+                let a = self.operand(k, Width(16), i, true)?;
+                if i.has(attr::ALIGNED) && a & 15 != 0 {
+                    return Err(self.0.raise(Fault::gp(0)));
+                }
+                self.0.write_128(a, v).map_err(|stop| self.0.operand_fault(i, stop))
+            }
+        }
+    }
+    #[inline(always)]
+    fn put_lane(&mut self, w: Width, i: &Insn, v: u64) -> Done {
+        let a = self.operand(F::dst(i), w, i, true)?;
+        self.0.write(w, a, v).map_err(|stop| self.0.operand_fault(i, stop))
+    }
+    #[inline(always)]
+    fn lane(&mut self, v: u128, n: u8) -> u64 {
+        (v >> (64 * (n & 1))) as u64
+    }
+    #[inline(always)]
+    fn with_lane(&mut self, v: u128, n: u8, x: u64) -> u128 {
+        let at = 64 * (n & 1);
+        v & !(u128::from(u64::MAX) << at) | u128::from(x) << at
+    }
+    #[inline(always)]
+    fn lane_alone(&mut self, x: u64) -> u128 {
+        x.into()
+    }
+    #[inline(always)]
+    fn vec(&mut self, op: VecOp, a: u128, b: u128, imm: u8) -> u128 {
+        op.eval(a, b, imm)
+    }
+    #[inline(always)]
+    fn float(&mut self, op: FloatOp, lanes: Lanes, a: u128, b: u128, imm: u8) -> Result<u128, Stop> {
+        self.0.sse_float(op, lanes, a, b, imm)
+    }
+}
+
+/// The semantics of an instruction after which the next in memory follows.
+pub(crate) trait Straight {
+    fn run<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E>;
+}
+
+/// The semantics of an instruction that ends its block.
+pub(crate) trait Ending {
+    fn run<E: Emit>(e: &mut E, i: &Insn) -> Result<E::Flow, E::Stop>;
+}
+
+#[cold]
+#[inline(never)]
+fn stopped(c: &mut Cpu, i: &Insn) -> *const Insn {
+    c.rip = c.rip_of(i);
+    c.forget_unexecuted(i);
+    null()
+}
+
+/// A handler for [`Straight`] semantics.
+pub(crate) fn straight<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
+    match S::run(Interp::<F>::of(c), i) {
+        Ok(()) => {
+            // SAFETY: every block has something behind each instruction but its last, which is never Straight.
+            let next = unsafe { &*std::ptr::from_ref(i).add(1) };
+            (next.step.get())(c, next)
+        }
+        Err(Stop) => stopped(c, i),
+    }
+}
+
+/// A handler for [`Ending`] semantics.
+pub(crate) fn ending<S: Ending, F: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
+    match S::run(Interp::<F>::of(c), i) {
+        Ok(next) => next,
+        Err(Stop) => stopped(c, i),
+    }
+}
+
+/// Runs blocks from `first` until one is left.
+pub(crate) fn execute(c: &mut Cpu, first: *const Insn) {
+    let mut next = first;
+    while !next.is_null() {
+        // SAFETY: handlers give instructions of blocks that live until the dispatcher frees them.
+        let i = unsafe { &*next };
+        next = (i.step.get())(c, i);
+    }
+}
+
+const _: () = assert!(D.0 == 4);

@@ -1,0 +1,453 @@
+//! Accesses to guest memory: the inline probe, and what happens when it misses.
+#![allow(unsafe_code)]
+
+use super::{Access, Class, index};
+use crate::{
+    fault::{Done, Fault, Stop, vector},
+    mode::Mode,
+    ram::{PAGE, peek, poke},
+    state::{Cpu, Segment, seg},
+    width::{B, Q, Width},
+};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst, fence};
+
+/// Where an access ends up.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    /// Host memory, and the guest-physical address it stands for.
+    Ram(*mut u8, u64),
+    /// Device memory, or nothing at all.
+    Device(u64),
+}
+
+/// Bytes of an access from `linear` that lie in its first page.
+#[inline(always)]
+fn room(linear: u64) -> u64 {
+    PAGE - (linear & (PAGE - 1))
+}
+
+impl Cpu {
+    /// Ends the instruction with an exception.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn raise(&mut self, fault: Fault) -> Stop {
+        self.fault = fault;
+        self.why = crate::state::Why::Fault;
+        Stop
+    }
+
+    /// The host address of `size` bytes, if the TLB vouches for the access.
+    #[inline(always)]
+    pub(crate) fn probe(&self, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
+        // SAFETY: `tlb` points to a table owned by `mmu`, replaced whenever the tables are; the index is masked.
+        let entry = unsafe { (*self.tlb).0.get_unchecked(index(linear)) };
+        let tag = if write { entry.write } else { entry.read };
+        if tag ^ linear <= PAGE - size { Some(linear.wrapping_add(entry.addend) as *mut u8) } else { None }
+    }
+
+    /// Reads with the current privilege.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
+        match self.probe(linear, w.0 as u64, false) {
+            // SAFETY: a hit means w bytes of guest RAM at p.
+            Some(p) => Ok(unsafe { peek(w, p) }),
+            None => self.read_slow(w, linear, self.data_class()),
+        }
+    }
+
+    /// Writes with the current privilege.
+    #[inline(always)]
+    pub(crate) fn write(&mut self, w: Width, linear: u64, v: u64) -> Done {
+        match self.probe(linear, w.0 as u64, true) {
+            Some(p) => {
+                // SAFETY: a hit means w bytes of writable guest RAM at p.
+                unsafe { poke(w, p, v) };
+                Ok(())
+            }
+            None => self.write_slow(w, linear, v, self.data_class()),
+        }
+    }
+
+    /// Reads 16 bytes.
+    #[inline(always)]
+    pub(crate) fn read_128(&mut self, linear: u64) -> Result<u128, Stop> {
+        match self.probe(linear, 16, false) {
+            // SAFETY: a hit means 16 bytes of guest RAM at p.
+            Some(p) => Ok(unsafe { peek(Q, p) as u128 | (peek(Q, p.add(8)) as u128) << 64 }),
+            None => {
+                let mut bytes = [0; 16];
+                self.read_bytes(linear, &mut bytes)?;
+                Ok(u128::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    /// Writes 16 bytes.
+    #[inline(always)]
+    pub(crate) fn write_128(&mut self, linear: u64, v: u128) -> Done {
+        match self.probe(linear, 16, true) {
+            Some(p) => {
+                // SAFETY: a hit means 16 bytes of writable guest RAM at p.
+                unsafe {
+                    poke(Q, p, v as u64);
+                    poke(Q, p.add(8), (v >> 64) as u64);
+                }
+                Ok(())
+            }
+            None => self.write_bytes(linear, &v.to_le_bytes()),
+        }
+    }
+
+    /// Reads with supervisor rights whatever the CPL: IDT, GDT, LDT, TSS.
+    pub(crate) fn read_system(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
+        self.read_slow(w, linear, Class::Supervisor)
+    }
+
+    /// Writes with supervisor rights whatever the CPL.
+    pub(crate) fn write_system(&mut self, w: Width, linear: u64, v: u64) -> Done {
+        self.write_slow(w, linear, v, Class::Supervisor)
+    }
+
+    /// Translates, fills the TLB where the page is RAM, and says where the byte is.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn place(&mut self, linear: u64, access: Access, class: Class) -> Result<Place, Stop> {
+        self.statistics.tlb_misses += 1;
+        if self.long_mode() {
+            if !self.canonical(linear) {
+                return Err(self.raise(Fault::gp(0)));
+            }
+        } else if linear >> 32 != 0 {
+            return self.place(linear as u32 as u64, access, class);
+        }
+        let mapping = self.translate(linear, access, class)?;
+        let physical = mapping.physical | linear & (PAGE - 1);
+        let Some(page) = self.ram.page(physical) else { return Ok(Place::Device(physical)) };
+        if access == Access::Write && !page.writable {
+            return Ok(Place::Device(physical));
+        }
+        let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
+        let writable = access == Access::Write && page.code.load(SeqCst) == 0;
+        if !self.options.no_tlb {
+            let tag = linear & !(PAGE - 1);
+            let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
+            let entry = self.mmu.entry(class, linear);
+            let keep = (entry.write ^ tag) >> 12 == 0 && entry.physical == physical;
+            let write = if writable || keep { tag } else { tag ^ PAGE };
+            *entry = super::TlbEntry { read: tag, write, addend, physical };
+        }
+        Ok(Place::Ram(host, physical))
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn read_slow(&mut self, w: Width, linear: u64, class: Class) -> Result<u64, Stop> {
+        if u64::from(w.0) > room(linear) {
+            let mut bytes = [0; 8];
+            self.read_bytes_as(linear, &mut bytes[..w.0 as usize], class)?;
+            return Ok(u64::from_le_bytes(bytes));
+        }
+        match self.place(linear, Access::Read, class)? {
+            // SAFETY: the page is RAM and the access stays within it.
+            Place::Ram(p, _) => Ok(unsafe { peek(w, p) }),
+            Place::Device(physical) => Ok(self.device_read(w, physical)),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn write_slow(&mut self, w: Width, linear: u64, v: u64, class: Class) -> Done {
+        if u64::from(w.0) > room(linear) {
+            return self.write_bytes_as(linear, &v.to_le_bytes()[..w.0 as usize], class);
+        }
+        match self.place(linear, Access::Write, class)? {
+            Place::Ram(p, physical) => {
+                // SAFETY: the page is writable RAM and the access stays within it.
+                unsafe { poke(w, p, v) };
+                self.stored(physical, w.0.into());
+            }
+            Place::Device(physical) => self.device_write(w, physical, v),
+        }
+        Ok(())
+    }
+
+    /// Reads bytes that may lie in two pages, with the current privilege.
+    pub(crate) fn read_bytes(&mut self, linear: u64, out: &mut [u8]) -> Done {
+        self.read_bytes_as(linear, out, self.data_class())
+    }
+
+    /// Writes bytes that may lie in two pages, with the current privilege: all of them or none.
+    pub(crate) fn write_bytes(&mut self, linear: u64, bytes: &[u8]) -> Done {
+        self.write_bytes_as(linear, bytes, self.data_class())
+    }
+
+    fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], class: Class) -> Done {
+        let first = (out.len() as u64).min(room(linear)) as usize;
+        let (a, b) = out.split_at_mut(first);
+        for (at, part) in [(linear, a), (linear.wrapping_add(first as u64), b)] {
+            if part.is_empty() {
+                continue;
+            }
+            match self.place(at, Access::Read, class)? {
+                Place::Ram(p, _) => {
+                    for (k, byte) in part.iter_mut().enumerate() {
+                        // SAFETY: the part ends with the page at the latest.
+                        *byte = unsafe { peek(B, p.add(k)) } as u8;
+                    }
+                }
+                Place::Device(physical) => {
+                    for (k, chunk) in part.chunks_mut(8).enumerate() {
+                        self.statistics.device_accesses += 1;
+                        self.bus.mmio_read(self.id, physical + 8 * k as u64, chunk);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_bytes_as(&mut self, linear: u64, bytes: &[u8], class: Class) -> Done {
+        let first = (bytes.len() as u64).min(room(linear)) as usize;
+        let (a, b) = bytes.split_at(first);
+        let low = self.place(linear, Access::Write, class)?;
+        let high = match b.is_empty() {
+            true => None,
+            false => Some(self.place(linear.wrapping_add(first as u64), Access::Write, class)?),
+        };
+        self.write_place(low, a);
+        if let Some(high) = high {
+            self.write_place(high, b);
+        }
+        Ok(())
+    }
+
+    fn write_place(&mut self, place: Place, bytes: &[u8]) {
+        match place {
+            Place::Ram(p, physical) => {
+                for (k, &byte) in bytes.iter().enumerate() {
+                    // SAFETY: the caller cut the bytes at the page's end.
+                    unsafe { poke(B, p.add(k), byte.into()) };
+                }
+                self.stored(physical, bytes.len() as u64);
+            }
+            Place::Device(physical) => {
+                for (k, chunk) in bytes.chunks(8).enumerate() {
+                    self.statistics.device_accesses += 1;
+                    self.bus.mmio_write(self.id, physical + 8 * k as u64, chunk);
+                }
+            }
+        }
+    }
+
+    /// Checks that `size` bytes may be written, so that an instruction that stores twice can fault before it writes.
+    pub(crate) fn check_write(&mut self, linear: u64, size: u64) -> Done {
+        if self.probe(linear, size.min(PAGE), true).is_some() {
+            return Ok(());
+        }
+        let class = self.data_class();
+        self.place(linear, Access::Write, class)?;
+        if size > room(linear) {
+            self.place(linear.wrapping_add(size - 1), Access::Write, class)?;
+        }
+        Ok(())
+    }
+
+    /// Host memory from `linear` to the end of its page, for bulk instructions; None for device memory and pages whose
+    /// stores need a look each.
+    pub(crate) fn span(&mut self, linear: u64, write: bool) -> Result<Option<*mut u8>, Stop> {
+        if let Some(p) = self.probe(linear, 1, write) {
+            return Ok(Some(p));
+        }
+        let access = if write { Access::Write } else { Access::Read };
+        match self.place(linear, access, self.data_class())? {
+            Place::Ram(p, physical)
+                if !write || self.ram.page(physical).is_some_and(|page| page.code.load(SeqCst) == 0) =>
+            {
+                Ok(Some(p))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn device_read(&mut self, w: Width, physical: u64) -> u64 {
+        self.statistics.device_accesses += 1;
+        let mut bytes = [0; 8];
+        self.bus.mmio_read(self.id, physical, &mut bytes[..w.0 as usize]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn device_write(&mut self, w: Width, physical: u64, v: u64) {
+        self.statistics.device_accesses += 1;
+        self.bus.mmio_write(self.id, physical, &v.to_le_bytes()[..w.0 as usize]);
+    }
+
+    /// After a store that did not go through a write tag: was it into code?
+    pub(crate) fn stored(&mut self, physical: u64, len: u64) {
+        // The store must be visible before the mark is read; a decoder marks before it reads the bytes.
+        fence(SeqCst);
+        let Some(page) = self.ram.page(physical) else { return };
+        let offset = physical & (PAGE - 1);
+        let last = (offset + len.max(1) - 1).min(PAGE - 1);
+        let granules = u64::MAX >> (63 - (last >> 6) + (offset >> 6)) << (offset >> 6);
+        if page.code.load(SeqCst) & granules != 0 {
+            self.code_written(physical & !(PAGE - 1), granules);
+        }
+    }
+
+    /// Reads, computes, writes one operand: its page is checked for writing before anything is read. `locked` makes it
+    /// one atomic step.
+    #[inline(always)]
+    pub(crate) fn modify(
+        &mut self,
+        w: Width,
+        linear: u64,
+        locked: bool,
+        f: impl Fn(&mut Self, u64) -> u64,
+    ) -> Result<(u64, u64), Stop> {
+        match self.probe(linear, w.0 as u64, true) {
+            Some(p) if locked => Ok(self.modify_locked(w, p, f)),
+            Some(p) => {
+                // SAFETY: a hit means w bytes of writable guest RAM at p.
+                let old = unsafe { peek(w, p) };
+                let new = f(self, old);
+                // SAFETY: as above; f computes, it does not touch the TLB.
+                unsafe { poke(w, p, new) };
+                Ok((old, new))
+            }
+            None => self.modify_slow(w, linear, locked, f),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn modify_slow(
+        &mut self,
+        w: Width,
+        linear: u64,
+        locked: bool,
+        f: impl Fn(&mut Self, u64) -> u64,
+    ) -> Result<(u64, u64), Stop> {
+        let class = self.data_class();
+        if u64::from(w.0) <= room(linear) {
+            match self.place(linear, Access::Write, class)? {
+                Place::Ram(p, physical) if locked => {
+                    let done = self.modify_locked(w, p, f);
+                    self.stored(physical, w.0.into());
+                    return Ok(done);
+                }
+                Place::Ram(p, physical) => {
+                    // SAFETY: the page is writable RAM and the operand stays within it.
+                    let old = unsafe { peek(w, p) };
+                    let new = f(self, old);
+                    // SAFETY: as above.
+                    unsafe { poke(w, p, new) };
+                    self.stored(physical, w.0.into());
+                    return Ok((old, new));
+                }
+                Place::Device(physical) => {
+                    let old = self.device_read(w, physical);
+                    let new = f(self, old);
+                    self.device_write(w, physical, new);
+                    return Ok((old, new));
+                }
+            }
+        }
+        self.check_write(linear, w.0.into())?;
+        let old = self.read_slow(w, linear, class)?;
+        let new = f(self, old);
+        self.write_slow(w, linear, new, class)?;
+        Ok((old, new))
+    }
+
+    /// Compare-and-exchange until nobody came between. An operand that is not aligned is changed in plain steps.
+    #[inline(never)]
+    fn modify_locked(&mut self, w: Width, p: *mut u8, f: impl Fn(&mut Self, u64) -> u64) -> (u64, u64) {
+        macro_rules! exchange {
+            ($atomic:ty) => {{
+                // SAFETY: p points to w bytes of guest RAM and is aligned to them, checked below.
+                let word = unsafe { <$atomic>::from_ptr(p.cast()) };
+                let mut old = word.load(SeqCst);
+                loop {
+                    let new = f(self, old.into());
+                    match word.compare_exchange(old, new as _, SeqCst, SeqCst) {
+                        Ok(_) => return (old.into(), new),
+                        Err(now) => old = now,
+                    }
+                }
+            }};
+        }
+        if p.addr() & (w.0 as usize - 1) == 0 {
+            match w.0 {
+                1 => exchange!(AtomicU8),
+                2 => exchange!(AtomicU16),
+                4 => exchange!(AtomicU32),
+                _ => exchange!(AtomicU64),
+            }
+        }
+        // SAFETY: the caller's probe vouches for w bytes at p.
+        let old = unsafe { peek(w, p) };
+        let new = f(self, old);
+        // SAFETY: as above.
+        unsafe { poke(w, p, new) };
+        (old, new)
+    }
+
+    /// Compares 16 aligned bytes with `expected` and replaces them by `new` if they are the same; gives what was found.
+    /// Hosts without a 128-bit compare-and-exchange in Rust do it in steps, which one virtual CPU cannot tell.
+    pub(crate) fn exchange_128(&mut self, linear: u64, expected: u128, new: u128) -> Result<u128, Stop> {
+        self.check_write(linear, 16)?;
+        let found = self.read_128(linear)?;
+        let v = if found == expected { new } else { found };
+        self.write_128(linear, v)?;
+        Ok(found)
+    }
+
+    /// Checks an access through a segment outside of 64-bit mode, and gives the linear address.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn segment_check(
+        &mut self,
+        s: usize,
+        offset: u64,
+        size: u64,
+        write: bool,
+    ) -> Result<u64, Stop> {
+        let segment = self.segments[s];
+        let bad = if s == seg::SS { Fault::ss(0) } else { Fault::gp(0) };
+        let offset = offset as u32;
+        let last = u64::from(offset) + size - 1;
+        if self.mode.contains(Mode::PROTECTED) {
+            let kind = segment.kind();
+            let code = kind & 8 != 0;
+            let allowed = match write {
+                true => !code && kind & 2 != 0,
+                false => !code || kind & 2 != 0,
+            };
+            if segment.attributes & Segment::UNUSABLE != 0 || !allowed {
+                return Err(self.raise(bad));
+            }
+        }
+        let expand_down = segment.kind() & 0xc == 4;
+        let limit = u64::from(segment.limit);
+        let fits = if expand_down {
+            let top = if segment.attributes & Segment::BIG != 0 { 0xffff_ffff } else { 0xffff };
+            u64::from(offset) > limit && last <= top
+        } else {
+            last <= limit
+        };
+        if !fits {
+            return Err(self.raise(bad));
+        }
+        Ok(segment.base.wrapping_add(offset.into()) as u32 as u64)
+    }
+
+    /// A non-canonical address faults with #GP where the data segment is not SS, with #SS where it is.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn stack_fault(&mut self, stop: Stop) -> Stop {
+        if self.fault == Fault::gp(0) {
+            self.fault.vector = vector::SS;
+        }
+        stop
+    }
+}

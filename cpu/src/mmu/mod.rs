@@ -1,0 +1,338 @@
+//! The software MMU: TLBs, the page walk, and the accesses that miss.
+//!
+//! Data accesses probe one table of 512 entries, chosen by address space and privilege class, so that system calls and
+//! context switches swap a pointer and flush nothing. A second level shared by the classes refills it without a walk.
+
+pub(crate) mod access;
+mod walk;
+
+pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
+
+use crate::{
+    ram::PAGE,
+    state::{Cpu, cr0, cr4},
+};
+use rustc_hash::FxHashSet;
+
+/// Entries of a first-level table.
+pub(crate) const ENTRIES: usize = 512;
+/// Address spaces whose tables are kept; PCIDs share them, least recently used first.
+const SLOTS: usize = 8;
+/// Entries of the second level.
+const SECOND: usize = 2048;
+
+/// A first-level entry. `tag ^ address <= 0x1000 - size` is true exactly when the access of that size hits and stays in
+/// the page.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct TlbEntry {
+    /// Page address, if it may be read.
+    pub(crate) read: u64,
+    /// Page address, if it may be written with nothing else to do.
+    pub(crate) write: u64,
+    /// Host address = linear address + this.
+    pub(crate) addend: u64,
+    /// Guest-physical page.
+    pub(crate) physical: u64,
+}
+
+/// A first-level table.
+#[repr(C, align(64))]
+pub(crate) struct Table(pub(crate) [TlbEntry; ENTRIES]);
+
+/// Where an address stands in a table. Bits 21 and up are mixed in, so that buffers 2 or 4 MiB apart do not meet.
+#[inline(always)]
+pub(crate) const fn index(linear: u64) -> usize {
+    ((linear >> 12 ^ linear >> 21) & (ENTRIES as u64 - 1)) as usize
+}
+
+/// An entry of slot `i` that nothing hits: its tag is a page that belongs elsewhere.
+const fn empty(i: usize) -> TlbEntry {
+    let elsewhere = ((i ^ 1) as u64) << 12;
+    TlbEntry { read: elsewhere, write: elsewhere, addend: 0, physical: u64::MAX }
+}
+
+impl Table {
+    fn boxed() -> Box<Table> {
+        let mut table = Box::new(Table([empty(0); ENTRIES]));
+        table.clear();
+        table
+    }
+    fn clear(&mut self) {
+        for (i, entry) in self.0.iter_mut().enumerate() {
+            *entry = empty(i);
+        }
+    }
+}
+
+/// Size of the page that maps an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageSize {
+    Small,
+    /// 2 MiB, or 4 MiB with 32-bit paging.
+    Large,
+    Huge,
+}
+
+/// What a page-table walk found, before the check of rights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapping {
+    /// Guest-physical address of the 4 KiB page.
+    pub(crate) physical: u64,
+    pub(crate) writable: bool,
+    pub(crate) user: bool,
+    pub(crate) no_execute: bool,
+    pub(crate) dirty: bool,
+    pub(crate) global: bool,
+    pub(crate) size: PageSize,
+}
+
+#[derive(Clone, Copy)]
+struct SecondEntry {
+    page: u64,
+    generation: u64,
+    mapping: Mapping,
+}
+
+struct Slot {
+    pcid: u16,
+    /// Unique to this filling of the slot: what jump cache and second level match.
+    generation: u64,
+    used: u64,
+    /// By [`Class`].
+    tables: [Box<Table>; 3],
+    clean: bool,
+    /// 2 MiB regions in which a larger page was cached by pieces.
+    large: FxHashSet<u64>,
+    huge: FxHashSet<u64>,
+}
+
+/// All TLBs of a CPU.
+pub(crate) struct Mmu {
+    slots: Vec<Slot>,
+    current: usize,
+    clock: u64,
+    next_generation: u64,
+    global_generation: u64,
+    second: Box<[SecondEntry]>,
+    fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
+}
+
+impl Mmu {
+    pub(crate) fn new() -> Self {
+        let slot = |k| Slot {
+            pcid: if k == 0 { 0 } else { u16::MAX },
+            generation: 2 + k as u64,
+            used: 0,
+            tables: std::array::from_fn(|_| Table::boxed()),
+            clean: true,
+            large: FxHashSet::default(),
+            huge: FxHashSet::default(),
+        };
+        let nothing = Mapping {
+            physical: 0,
+            writable: false,
+            user: false,
+            no_execute: true,
+            dirty: false,
+            global: false,
+            size: PageSize::Small,
+        };
+        Mmu {
+            slots: (0..SLOTS).map(slot).collect(),
+            current: 0,
+            clock: 0,
+            next_generation: 2 + SLOTS as u64,
+            global_generation: 1,
+            second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
+            fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
+        }
+    }
+
+    pub(crate) fn table(&mut self, class: Class) -> *mut Table {
+        &mut *self.slots[self.current].tables[class as usize]
+    }
+
+    /// The entry of the current address space where `linear` belongs.
+    pub(crate) fn entry(&mut self, class: Class, linear: u64) -> &mut TlbEntry {
+        let slot = &mut self.slots[self.current];
+        slot.clean = false;
+        &mut slot.tables[class as usize].0[index(linear)]
+    }
+
+    /// Unique to the current filling of the current address space.
+    pub(crate) fn generation(&self) -> u64 {
+        self.slots[self.current].generation
+    }
+
+    pub(crate) fn fetch_entry(&mut self, linear: u64) -> &mut crate::blocks::FetchEntry {
+        &mut self.fetch[(linear >> 12 ^ linear >> 20) as usize % crate::blocks::FETCHES]
+    }
+
+    fn second_index(page: u64) -> usize {
+        (page ^ page >> 9 ^ page >> 18) as usize % SECOND
+    }
+
+    fn second_lookup(&self, linear: u64) -> Option<Mapping> {
+        let page = linear >> 12;
+        let e = &self.second[Self::second_index(page)];
+        let live = e.generation == self.generation() || e.generation == self.global_generation;
+        (e.page == page && live).then_some(e.mapping)
+    }
+
+    fn second_insert(&mut self, linear: u64, mapping: Mapping, global: bool) {
+        let page = linear >> 12;
+        let generation = if global { self.global_generation } else { self.generation() };
+        self.second[Self::second_index(page)] = SecondEntry { page, generation, mapping };
+        let slot = &mut self.slots[self.current];
+        match mapping.size {
+            PageSize::Small => {}
+            PageSize::Large => {
+                slot.large.insert(linear >> 21);
+            }
+            PageSize::Huge => {
+                slot.huge.insert(linear >> 30);
+            }
+        }
+    }
+
+    fn renew(&mut self, slot: usize) {
+        let slot = &mut self.slots[slot];
+        slot.generation = self.next_generation;
+        self.next_generation += 1;
+        if !slot.clean {
+            slot.tables.iter_mut().for_each(|table| table.clear());
+            slot.clean = true;
+        }
+        slot.large.clear();
+        slot.huge.clear();
+    }
+
+    /// Drops everything of the address space with this PCID; global pages stay in the second level.
+    pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+        if let Some(slot) = self.slots.iter().position(|slot| slot.pcid == pcid) {
+            self.renew(slot);
+        }
+    }
+
+    /// Drops everything but, unless `globals`, the global pages in the second level.
+    pub(crate) fn flush(&mut self, globals: bool) {
+        for slot in 0..SLOTS {
+            self.renew(slot);
+        }
+        if globals {
+            self.global_generation = self.next_generation;
+            self.next_generation += 1;
+        }
+    }
+
+    /// Makes the address space with this PCID the current one, in the slot that was used longest ago if it is new.
+    pub(crate) fn select(&mut self, pcid: u16) {
+        self.clock += 1;
+        let slot = match self.slots.iter().position(|slot| slot.pcid == pcid) {
+            Some(slot) => slot,
+            None => {
+                let oldest = (0..SLOTS).min_by_key(|&k| self.slots[k].used).unwrap_or(0);
+                self.renew(oldest);
+                self.slots[oldest].pcid = pcid;
+                oldest
+            }
+        };
+        self.slots[slot].used = self.clock;
+        self.current = slot;
+    }
+
+    /// INVLPG: drops `linear` in one address space, and the global page there in all.
+    pub(crate) fn invalidate(&mut self, pcid: u16, linear: u64) {
+        let Some(k) = self.slots.iter().position(|slot| slot.pcid == pcid) else { return };
+        let slot = &self.slots[k];
+        if slot.huge.contains(&(linear >> 30)) || slot.large.contains(&(linear >> 21)) {
+            // One instruction must drop all 4 KiB pieces of the page: rare, so drop all there is.
+            return self.flush(true);
+        }
+        let second = &mut self.second[Self::second_index(linear >> 12)];
+        let global = second.page == linear >> 12 && second.generation == self.global_generation;
+        if second.page == linear >> 12 {
+            second.page = u64::MAX;
+        }
+        let i = index(linear);
+        for (n, slot) in self.slots.iter_mut().enumerate() {
+            // A global page may have left the second level and still stand in first-level tables.
+            let _ = global;
+            if n == k || linear >> 63 != 0 {
+                for table in &mut slot.tables {
+                    let entry = &mut table.0[i];
+                    if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
+                        *entry = empty(i);
+                    }
+                }
+            }
+        }
+        let fetch = self.fetch_entry(linear);
+        if fetch.page >> 12 == linear >> 12 {
+            *fetch = crate::blocks::FetchEntry::EMPTY;
+        }
+    }
+
+    /// Takes away the write tags of a guest-physical page in all tables: its code has been decoded.
+    pub(crate) fn protect(&mut self, physical: u64) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
+            for table in &mut slot.tables {
+                for (i, entry) in table.0.iter_mut().enumerate() {
+                    if entry.physical == physical {
+                        entry.write = empty(i).write;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// The class of ordinary data accesses now.
+    pub(crate) fn data_class(&self) -> Class {
+        if self.cpl == 3 {
+            Class::User
+        } else if self.cr4 & cr4::SMAP == 0 || self.eflags & crate::flags::bits::AC != 0 {
+            Class::SupervisorAc
+        } else {
+            Class::Supervisor
+        }
+    }
+
+    /// Drops all translations of addresses, global ones too.
+    pub(crate) fn flush_all(&mut self) {
+        self.mmu.flush(true);
+        self.mmu.select(self.pcid());
+        self.refresh_tlb();
+    }
+
+    /// Drops the translations of all address spaces but for global pages.
+    pub(crate) fn flush_non_global(&mut self) {
+        self.mmu.flush(false);
+        self.refresh_tlb();
+    }
+
+    /// The current PCID; 0 where there are none.
+    pub(crate) fn pcid(&self) -> u16 {
+        if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
+    }
+
+    /// Whether linear addresses are translated.
+    pub(crate) fn paging(&self) -> bool {
+        self.cr0 & cr0::PG != 0
+    }
+
+    /// Loads CR3, checked by the caller. `keep`: bit 63 of a MOV to CR3 with PCIDs, nothing is flushed.
+    pub(crate) fn load_cr3(&mut self, value: u64, keep: bool) {
+        self.cr3 = value & !(1 << 63);
+        let pcid = self.pcid();
+        if !keep {
+            self.mmu.flush_pcid(pcid);
+        }
+        self.mmu.select(pcid);
+        self.refresh_tlb();
+    }
+}
+
+const _: () = assert!(PAGE == 1 << 12);

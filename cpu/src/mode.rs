@@ -1,0 +1,133 @@
+//! The part of the CPU's state that decides what bytes of code mean. It is part of the key of each decoded block, so code
+//! inside a block never asks for it.
+
+use crate::{
+    flags::bits,
+    state::{Cpu, cr0, cr4, efer, seg},
+    state::{Segment, Shadow},
+};
+
+bitflags::bitflags! {
+    /// See the module.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Mode: u16 {
+        /// 64-bit code: CS.L in long mode.
+        const LONG = 1;
+        /// 32-bit code: CS.D.
+        const CODE32 = 2;
+        /// 32-bit stack: SS.B.
+        const STACK32 = 4;
+        /// CPL is 3.
+        const USER = 8;
+        /// Virtual-8086.
+        const V86 = 0x10;
+        /// CS, DS, ES and SS are flat: no base, no limit.
+        const FLAT = 0x20;
+        /// x87 and MMX instructions raise #NM (CR0.EM or TS).
+        const NO_X87 = 0x40;
+        /// SSE instructions raise #NM (CR0.TS).
+        const SSE_NM = 0x80;
+        /// SSE instructions are undefined (CR0.EM, CR4.OSFXSR clear).
+        const NO_SSE = 0x100;
+        /// One instruction per block: TF, a shadow with something waiting, breakpoints.
+        const SINGLE = 0x200;
+        /// RFLAGS.TF.
+        const TRAP = 0x400;
+        /// Alignment checks are on (CR0.AM, RFLAGS.AC, CPL 3).
+        const ALIGN = 0x800;
+        /// WAIT raises #NM (CR0.MP and TS).
+        const WAIT_NM = 0x1000;
+        /// Protected mode.
+        const PROTECTED = 0x2000;
+        /// MMX instructions are undefined (CR0.EM).
+        const MMX_UD = 0x4000;
+    }
+}
+
+impl Mode {
+    /// 64-bit code.
+    #[inline(always)]
+    pub const fn is_64(self) -> bool {
+        self.contains(Mode::LONG)
+    }
+    /// 16, 32 or 64.
+    pub const fn bitness(self) -> u32 {
+        if self.contains(Mode::LONG) {
+            64
+        } else if self.contains(Mode::CODE32) {
+            32
+        } else {
+            16
+        }
+    }
+    /// Which bits of the instruction pointer count.
+    pub const fn ip_mask(self) -> u64 {
+        if self.contains(Mode::LONG) { u64::MAX } else { 0xffff_ffff }
+    }
+}
+
+impl Cpu {
+    /// Whether IA32_EFER.LMA is set.
+    pub(crate) fn long_mode(&self) -> bool {
+        self.efer & efer::LMA != 0
+    }
+    /// Protected mode, virtual-8086 excluded.
+    pub(crate) fn protected(&self) -> bool {
+        self.cr0 & cr0::PE != 0 && self.eflags & bits::VM == 0
+    }
+
+    /// Recomputes everything that follows from control registers, segments and RFLAGS. Called at the end of whatever
+    /// changed one of them, always at the end of a block.
+    pub(crate) fn refresh_mode(&mut self) {
+        let mut mode = Mode::default();
+        let (cs, ss) = (&self.segments[seg::CS], &self.segments[seg::SS]);
+        let v86 = self.eflags & bits::VM != 0;
+        self.cpl = if self.cr0 & cr0::PE == 0 {
+            0
+        } else if v86 {
+            3
+        } else {
+            self.cpl
+        };
+        let long = self.long_mode() && cs.attributes & Segment::LONG != 0;
+        mode.set(Mode::LONG, long);
+        mode.set(Mode::CODE32, !long && cs.attributes & Segment::BIG != 0);
+        mode.set(Mode::STACK32, ss.attributes & Segment::BIG != 0);
+        mode.set(Mode::USER, self.cpl == 3);
+        mode.set(Mode::V86, v86);
+        mode.set(Mode::PROTECTED, self.cr0 & cr0::PE != 0 && !v86);
+        let flat = long || [seg::CS, seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat());
+        mode.set(Mode::FLAT, flat);
+        mode.set(Mode::NO_X87, self.cr0 & (cr0::EM | cr0::TS) != 0);
+        mode.set(Mode::SSE_NM, self.cr0 & cr0::TS != 0);
+        mode.set(Mode::NO_SSE, self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0);
+        mode.set(Mode::MMX_UD, self.cr0 & cr0::EM != 0);
+        mode.set(Mode::WAIT_NM, self.cr0 & (cr0::MP | cr0::TS) == cr0::MP | cr0::TS);
+        mode.set(Mode::TRAP, self.eflags & bits::TF != 0);
+        mode.set(Mode::SINGLE, self.eflags & bits::TF != 0);
+        mode.set(Mode::ALIGN, self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.eflags & bits::AC != 0);
+        self.mode = mode;
+        for s in [seg::ES, seg::CS, seg::SS, seg::DS] {
+            self.seg_base[s] = if long { 0 } else { self.segments[s].base };
+        }
+        for s in [seg::FS, seg::GS] {
+            self.seg_base[s] = self.segments[s].base;
+        }
+        self.refresh_tlb();
+    }
+
+    /// Selects the data TLB for CPL and AC, and the context of the jump cache.
+    pub(crate) fn refresh_tlb(&mut self) {
+        let class = self.data_class();
+        self.tlb = self.mmu.table(class);
+        // A context that no entry of the jump cache has sends every jump to the dispatcher.
+        let apart = self.mode.contains(Mode::SINGLE) || self.options.no_chain;
+        self.context =
+            if apart { u64::MAX } else { self.mmu.generation() << 16 | u64::from(self.mode.bits()) };
+    }
+
+    /// Begins the shadow of STI or MOV SS.
+    pub(crate) fn cast_shadow(&mut self, shadow: Shadow) {
+        self.shadow = shadow;
+    }
+}

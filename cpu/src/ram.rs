@@ -1,0 +1,218 @@
+//! Guest RAM as the CPU uses it: slots of host memory, plus a mark for each 64-byte granule that holds decoded code.
+//!
+//! Guest memory is shared with other vCPUs and devices while we read it, so a plain Rust access would be a data race.
+//! Every access here is one machine instruction of the host (an atomic, or assembly where Rust has no unaligned atomics).
+#![allow(unsafe_code)]
+
+use crate::width::Width;
+use std::sync::atomic::AtomicU64;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// A run of guest-physical addresses backed by host memory.
+#[derive(Debug)]
+struct Slot {
+    base: u64,
+    size: u64,
+    host: *mut u8,
+    writable: bool,
+    /// For each page, a bit for each 64-byte granule that some CPU has decoded.
+    code: Box<[AtomicU64]>,
+}
+
+/// Guest RAM and ROM.
+#[derive(Debug)]
+pub struct Ram {
+    slots: Vec<Slot>,
+    /// Keeps the mappings alive.
+    memory: GuestMemoryMmap,
+}
+
+// SAFETY: the raw pointers in `slots` point into `memory`, which lives as long as this value; all accesses through them
+// are atomic or assembly, so sharing them between threads is no data race.
+unsafe impl Send for Ram {}
+// SAFETY: as above.
+unsafe impl Sync for Ram {}
+
+/// One guest-physical page that has host memory behind it.
+#[derive(Clone, Copy)]
+pub struct Page<'a> {
+    /// Where the page starts in the host.
+    pub host: *mut u8,
+    /// False for ROM.
+    pub writable: bool,
+    /// The granules of this page that hold decoded code.
+    pub code: &'a AtomicU64,
+}
+
+impl Ram {
+    /// Takes the regions of `memory`, all of them writable RAM. Their bases and sizes are multiples of a page.
+    pub fn new(memory: GuestMemoryMmap) -> Self {
+        let slots = memory
+            .iter()
+            .map(|region| {
+                let (base, size) = (region.start_addr().0, region.len());
+                assert!(base % PAGE == 0 && size % PAGE == 0, "RAM regions are made of whole pages");
+                Slot {
+                    base,
+                    size,
+                    host: region.as_ptr(),
+                    writable: true,
+                    code: (0..size / PAGE).map(|_| AtomicU64::new(0)).collect(),
+                }
+            })
+            .collect();
+        Ram { slots, memory }
+    }
+
+    /// The regions, for devices and loaders.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The host page behind a guest-physical address, if it is RAM or ROM.
+    #[inline]
+    pub fn page(&self, physical: u64) -> Option<Page<'_>> {
+        self.slots.iter().find_map(|slot| {
+            let offset = physical.wrapping_sub(slot.base);
+            (offset < slot.size).then(|| Page {
+                // SAFETY: offset < size, so the pointer stays within the slot's mapping.
+                host: unsafe { slot.host.add((offset & !(PAGE - 1)) as usize) },
+                writable: slot.writable,
+                code: &slot.code[(offset / PAGE) as usize],
+            })
+        })
+    }
+
+    /// Where an aligned 64-bit word lies, for page tables. None where there is no RAM or the address is not aligned.
+    #[inline]
+    pub fn word(&self, physical: u64) -> Option<&AtomicU64> {
+        let page = self.page(physical)?;
+        if physical & 7 != 0 {
+            return None;
+        }
+        // SAFETY: the page is mapped for the life of self, and the address is aligned to 8 bytes.
+        Some(unsafe { AtomicU64::from_ptr(page.host.add((physical & (PAGE - 1)) as usize).cast()) })
+    }
+
+    /// Reads physical bytes; false where some are not RAM.
+    pub fn read(&self, physical: u64, out: &mut [u8]) -> bool {
+        self.memory.read_slice(out, GuestAddress(physical)).is_ok()
+    }
+
+    /// Bytes of RAM in all.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.size).sum()
+    }
+}
+
+/// Reads `w` bytes at `p`, zero-extended.
+///
+/// # Safety
+/// `p` points to `w` readable bytes of guest RAM.
+#[inline(always)]
+pub unsafe fn peek(w: Width, p: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { host::peek(w, p) }
+}
+
+/// Writes the low `w` bytes of `v` at `p`.
+///
+/// # Safety
+/// `p` points to `w` writable bytes of guest RAM.
+#[inline(always)]
+pub unsafe fn poke(w: Width, p: *mut u8, v: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { host::poke(w, p, v) }
+}
+
+/// x86-64: one MOV is atomic where aligned, allowed where not, and ordered as the guest expects.
+#[cfg(target_arch = "x86_64")]
+mod host {
+    use crate::width::Width;
+    use core::arch::asm;
+
+    #[inline(always)]
+    pub(super) unsafe fn peek(w: Width, p: *const u8) -> u64 {
+        let v: u64;
+        // SAFETY: reads w bytes at p, which the caller vouches for; writes one register.
+        unsafe {
+            match w.0 {
+                1 => {
+                    asm!("movzx {v:e}, byte ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+                }
+                2 => {
+                    asm!("movzx {v:e}, word ptr [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+                }
+                4 => {
+                    asm!("mov {v:e}, [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+                }
+                _ => {
+                    asm!("mov {v}, [{p}]", v = out(reg) v, p = in(reg) p, options(nostack, preserves_flags, readonly))
+                }
+            }
+        }
+        v
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn poke(w: Width, p: *mut u8, v: u64) {
+        // SAFETY: writes w bytes at p, which the caller vouches for.
+        unsafe {
+            match w.0 {
+                1 => {
+                    asm!("mov [{p}], {v}", v = in(reg_byte) v as u8, p = in(reg) p, options(nostack, preserves_flags))
+                }
+                2 => {
+                    asm!("mov [{p}], {v:x}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags))
+                }
+                4 => {
+                    asm!("mov [{p}], {v:e}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags))
+                }
+                _ => asm!("mov [{p}], {v}", v = in(reg) v, p = in(reg) p, options(nostack, preserves_flags)),
+            }
+        }
+    }
+}
+
+/// Other hosts: acquire loads and release stores give x86's order; unaligned accesses go by bytes.
+#[cfg(not(target_arch = "x86_64"))]
+mod host {
+    use crate::width::Width;
+    use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+    #[inline(always)]
+    pub(super) unsafe fn peek(w: Width, p: *const u8) -> u64 {
+        let p = p.cast_mut();
+        // SAFETY: the caller vouches for w bytes at p; alignment is checked here.
+        unsafe {
+            match w.0 {
+                1 => AtomicU8::from_ptr(p).load(Ordering::Acquire).into(),
+                2 if p.addr() & 1 == 0 => AtomicU16::from_ptr(p.cast()).load(Ordering::Acquire).into(),
+                4 if p.addr() & 3 == 0 => AtomicU32::from_ptr(p.cast()).load(Ordering::Acquire).into(),
+                8 if p.addr() & 7 == 0 => AtomicU64::from_ptr(p.cast()).load(Ordering::Acquire),
+                n => (0..n as usize)
+                    .map(|k| u64::from(AtomicU8::from_ptr(p.add(k)).load(Ordering::Acquire)) << (8 * k))
+                    .sum(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn poke(w: Width, p: *mut u8, v: u64) {
+        // SAFETY: the caller vouches for w bytes at p; alignment is checked here.
+        unsafe {
+            match w.0 {
+                1 => AtomicU8::from_ptr(p).store(v as u8, Ordering::Release),
+                2 if p.addr() & 1 == 0 => AtomicU16::from_ptr(p.cast()).store(v as u16, Ordering::Release),
+                4 if p.addr() & 3 == 0 => AtomicU32::from_ptr(p.cast()).store(v as u32, Ordering::Release),
+                8 if p.addr() & 7 == 0 => AtomicU64::from_ptr(p.cast()).store(v, Ordering::Release),
+                n => (0..n as usize).for_each(|k| {
+                    AtomicU8::from_ptr(p.add(k)).store((v >> (8 * k)) as u8, Ordering::Release)
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,545 @@
+//! The semantics, a function per mnemonic, grouped as the SDM groups instructions, and the one list of them.
+
+pub(crate) mod arith;
+pub(crate) mod logic;
+pub(crate) mod mmx;
+pub(crate) mod moves;
+pub(crate) mod shift;
+pub(crate) mod sse_float;
+pub(crate) mod sse_integer;
+pub(crate) mod sse_moves;
+
+use crate::{
+    emit::{Emit, Emitted},
+    insn::{Insn, Kind, Step},
+    interp::{At, Cc, Dyn, Ending, Straight, ending, straight},
+    sys,
+};
+
+/// The five operand forms of most integer instructions, at four widths.
+fn alu<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    use Kind::{Imm, Mem, Reg};
+    macro_rules! widths {
+        ($d:literal, $s:literal) => {
+            match w {
+                1 => straight::<S, At<1, $d, $s>> as Step,
+                2 => straight::<S, At<2, $d, $s>>,
+                4 => straight::<S, At<4, $d, $s>>,
+                _ => straight::<S, At<8, $d, $s>>,
+            }
+        };
+    }
+    match (dst, src) {
+        (Reg, Reg) => widths!(0, 0),
+        (Reg, Mem) => widths!(0, 1),
+        (Reg, Imm) => widths!(0, 2),
+        (Mem, Reg) => widths!(1, 0),
+        (Mem, Imm) => widths!(1, 2),
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// Register or memory alone, at four widths.
+fn one<S: Straight>(w: u8, dst: Kind, _: Kind, _: u8) -> Step {
+    macro_rules! widths {
+        ($d:literal) => {
+            match w {
+                1 => straight::<S, At<1, $d, $d>> as Step,
+                2 => straight::<S, At<2, $d, $d>>,
+                4 => straight::<S, At<4, $d, $d>>,
+                _ => straight::<S, At<8, $d, $d>>,
+            }
+        };
+    }
+    match dst {
+        Kind::Reg => widths!(0),
+        Kind::Mem => widths!(1),
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// A 32- or 64-bit register from register or memory.
+fn load<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    use Kind::{Mem, Reg};
+    match (w, dst, src) {
+        (4, Reg, Reg) => straight::<S, At<4, 0, 0>>,
+        (4, Reg, Mem) => straight::<S, At<4, 0, 1>>,
+        (8, Reg, Reg) => straight::<S, At<8, 0, 0>>,
+        (8, Reg, Mem) => straight::<S, At<8, 0, 1>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// 64 bits: register, memory or immediate.
+fn stack<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (w, dst, src) {
+        (8, Kind::Reg, _) => straight::<S, At<8, 0, 0>>,
+        (8, Kind::Mem, _) => straight::<S, At<8, 1, 1>>,
+        (8, _, Kind::Imm) => straight::<S, At<8, 2, 2>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// Vector registers from register or memory, and back.
+fn vector<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (dst, src) {
+        (Kind::Reg, Kind::Reg) => straight::<S, At<16, 0, 0>>,
+        (Kind::Reg, Kind::Mem) => straight::<S, At<16, 0, 1>>,
+        (Kind::Mem, Kind::Reg) => straight::<S, At<16, 1, 0>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// A vector register and an immediate.
+fn shifted<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (dst, src) {
+        (Kind::Reg, Kind::Imm) => straight::<S, At<16, 0, 2>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// The general form only.
+fn any<S: Straight>(_: u8, _: Kind, _: Kind, _: u8) -> Step {
+    straight::<S, Dyn>
+}
+
+/// One handler for each condition.
+fn cc<S: Ending>(_: u8, _: Kind, _: Kind, c: u8) -> Step {
+    macro_rules! conditions {
+        ($($n:literal)*) => { match c { $($n => ending::<S, Cc<$n>>,)* _ => ending::<S, Dyn> } };
+    }
+    conditions!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+}
+
+/// The general form of what ends a block.
+fn end<S: Ending>(_: u8, _: Kind, _: Kind, _: u8) -> Step {
+    ending::<S, Dyn>
+}
+
+/// 64-bit register or memory, ending a block.
+fn end_one<S: Ending>(w: u8, dst: Kind, _: Kind, _: u8) -> Step {
+    match (w, dst) {
+        (8, Kind::Reg) => ending::<S, At<8, 0, 0>>,
+        (8, Kind::Mem) => ending::<S, At<8, 1, 1>>,
+        _ => ending::<S, Dyn>,
+    }
+}
+
+/// Which part of the CPU an instruction needs: decode turns it into #UD or #NM where the mode says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    X87,
+    Mmx,
+    Sse,
+    Wait,
+}
+
+/// The list of semantics. `straight`: the next instruction in memory follows. `ending`: the last of its block. `plain` and
+/// `leave` are the same for plain Rust over the CPU state. After `=>` the function, then its specialised forms.
+macro_rules! semantics {
+    (
+        straight { $($needs:ident { $($s:ident => $sf:path, $sform:ident;)* })* }
+        plain { $($pneeds:ident { $($p:ident => $pf:path;)* })* }
+        ending { $($c:ident => $cf:path, $cform:ident;)* }
+        leave { $($l:ident => $lf:path;)* }
+    ) => {
+        /// Types that carry a piece of semantics into a handler.
+        mod ids {
+            $($(pub(super) struct $s;)*)* $($(pub(super) struct $p;)*)* $(pub(super) struct $c;)* $(pub(super) struct $l;)*
+        }
+        $($(impl Straight for ids::$s {
+            #[inline(always)]
+            fn run<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> { $sf(e, i) }
+        })*)*
+        $($(impl Straight for ids::$p {
+            #[inline(always)]
+            fn run<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> { e.plain(i, $pf) }
+        })*)*
+        $(impl Ending for ids::$c {
+            #[inline(always)]
+            fn run<E: Emit>(e: &mut E, i: &Insn) -> Result<E::Flow, E::Stop> { $cf(e, i) }
+        })*
+        $(impl Ending for ids::$l {
+            #[inline(always)]
+            fn run<E: Emit>(e: &mut E, i: &Insn) -> Result<E::Flow, E::Stop> { e.leave(i, $lf) }
+        })*
+
+        /// The semantics of a decoded instruction.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u16)]
+        pub(crate) enum Op { $($($s,)*)* $($($p,)*)* $($c,)* $($l,)* }
+
+        /// Every [`Op`] in order.
+        const OPS: &[Op] = &[$($(Op::$s,)*)* $($(Op::$p,)*)* $(Op::$c,)* $(Op::$l,)*];
+
+        impl Op {
+            /// The inverse of `as u16`.
+            pub(crate) fn from_number(n: u16) -> Op {
+                OPS[usize::from(n).min(OPS.len() - 1)]
+            }
+            /// Whether it is the last of its block.
+            pub(crate) fn ends_block(self) -> bool {
+                matches!(self, $(Op::$c)|* | $(Op::$l)|*)
+            }
+            /// Which part of the CPU it needs.
+            pub(crate) fn needs(self) -> Needs {
+                match self {
+                    $($(Op::$s => Needs::$needs,)*)* $($(Op::$p => Needs::$pneeds,)*)* $(Op::$c => Needs::Nothing,)* $(Op::$l => Needs::Nothing,)*
+                }
+            }
+        }
+
+        /// The best handler for an instruction's form.
+        pub(crate) fn specialised(op: Op, w: u8, dst: Kind, src: Kind, c: u8) -> Step {
+            match op {
+                $($(Op::$s => $sform::<ids::$s>(w, dst, src, c),)*)*
+                $($(Op::$p => any::<ids::$p>(w, dst, src, c),)*)*
+                $(Op::$c => $cform::<ids::$c>(w, dst, src, c),)*
+                $(Op::$l => end::<ids::$l>(w, dst, src, c),)*
+            }
+        }
+
+        /// The handler that serves every form.
+        pub(crate) fn general(op: u16) -> Step {
+            match Op::from_number(op) {
+                $($(Op::$s => straight::<ids::$s, Dyn>,)*)*
+                $($(Op::$p => straight::<ids::$p, Dyn>,)*)*
+                $(Op::$c => ending::<ids::$c, Dyn>,)*
+                $(Op::$l => ending::<ids::$l, Dyn>,)*
+            }
+        }
+    };
+}
+
+semantics! {
+    straight {
+        Nothing {
+            Add => arith::add, alu;
+            Sub => arith::sub, alu;
+            Adc => arith::adc, alu;
+            Sbb => arith::sbb, alu;
+            Cmp => arith::cmp, alu;
+            And => logic::and, alu;
+            Or => logic::or, alu;
+            Xor => logic::xor, alu;
+            Test => logic::test, alu;
+            Mov => moves::mov, alu;
+            Shl => shift::shl, alu;
+            Shr => shift::shr, alu;
+            Sar => shift::sar, alu;
+            Inc => arith::inc, one;
+            Dec => arith::dec, one;
+            Neg => arith::neg, one;
+            Not => logic::not, one;
+            MovzxB => moves::movzx_b, load;
+            MovzxW => moves::movzx_w, load;
+            MovsxB => moves::movsx_b, load;
+            MovsxW => moves::movsx_w, load;
+            Movsxd => moves::movsxd, load;
+            Lea => moves::lea, load;
+            Imul => arith::imul, load;
+            Push => moves::push, stack;
+            Pop => moves::pop, stack;
+            ImulImm => arith::imul_imm, any;
+            ImulWide => arith::imul_wide, any;
+            Mul => arith::mul, any;
+            Div => arith::div, any;
+            Idiv => arith::idiv, any;
+            ExtendAccumulator => arith::extend_accumulator, any;
+            ExtendToPair => arith::extend_to_pair, any;
+            Rol => shift::rol, any;
+            Ror => shift::ror, any;
+            Rcl => shift::rcl, any;
+            Rcr => shift::rcr, any;
+            Shld => shift::shld, any;
+            Shrd => shift::shrd, any;
+            Bt => logic::bt, any;
+            Bts => logic::bts, any;
+            Btr => logic::btr, any;
+            Btc => logic::btc, any;
+            Bsf => logic::bsf, any;
+            Bsr => logic::bsr, any;
+            Bswap => logic::bswap, any;
+            Setcc => logic::setcc, any;
+            Cmovcc => moves::cmovcc, any;
+            Xchg => moves::xchg, any;
+            Xadd => arith::xadd, any;
+            Cmpxchg => arith::cmpxchg, any;
+            Leave => moves::leave, any;
+            Clc => moves::clc, any;
+            Stc => moves::stc, any;
+            Cmc => moves::cmc, any;
+            Nop => moves::nop, any;
+        }
+        Sse {
+            MovX => sse_moves::mov, vector;
+            LoadD => sse_moves::load_d, vector;
+            LoadQ => sse_moves::load_q, vector;
+            StoreD => sse_moves::store_d, vector;
+            StoreQ => sse_moves::store_q, vector;
+            ToGeneralD => sse_moves::to_general_d, vector;
+            ToGeneralQ => sse_moves::to_general_q, vector;
+            Pmovmskb => sse_moves::pmovmskb, vector;
+            LoadLow => sse_moves::load_low, vector;
+            LoadHigh => sse_moves::load_high, vector;
+            MovqX => sse_moves::movq, vector;
+            MergeQ => sse_moves::merge_q, vector;
+            Movlhps => sse_moves::movlhps, vector;
+            StoreHigh => sse_moves::store_high, any;
+            MergeD => sse_moves::merge_d, any;
+            Movhlps => sse_moves::movhlps, any;
+            Movmskps => sse_moves::movmskps, any;
+            Movmskpd => sse_moves::movmskpd, any;
+            Pand => sse_integer::pand, vector;
+            Pandn => sse_integer::pandn, vector;
+            Por => sse_integer::por, vector;
+            Pxor => sse_integer::pxor, vector;
+            Paddb => sse_integer::paddb, vector;
+            Paddw => sse_integer::paddw, vector;
+            Paddd => sse_integer::paddd, vector;
+            Paddq => sse_integer::paddq, vector;
+            Psubb => sse_integer::psubb, vector;
+            Psubw => sse_integer::psubw, vector;
+            Psubd => sse_integer::psubd, vector;
+            Psubq => sse_integer::psubq, vector;
+            Pcmpeqb => sse_integer::pcmpeqb, vector;
+            Pcmpeqw => sse_integer::pcmpeqw, vector;
+            Pcmpeqd => sse_integer::pcmpeqd, vector;
+            Pcmpgtb => sse_integer::pcmpgtb, vector;
+            Pcmpgtd => sse_integer::pcmpgtd, vector;
+            Pminub => sse_integer::pminub, vector;
+            Pmaxub => sse_integer::pmaxub, vector;
+            Pmuludq => sse_integer::pmuludq, vector;
+            Punpcklbw => sse_integer::punpcklbw, vector;
+            Punpcklwd => sse_integer::punpcklwd, vector;
+            Punpckldq => sse_integer::punpckldq, vector;
+            Punpcklqdq => sse_integer::punpcklqdq, vector;
+            Punpckhqdq => sse_integer::punpckhqdq, vector;
+            Pshufd => sse_integer::pshufd, vector;
+            Shufps => sse_integer::shufps, vector;
+            Pslldq => sse_integer::pslldq, shifted;
+            Psrldq => sse_integer::psrldq, shifted;
+            PslldImm => sse_integer::pslld_imm, shifted;
+            PsrldImm => sse_integer::psrld_imm, shifted;
+            PsllqImm => sse_integer::psllq_imm, shifted;
+            PsrlqImm => sse_integer::psrlq_imm, shifted;
+            Packed => sse_integer::packed, any;
+            PackedShift => sse_integer::packed_shift, any;
+            Pinsrw => sse_integer::pinsrw, any;
+            Pextrw => sse_integer::pextrw, any;
+            ApproximateScalar => sse_integer::approximate_scalar, any;
+            Addss => sse_float::addss, vector;
+            Addsd => sse_float::addsd, vector;
+            Addps => sse_float::addps, any;
+            Addpd => sse_float::addpd, any;
+            Subss => sse_float::subss, vector;
+            Subsd => sse_float::subsd, vector;
+            Subps => sse_float::subps, any;
+            Subpd => sse_float::subpd, any;
+            Mulss => sse_float::mulss, vector;
+            Mulsd => sse_float::mulsd, vector;
+            Mulps => sse_float::mulps, any;
+            Mulpd => sse_float::mulpd, any;
+            Divss => sse_float::divss, vector;
+            Divsd => sse_float::divsd, vector;
+            Divps => sse_float::divps, any;
+            Divpd => sse_float::divpd, any;
+            Minss => sse_float::minss, any;
+            Minsd => sse_float::minsd, any;
+            Minps => sse_float::minps, any;
+            Minpd => sse_float::minpd, any;
+            Maxss => sse_float::maxss, any;
+            Maxsd => sse_float::maxsd, any;
+            Maxps => sse_float::maxps, any;
+            Maxpd => sse_float::maxpd, any;
+            Sqrtss => sse_float::sqrtss, any;
+            Sqrtsd => sse_float::sqrtsd, any;
+            Sqrtps => sse_float::sqrtps, any;
+            Sqrtpd => sse_float::sqrtpd, any;
+            Cmpss => sse_float::cmpss, any;
+            Cmpsd => sse_float::cmpsd, any;
+            Cmpps => sse_float::cmpps, any;
+            Cmppd => sse_float::cmppd, any;
+            Cvtss2sd => sse_float::cvtss2sd, vector;
+            Cvtsd2ss => sse_float::cvtsd2ss, vector;
+            Cvtdq2ps => sse_float::cvtdq2ps, any;
+            Cvtps2dq => sse_float::cvtps2dq, any;
+            Cvttps2dq => sse_float::cvttps2dq, any;
+            Cvtpd2dq => sse_float::cvtpd2dq, any;
+            Cvttpd2dq => sse_float::cvttpd2dq, any;
+            Cvtpd2ps => sse_float::cvtpd2ps, any;
+            Ucomiss => sse_float::ucomiss, vector;
+            Ucomisd => sse_float::ucomisd, vector;
+            Comiss => sse_float::comiss, vector;
+            Comisd => sse_float::comisd, vector;
+            Cvtsi2sdD => sse_float::cvtsi2sd_d, vector;
+            Cvtsi2sdQ => sse_float::cvtsi2sd_q, vector;
+            Cvttsd2si => sse_float::cvttsd2si, vector;
+            Cvtsi2ssD => sse_float::cvtsi2ss_d, any;
+            Cvtsi2ssQ => sse_float::cvtsi2ss_q, any;
+            Cvtss2si => sse_float::cvtss2si, any;
+            Cvttss2si => sse_float::cvttss2si, any;
+            Cvtsd2si => sse_float::cvtsd2si, any;
+            Cvtps2pd => sse_float::cvtps2pd, any;
+            Cvtdq2pd => sse_float::cvtdq2pd, any;
+            Cvtpi2ps => mmx::cvtpi2ps, any;
+            Cvtpi2pd => mmx::cvtpi2pd, any;
+            Cvtps2pi => mmx::cvtps2pi, any;
+            Cvttps2pi => mmx::cvttps2pi, any;
+            Cvtpd2pi => mmx::cvtpd2pi, any;
+            Cvttpd2pi => mmx::cvttpd2pi, any;
+            Movq2dq => mmx::movq2dq, any;
+            Movdq2q => mmx::movdq2q, any;
+        }
+        Mmx {
+            MmxPacked => mmx::packed, any;
+            MmxPackedShift => mmx::packed_shift, any;
+            MmxUnpackLow => mmx::unpack_low, any;
+            MmxUnpackHigh => mmx::unpack_high, any;
+            MmxPack => mmx::pack, any;
+            MmxPinsrw => mmx::pinsrw, any;
+            MmxPextrw => mmx::pextrw, any;
+            MmxPmovmskb => mmx::pmovmskb, any;
+            MmxLoad => mmx::load, any;
+            MmxMovq => mmx::movq, any;
+            MmxStore => mmx::store, any;
+        }
+    }
+    plain {
+        Nothing {
+            Cld => sys::flags::cld;
+            Std => sys::flags::std;
+            Lahf => sys::flags::lahf;
+            Sahf => sys::flags::sahf;
+            Pushf => sys::flags::pushf;
+            Cpuid => sys::cpuid::cpuid;
+            Rdtsc => sys::msr::rdtsc;
+            Rdtscp => sys::msr::rdtscp;
+            Rdpmc => sys::msr::rdpmc;
+            Rdmsr => sys::msr::rdmsr;
+            Cmpxchg8b => sys::atomic::cmpxchg8b;
+            Cmpxchg16b => sys::atomic::cmpxchg16b;
+            Xlat => sys::misc::xlat;
+            Enter => sys::stack::enter;
+            PushLegacy => sys::stack::push;
+            PopLegacy => sys::stack::pop;
+            LeaveLegacy => sys::stack::leave;
+            Pusha => sys::stack::pusha;
+            Popa => sys::stack::popa;
+            PushSegment => sys::segment::push_segment;
+            MovFromSegment => sys::segment::mov_from_segment;
+            Sgdt => sys::tables::sgdt;
+            Sidt => sys::tables::sidt;
+            Sldt => sys::tables::sldt;
+            Str => sys::tables::str;
+            Lgdt => sys::tables::lgdt;
+            Lidt => sys::tables::lidt;
+            Lldt => sys::tables::lldt;
+            Ltr => sys::tables::ltr;
+            Smsw => sys::control::smsw;
+            Lar => sys::segment::lar;
+            Lsl => sys::segment::lsl;
+            Verr => sys::segment::verr;
+            Verw => sys::segment::verw;
+            Arpl => sys::segment::arpl;
+            MovFromCr => sys::control::mov_from_cr;
+            MovFromDr => sys::control::mov_from_dr;
+            Rdfsbase => sys::segment::rdfsbase;
+            Rdgsbase => sys::segment::rdgsbase;
+            Wrfsbase => sys::segment::wrfsbase;
+            Wrgsbase => sys::segment::wrgsbase;
+            Swapgs => sys::segment::swapgs;
+            Wbinvd => sys::control::wbinvd;
+            Xgetbv => sys::xsave::xgetbv;
+            Clflush => sys::misc::clflush;
+            Aaa => sys::bcd::aaa;
+            Aas => sys::bcd::aas;
+            Aam => sys::bcd::aam;
+            Aad => sys::bcd::aad;
+            Daa => sys::bcd::daa;
+            Das => sys::bcd::das;
+            Bound => sys::misc::bound;
+            Salc => sys::misc::salc;
+        }
+        Wait {
+            Fwait => sys::x87::fwait;
+        }
+        Sse {
+            Ldmxcsr => sys::sse::ldmxcsr;
+            Stmxcsr => sys::sse::stmxcsr;
+            Maskmovdqu => sys::sse::maskmovdqu;
+        }
+        Mmx {
+            Emms => sys::x87::emms;
+            Maskmovq => sys::sse::maskmovq;
+        }
+        X87 {
+            Fxsave => sys::xsave::fxsave;
+            Fxrstor => sys::xsave::fxrstor;
+        }
+    }
+    ending {
+        Jcc => moves::near::jcc, cc;
+        Jmp => moves::near::jmp, end;
+        Onward => moves::near::onward, end;
+        JmpTo => moves::near::jmp_to, end_one;
+        Call => moves::near::call, end;
+        CallTo => moves::near::call_to, end_one;
+        Ret => moves::near::ret, end;
+        Jrcxz => moves::near::jrcxz, end;
+        LoopCc => moves::near::loop_cc, end;
+    }
+    leave {
+        Undefined => sys::misc::undefined;
+        DeviceNotAvailable => sys::misc::device_not_available;
+        Movs => sys::string::movs;
+        Stos => sys::string::stos;
+        Lods => sys::string::lods;
+        Cmps => sys::string::cmps;
+        Scas => sys::string::scas;
+        Ins => sys::string::ins;
+        Outs => sys::string::outs;
+        In => sys::io::in_;
+        Out => sys::io::out;
+        Hlt => sys::control::hlt;
+        Cli => sys::flags::cli;
+        Sti => sys::flags::sti;
+        Popf => sys::flags::popf;
+        Clac => sys::flags::clac;
+        Stac => sys::flags::stac;
+        MovToSegment => sys::segment::mov_to_segment;
+        PopSegment => sys::segment::pop_segment;
+        LoadFar => sys::segment::load_far;
+        MovToCr => sys::control::mov_to_cr;
+        MovToDr => sys::control::mov_to_dr;
+        Clts => sys::control::clts;
+        Lmsw => sys::control::lmsw;
+        Invlpg => sys::control::invlpg;
+        Invpcid => sys::control::invpcid;
+        Wrmsr => sys::msr::wrmsr;
+        Xsetbv => sys::xsave::xsetbv;
+        Xsave => sys::xsave::xsave;
+        Xrstor => sys::xsave::xrstor;
+        Syscall => sys::syscall::syscall;
+        Sysret => sys::syscall::sysret;
+        Sysenter => sys::syscall::sysenter;
+        Sysexit => sys::syscall::sysexit;
+        Int => sys::interrupt::int;
+        Int1 => sys::interrupt::int1;
+        Into => sys::interrupt::into;
+        Iret => sys::far::iret;
+        JmpFar => sys::far::jmp_far;
+        CallFar => sys::far::call_far;
+        RetFar => sys::far::ret_far;
+        JccLegacy => sys::near::jcc;
+        JmpLegacy => sys::near::jmp;
+        JmpToLegacy => sys::near::jmp_to;
+        CallLegacy => sys::near::call;
+        CallToLegacy => sys::near::call_to;
+        RetLegacy => sys::near::ret;
+        JcxzLegacy => sys::near::jcxz;
+        LoopLegacy => sys::near::loop_cc;
+        Pause => sys::misc::pause;
+    }
+}

@@ -1,0 +1,71 @@
+//! What belongs nowhere else.
+
+use crate::{
+    fault::{Done, Fault, vector},
+    insn::Insn,
+    mode::Mode,
+    state::{Cpu, reg, seg},
+    width::{B, Width},
+};
+
+/// #UD: an encoding that means nothing, or nothing in this mode.
+pub(crate) fn undefined(c: &mut Cpu, _: &Insn) -> Done {
+    Err(c.raise(Fault::UD))
+}
+
+/// #NM: CR0 says that the x87 or SSE state belongs to another task.
+pub(crate) fn device_not_available(c: &mut Cpu, _: &Insn) -> Done {
+    Err(c.raise(Fault::NM))
+}
+
+/// XLAT: SDM 2C "XLAT/XLATB".
+pub(crate) fn xlat(c: &mut Cpu, i: &Insn) -> Done {
+    let a = Width(i.asize);
+    let offset = a.mask(c.get(a, reg::RBX).wrapping_add(c.get(B, reg::RAX)));
+    let s = usize::from(i.seg & 7);
+    let at = if c.mode.is_64() {
+        offset.wrapping_add(c.seg_base[s])
+    } else if c.mode.contains(Mode::FLAT) && s < seg::FS {
+        offset as u32 as u64
+    } else {
+        c.segment_check(s, offset, 1, false)?
+    };
+    let v = c.read(B, at)?;
+    c.set(B, reg::RAX, v);
+    Ok(())
+}
+
+/// CLFLUSH: nothing to flush, but the address must be readable.
+pub(crate) fn clflush(c: &mut Cpu, i: &Insn) -> Done {
+    let at = c.operand_address(i, 1, false)?;
+    c.read(B, at).map_err(|stop| c.operand_fault(i, stop))?;
+    Ok(())
+}
+
+/// BOUND: SDM 2A "BOUND".
+pub(crate) fn bound(c: &mut Cpu, i: &Insn) -> Done {
+    let w = i.w;
+    let at = c.operand_address(i, 2 * u64::from(w.0), false)?;
+    let low = w.sext(c.read(w, at)?) as i64;
+    let high = w.sext(c.read(w, at.wrapping_add(w.0.into()))?) as i64;
+    let v = w.sext(c.get(w, i.dst)) as i64;
+    if v < low || v > high {
+        return Err(c.raise(Fault::new(vector::BR)));
+    }
+    Ok(())
+}
+
+/// SALC: AL := CF ? FFh : 0. Undocumented, there on every processor outside of 64-bit mode.
+pub(crate) fn salc(c: &mut Cpu, _: &Insn) -> Done {
+    let v = if c.flags.cf() { 0xff } else { 0 };
+    c.set(B, reg::RAX, v);
+    Ok(())
+}
+
+/// PAUSE: a spinning guest lets other threads of the host run.
+pub(crate) fn pause(c: &mut Cpu, _: &Insn) -> Done {
+    if c.options.cpus > 1 {
+        std::thread::yield_now();
+    }
+    Ok(())
+}

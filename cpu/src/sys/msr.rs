@@ -1,0 +1,268 @@
+//! Model-specific registers: SDM 4 "Architectural MSRs".
+
+use crate::{
+    fault::{Done, Fault, Stop},
+    insn::Insn,
+    state::{Cpu, cr0, cr4, efer, reg, seg},
+    width::D,
+};
+
+/// Addresses of MSRs, named as in the SDM without the IA32_ prefix.
+mod msr {
+    pub(super) const TSC: u32 = 0x10;
+    pub(super) const PLATFORM_ID: u32 = 0x17;
+    pub(super) const APIC_BASE: u32 = 0x1b;
+    pub(super) const FEATURE_CONTROL: u32 = 0x3a;
+    pub(super) const TSC_ADJUST: u32 = 0x3b;
+    pub(super) const SPEC_CTRL: u32 = 0x48;
+    pub(super) const PRED_CMD: u32 = 0x49;
+    pub(super) const BIOS_UPDT_TRIG: u32 = 0x79;
+    pub(super) const BIOS_SIGN_ID: u32 = 0x8b;
+    pub(super) const MTRRCAP: u32 = 0xfe;
+    pub(super) const ARCH_CAPABILITIES: u32 = 0x10a;
+    pub(super) const SYSENTER_CS: u32 = 0x174;
+    pub(super) const SYSENTER_ESP: u32 = 0x175;
+    pub(super) const SYSENTER_EIP: u32 = 0x176;
+    pub(super) const MCG_CAP: u32 = 0x179;
+    pub(super) const MCG_STATUS: u32 = 0x17a;
+    pub(super) const MISC_ENABLE: u32 = 0x1a0;
+    pub(super) const MTRR_PHYSBASE0: u32 = 0x200;
+    pub(super) const MTRR_PHYSMASK7: u32 = 0x20f;
+    pub(super) const PAT: u32 = 0x277;
+    pub(super) const MTRR_DEF_TYPE: u32 = 0x2ff;
+    pub(super) const TSC_DEADLINE: u32 = 0x6e0;
+    pub(super) const X2APIC_FIRST: u32 = 0x800;
+    pub(super) const X2APIC_LAST: u32 = 0x8ff;
+    pub(super) const XSS: u32 = 0xda0;
+    pub(super) const EFER: u32 = 0xc000_0080;
+    pub(super) const STAR: u32 = 0xc000_0081;
+    pub(super) const LSTAR: u32 = 0xc000_0082;
+    pub(super) const CSTAR: u32 = 0xc000_0083;
+    pub(super) const FMASK: u32 = 0xc000_0084;
+    pub(super) const FS_BASE: u32 = 0xc000_0100;
+    pub(super) const GS_BASE: u32 = 0xc000_0101;
+    pub(super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    pub(super) const TSC_AUX: u32 = 0xc000_0103;
+}
+
+/// The fixed-range MTRRs, in order of their place in [`crate::state::Msrs::mtrr_fixed`].
+const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+
+/// IA32_ARCH_CAPABILITIES: a processor without speculation flaws, so that kernels spend nothing on them. RDCL_NO,
+/// IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO,
+/// PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO.
+const ARCH_CAPABILITIES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 20
+    | 1 << 24
+    | 1 << 26
+    | 1 << 27
+    | 1 << 62;
+
+/// Eight variable-range MTRRs, fixed ranges, write-combining.
+const MTRRCAP: u64 = 8 | 1 << 8 | 1 << 10;
+
+/// IA32_MISC_ENABLE: fast strings, and "unavailable" for BTS and PEBS.
+pub(crate) const MISC_ENABLE_RESET: u64 = 1 | 1 << 11 | 1 << 12;
+
+/// A memory type that a MTRR or, with `pat`, a PAT entry may have.
+fn memory_type(t: u64, pat: bool) -> bool {
+    matches!(t, 0 | 1 | 4 | 5 | 6) || pat && t == 7
+}
+
+impl Cpu {
+    fn read_msr(&mut self, n: u32) -> Result<u64, Stop> {
+        let id = self.id;
+        Ok(match n {
+            msr::TSC => self.tsc(),
+            msr::PLATFORM_ID => 0,
+            msr::APIC_BASE => self.bus.apic_base(id),
+            // Locked, with nothing enabled.
+            msr::FEATURE_CONTROL => 1,
+            msr::TSC_ADJUST => self.msrs.tsc_adjust,
+            msr::SPEC_CTRL => self.msrs.spec_ctrl,
+            msr::BIOS_SIGN_ID => self.msrs.bios_sign_id,
+            msr::MTRRCAP => MTRRCAP,
+            msr::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+            msr::SYSENTER_CS => self.msrs.sysenter_cs,
+            msr::SYSENTER_ESP => self.msrs.sysenter_esp,
+            msr::SYSENTER_EIP => self.msrs.sysenter_eip,
+            // No machine-check banks.
+            msr::MCG_CAP | msr::MCG_STATUS => 0,
+            msr::MISC_ENABLE => self.msrs.misc_enable,
+            msr::MTRR_PHYSBASE0..=msr::MTRR_PHYSMASK7 => {
+                let (base, mask) = self.msrs.mtrr_variable[((n - msr::MTRR_PHYSBASE0) / 2) as usize];
+                if n & 1 == 0 { base } else { mask }
+            }
+            msr::PAT => self.msrs.pat,
+            msr::MTRR_DEF_TYPE => self.msrs.mtrr_def_type,
+            msr::TSC_DEADLINE => match self.bus.tsc_deadline(id) {
+                0 => 0,
+                deadline => deadline.wrapping_add(self.tsc_offset),
+            },
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => match self.bus.apic_msr_read(id, n) {
+                Ok(v) => v,
+                Err(crate::bus::Gp) => return Err(self.raise(Fault::gp(0))),
+            },
+            msr::EFER => self.efer,
+            msr::STAR => self.msrs.star,
+            msr::LSTAR => self.msrs.lstar,
+            msr::CSTAR => self.msrs.cstar,
+            msr::FMASK => self.msrs.fmask,
+            msr::FS_BASE => self.segments[seg::FS].base,
+            msr::GS_BASE => self.segments[seg::GS].base,
+            msr::KERNEL_GS_BASE => self.msrs.kernel_gs_base,
+            msr::TSC_AUX => self.msrs.tsc_aux.into(),
+            _ => match MTRR_FIXED.iter().position(|&m| m == n) {
+                Some(k) => self.msrs.mtrr_fixed[k],
+                None => {
+                    log::trace!("RDMSR of unknown {n:#x}");
+                    return Err(self.raise(Fault::gp(0)));
+                }
+            },
+        })
+    }
+
+    fn write_msr(&mut self, n: u32, v: u64) -> Done {
+        let id = self.id;
+        let gp = |ok: bool| if ok { Ok(()) } else { Err(()) };
+        let checked = match n {
+            msr::TSC => {
+                let delta = v.wrapping_sub(self.tsc());
+                self.tsc_offset = self.tsc_offset.wrapping_add(delta);
+                self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(delta);
+                Ok(())
+            }
+            msr::APIC_BASE => self.bus.set_apic_base(id, v).map_err(|_| ()),
+            msr::TSC_ADJUST => {
+                let delta = v.wrapping_sub(self.msrs.tsc_adjust);
+                self.tsc_offset = self.tsc_offset.wrapping_add(delta);
+                self.msrs.tsc_adjust = v;
+                Ok(())
+            }
+            // IBRS, STIBP, SSBD.
+            msr::SPEC_CTRL => gp(v & !7 == 0).map(|()| self.msrs.spec_ctrl = v),
+            msr::PRED_CMD => gp(v & !1 == 0),
+            msr::BIOS_UPDT_TRIG => Ok(()),
+            msr::BIOS_SIGN_ID => Ok(()),
+            msr::SYSENTER_CS => {
+                self.msrs.sysenter_cs = v;
+                Ok(())
+            }
+            msr::SYSENTER_ESP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_esp = v),
+            msr::SYSENTER_EIP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_eip = v),
+            msr::MCG_STATUS => gp(v == 0),
+            msr::MISC_ENABLE => {
+                self.msrs.misc_enable = v & 1 | MISC_ENABLE_RESET & !1;
+                Ok(())
+            }
+            msr::MTRR_PHYSBASE0..=msr::MTRR_PHYSMASK7 => {
+                let pair = &mut self.msrs.mtrr_variable[((n - msr::MTRR_PHYSBASE0) / 2) as usize];
+                let beyond = v >> crate::mmu::PHYSICAL_BITS != 0;
+                if n & 1 == 0 {
+                    gp(!beyond && v & 0xf00 == 0 && memory_type(v & 0xff, false)).map(|()| pair.0 = v)
+                } else {
+                    gp(!beyond && v & 0x7ff == 0).map(|()| pair.1 = v)
+                }
+            }
+            msr::PAT => {
+                gp((0..8).all(|k| memory_type(v >> (8 * k) & 0xff, true))).map(|()| self.msrs.pat = v)
+            }
+            msr::MTRR_DEF_TYPE => {
+                gp(v & !0xcff == 0 && memory_type(v & 0xff, false)).map(|()| self.msrs.mtrr_def_type = v)
+            }
+            msr::TSC_DEADLINE => {
+                // 0 disarms, so a deadline that our offset makes 0 has long passed: the smallest there is.
+                let deadline = if v == 0 { 0 } else { v.wrapping_sub(self.tsc_offset).max(1) };
+                self.bus.set_tsc_deadline(id, deadline);
+                Ok(())
+            }
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.bus.apic_msr_write(id, n, v).map_err(|_| ()),
+            msr::EFER => self.write_efer(v),
+            msr::STAR => {
+                self.msrs.star = v;
+                Ok(())
+            }
+            msr::LSTAR => gp(self.canonical(v)).map(|()| self.msrs.lstar = v),
+            msr::CSTAR => gp(self.canonical(v)).map(|()| self.msrs.cstar = v),
+            msr::FMASK => gp(v >> 32 == 0).map(|()| self.msrs.fmask = v),
+            msr::FS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::FS, v)),
+            msr::GS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::GS, v)),
+            msr::KERNEL_GS_BASE => gp(self.canonical(v)).map(|()| self.msrs.kernel_gs_base = v),
+            msr::TSC_AUX => gp(v >> 32 == 0).map(|()| self.msrs.tsc_aux = v as u32),
+            _ => match MTRR_FIXED.iter().position(|&m| m == n) {
+                Some(k) => gp((0..8).all(|b| memory_type(v >> (8 * b) & 0xff, false)))
+                    .map(|()| self.msrs.mtrr_fixed[k] = v),
+                None => {
+                    log::trace!("WRMSR of unknown {n:#x}");
+                    Err(())
+                }
+            },
+        };
+        checked.map_err(|()| self.raise(Fault::gp(0)))
+    }
+
+    fn write_efer(&mut self, v: u64) -> Result<(), ()> {
+        let may = efer::SCE | efer::LME | efer::NXE;
+        if v & !(may | efer::LMA) != 0 {
+            return Err(());
+        }
+        let changed = (self.efer ^ v) & may;
+        if changed & efer::LME != 0 && self.cr0 & cr0::PG != 0 {
+            return Err(());
+        }
+        self.efer ^= changed;
+        if changed & efer::NXE != 0 {
+            self.flush_all();
+        }
+        self.refresh_mode();
+        Ok(())
+    }
+}
+
+/// RDMSR.
+pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
+    c.privileged()?;
+    let v = c.read_msr(c.get(D, reg::RCX) as u32)?;
+    c.set(D, reg::RAX, v);
+    c.set(D, reg::RDX, v >> 32);
+    Ok(())
+}
+
+/// WRMSR.
+pub(crate) fn wrmsr(c: &mut Cpu, _: &Insn) -> Done {
+    c.privileged()?;
+    let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
+    c.write_msr(c.get(D, reg::RCX) as u32, v)
+}
+
+/// RDTSC: SDM 2B "RDTSC".
+pub(crate) fn rdtsc(c: &mut Cpu, _: &Insn) -> Done {
+    if c.cr4 & cr4::TSD != 0 && c.cpl != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
+    let v = c.tsc();
+    c.set(D, reg::RAX, v);
+    c.set(D, reg::RDX, v >> 32);
+    Ok(())
+}
+
+/// RDTSCP.
+pub(crate) fn rdtscp(c: &mut Cpu, i: &Insn) -> Done {
+    rdtsc(c, i)?;
+    c.set(D, reg::RCX, c.msrs.tsc_aux.into());
+    Ok(())
+}
+
+/// RDPMC: there are no counters.
+pub(crate) fn rdpmc(c: &mut Cpu, _: &Insn) -> Done {
+    Err(c.raise(Fault::gp(0)))
+}

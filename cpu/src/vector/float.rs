@@ -1,0 +1,239 @@
+//! Floating-point operations under MXCSR.
+
+use super::lanes::{dwords, from_dwords, from_qwords, qwords};
+use crate::{
+    fault::{Fault, Stop, vector},
+    float::{
+        Env, F32, F64, Invalid, Relation, ToInteger, add, compare, compare_predicate, div, f32_to_f64,
+        f64_to_f32, from_i64, i32_to_f64, max, min, mul, sqrt, sub, to_i32, to_i64,
+    },
+    state::{Cpu, cr4},
+};
+
+/// Which lanes a floating-point operation works on; the others come from the first operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// The low f32.
+    Ss,
+    /// The low f64.
+    Sd,
+    /// Four f32.
+    Ps,
+    /// Two f64.
+    Pd,
+}
+
+/// Floating-point operations. Those with one operand take the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Min,
+    Max,
+    Sqrt,
+    /// All ones where predicate `imm` holds.
+    Cmp,
+    /// COMISS, COMISD of the low lanes: 4 unordered, 2 equal, 1 less, 0 greater.
+    Comi,
+    /// UCOMISS, UCOMISD.
+    Ucomi,
+    /// From signed 32-bit lanes, counted from the lowest.
+    FromD,
+    /// From a signed 64-bit integer, to the low lane.
+    FromQ,
+    /// To signed 32-bit lanes; zeros above them. `Lanes` says of what.
+    ToD,
+    /// The same, toward zero.
+    ToDTruncated,
+    /// The low lane to a signed 64-bit integer.
+    ToQ,
+    ToQTruncated,
+    /// f32 to f64: `Ss` keeps the first operand's high half, `Ps` makes two.
+    Widen,
+    /// f64 to f32: `Sd` keeps the rest of the first operand, `Pd` makes two and zeros above.
+    Narrow,
+}
+
+/// The low 32 bits replaced.
+#[inline(always)]
+fn low_d(a: u128, v: u32) -> u128 {
+    a & !0xffff_ffff | u128::from(v)
+}
+/// The low 64 bits replaced.
+#[inline(always)]
+fn low_q(a: u128, v: u64) -> u128 {
+    a & !u128::from(u64::MAX) | u128::from(v)
+}
+
+/// A function of two elements and the environment on the lanes asked for.
+macro_rules! on_lanes {
+    ($lanes:ident, $a:ident, $b:ident, |$format:ident, $x:ident, $y:ident| $result:expr) => {
+        match $lanes {
+            Lanes::Ss => {
+                type $format = F32;
+                let ($x, $y) = ($a as u32, $b as u32);
+                low_d($a, $result)
+            }
+            Lanes::Sd => {
+                type $format = F64;
+                let ($x, $y) = ($a as u64, $b as u64);
+                low_q($a, $result)
+            }
+            Lanes::Ps => {
+                type $format = F32;
+                let (a, b) = (dwords($a), dwords($b));
+                from_dwords([0, 1, 2, 3].map(|k: usize| {
+                    let ($x, $y) = (a[k], b[k]);
+                    $result
+                }))
+            }
+            Lanes::Pd => {
+                type $format = F64;
+                let (a, b) = (qwords($a), qwords($b));
+                from_qwords([0, 1].map(|k: usize| {
+                    let ($x, $y) = (a[k], b[k]);
+                    $result
+                }))
+            }
+        }
+    };
+}
+
+/// All ones or all zeros in an element.
+trait Truth {
+    fn of(truth: bool) -> Self;
+}
+impl Truth for u32 {
+    #[inline(always)]
+    fn of(truth: bool) -> u32 {
+        if truth { u32::MAX } else { 0 }
+    }
+}
+impl Truth for u64 {
+    #[inline(always)]
+    fn of(truth: bool) -> u64 {
+        if truth { u64::MAX } else { 0 }
+    }
+}
+
+#[inline(always)]
+fn relation(lanes: Lanes, a: u128, b: u128, invalid: Invalid, env: &mut Env) -> u128 {
+    let relation = match lanes {
+        Lanes::Ss | Lanes::Ps => compare::<F32>(a as u32, b as u32, invalid, env),
+        Lanes::Sd | Lanes::Pd => compare::<F64>(a as u64, b as u64, invalid, env),
+    };
+    match relation {
+        Relation::Greater => 0,
+        Relation::Less => 1,
+        Relation::Equal => 2,
+        Relation::Unordered => 4,
+    }
+}
+
+#[inline(always)]
+fn from_integers(lanes: Lanes, a: u128, b: u128, env: &mut Env) -> u128 {
+    let ints = dwords(b).map(|v| v as i32);
+    match lanes {
+        Lanes::Ss => low_d(a, from_i64::<F32>(ints[0].into(), env)),
+        Lanes::Sd => low_q(a, i32_to_f64(ints[0])),
+        Lanes::Ps => from_dwords(ints.map(|v| from_i64::<F32>(v.into(), env))),
+        Lanes::Pd => from_qwords([i32_to_f64(ints[0]), i32_to_f64(ints[1])]),
+    }
+}
+
+#[inline(always)]
+fn to_integers(lanes: Lanes, b: u128, how: ToInteger, env: &mut Env) -> u128 {
+    match lanes {
+        Lanes::Ss => u128::from(to_i32::<F32>(b as u32, how, env) as u32),
+        Lanes::Sd => u128::from(to_i32::<F64>(b as u64, how, env) as u32),
+        Lanes::Ps => from_dwords(dwords(b).map(|v| to_i32::<F32>(v, how, env) as u32)),
+        Lanes::Pd => {
+            let [low, high] = qwords(b).map(|v| to_i32::<F64>(v, how, env) as u32);
+            from_dwords([low, high, 0, 0])
+        }
+    }
+}
+
+#[inline(always)]
+fn to_integer(lanes: Lanes, b: u128, how: ToInteger, env: &mut Env) -> u128 {
+    let v = match lanes {
+        Lanes::Ss | Lanes::Ps => to_i64::<F32>(b as u32, how, env),
+        Lanes::Sd | Lanes::Pd => to_i64::<F64>(b as u64, how, env),
+    };
+    u128::from(v as u64)
+}
+
+impl FloatOp {
+    /// The operation on values.
+    #[inline(always)]
+    pub(crate) fn eval(self, lanes: Lanes, a: u128, b: u128, imm: u8, env: &mut Env) -> u128 {
+        match self {
+            FloatOp::Add => on_lanes!(lanes, a, b, |F, x, y| add::<F>(x, y, env)),
+            FloatOp::Sub => on_lanes!(lanes, a, b, |F, x, y| sub::<F>(x, y, env)),
+            FloatOp::Mul => on_lanes!(lanes, a, b, |F, x, y| mul::<F>(x, y, env)),
+            FloatOp::Div => on_lanes!(lanes, a, b, |F, x, y| div::<F>(x, y, env)),
+            FloatOp::Min => on_lanes!(lanes, a, b, |F, x, y| min::<F>(x, y, env)),
+            FloatOp::Max => on_lanes!(lanes, a, b, |F, x, y| max::<F>(x, y, env)),
+            FloatOp::Sqrt => on_lanes!(lanes, a, b, |F, _x, y| sqrt::<F>(y, env)),
+            FloatOp::Cmp => {
+                on_lanes!(lanes, a, b, |F, x, y| Truth::of(compare_predicate::<F>(x, y, imm & 7, env)))
+            }
+            FloatOp::Comi => relation(lanes, a, b, Invalid::AnyNan, env),
+            FloatOp::Ucomi => relation(lanes, a, b, Invalid::SignallingNan, env),
+            FloatOp::FromD => from_integers(lanes, a, b, env),
+            FloatOp::FromQ => match lanes {
+                Lanes::Ss | Lanes::Ps => low_d(a, from_i64::<F32>(b as i64, env)),
+                Lanes::Sd | Lanes::Pd => low_q(a, from_i64::<F64>(b as i64, env)),
+            },
+            FloatOp::ToD => to_integers(lanes, b, ToInteger::Round, env),
+            FloatOp::ToDTruncated => to_integers(lanes, b, ToInteger::Truncate, env),
+            FloatOp::ToQ => to_integer(lanes, b, ToInteger::Round, env),
+            FloatOp::ToQTruncated => to_integer(lanes, b, ToInteger::Truncate, env),
+            FloatOp::Widen => match lanes {
+                Lanes::Ss | Lanes::Sd => low_q(a, f32_to_f64(b as u32, env)),
+                Lanes::Ps | Lanes::Pd => {
+                    from_qwords([f32_to_f64(b as u32, env), f32_to_f64((b >> 32) as u32, env)])
+                }
+            },
+            FloatOp::Narrow => match lanes {
+                Lanes::Ss | Lanes::Sd => low_d(a, f64_to_f32(b as u64, env)),
+                Lanes::Ps | Lanes::Pd => {
+                    let [low, high] = qwords(b).map(|v| f64_to_f32(v, env));
+                    from_dwords([low, high, 0, 0])
+                }
+            },
+        }
+    }
+}
+
+impl Cpu {
+    /// Runs a floating-point operation under MXCSR; #XM, and nothing written but the flags, where an unmasked exception
+    /// arises.
+    #[inline(always)]
+    pub(crate) fn sse_float(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: u128,
+        b: u128,
+        imm: u8,
+    ) -> Result<u128, Stop> {
+        let mut env = Env::sse(self.mxcsr);
+        let r = op.eval(lanes, a, b, imm, &mut env);
+        self.mxcsr = env.mxcsr();
+        if env.unmasked() != 0 {
+            return Err(self.numeric_exception());
+        }
+        Ok(r)
+    }
+
+    /// #XM, or #UD where the system does not expect it.
+    #[cold]
+    #[inline(never)]
+    fn numeric_exception(&mut self) -> Stop {
+        let expected = self.cr4 & cr4::OSXMMEXCPT != 0;
+        self.raise(if expected { Fault::new(vector::XM) } else { Fault::UD })
+    }
+}
