@@ -7,8 +7,8 @@ use crate::{
     undefined::{Undefined, undefined},
 };
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic, OpKind,
-    Register,
+    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic,
+    OpKind, Register,
 };
 use softmetal_cpu::{
     Fault,
@@ -22,11 +22,6 @@ pub fn text(insn: &Instruction) -> String {
     let mut out = String::new();
     IntelFormatter::new().format(insn, &mut out);
     out
-}
-
-/// Whether an instruction may run on both sides: see [`Pair::load`].
-pub fn allowed(insn: &Instruction) -> bool {
-    runs_on_host(insn)
 }
 
 /// User registers for a test: RSP in the scratch memory, everything else zero or as after reset.
@@ -255,7 +250,8 @@ pub fn flags_text(rflags: u64) -> String {
 
 /// Names of the general registers by number.
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 fn compare_users(

@@ -9,6 +9,7 @@ pub mod ins;
 pub mod layout;
 mod machine;
 pub mod random;
+pub mod sweep;
 pub mod undefined;
 
 pub use host::{Host, HostFault};
