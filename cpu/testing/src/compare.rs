@@ -24,11 +24,6 @@ pub fn text(insn: &Instruction) -> String {
     out
 }
 
-/// Whether an instruction may run on both sides: see [`Pair::load`].
-pub fn allowed(insn: &Instruction) -> bool {
-    runs_on_host(insn)
-}
-
 /// User registers for a test: RSP in the scratch memory, everything else zero or as after reset.
 pub fn blank() -> User {
     User {
