@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn ram_is_write_back_and_device_windows_are_not_cached() {
-        let mut state = CpuState::default();
+        let mut state = CpuState::reset();
         set_memory_types(&mut state);
         for (address, kind) in [
             (0x1000, 6),

@@ -1,6 +1,7 @@
 //! The PC: what is on the board and where.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
@@ -12,10 +13,12 @@ use softmetal_devices::chipset::acpi_pm::{
 };
 use softmetal_devices::chipset::debug_console::{DEBUG_CONSOLE_PORT, DebugConsole};
 use softmetal_devices::chipset::debug_exit::{DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit};
+use softmetal_devices::chipset::hpet::{Hpet, LegacyRouting};
 use softmetal_devices::chipset::i8042::{self, CommandPort, DataPort, I8042};
 use softmetal_devices::chipset::pic::PicBlock;
 use softmetal_devices::chipset::pit::Pit;
 use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, SystemControlA};
+use softmetal_devices::chipset::rtc::Rtc;
 use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
 use softmetal_devices::clock::{Alarm, Clock};
 use softmetal_devices::interrupts::Interrupts;
@@ -30,7 +33,7 @@ use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Config, DebugFlags};
 use crate::debug_log::DebugLog;
 use crate::machine::SerialEnd;
-use crate::memory_map::{ECAM, IOAPIC, PCI32};
+use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::outcome::{Outcome, Run};
 use crate::timers::{Timers, Waker};
 use crate::{boot, guest_ram, vcpu};
@@ -61,7 +64,7 @@ impl Pc {
         let mut bench = Bench::new(config.cpus as usize, run.clone());
 
         bench.interrupt_controllers()?;
-        bench.timer_chips()?;
+        bench.timer_chips(config.memory)?;
         let com1 = bench.serial_ports(serial)?;
         let pm = bench.power_management()?;
         bench.keyboard_controller()?;
@@ -154,11 +157,25 @@ impl Bench {
         Ok(())
     }
 
-    fn timer_chips(&mut self) -> Result<()> {
-        let pit = shared(Pit::new(self.clock(), self.irq(0), self.alarm()));
-        self.board.ports.insert(0x40, 4, "PIT", pit.clone())?;
-        self.board.ports.insert(0x61, 1, "system control port B", shared(Pit::port61(&pit)))?;
+    /// PIT, RTC and HPET, which takes over the others' interrupts when a guest asks it to.
+    fn timer_chips(&mut self, memory: u64) -> Result<()> {
+        let legacy = LegacyRouting::new(self.irq(0), self.irq(8));
+        let pit = shared(Pit::new(self.clock(), legacy.pit_line(), self.alarm()));
+        let mut rtc = Rtc::new(self.clock(), unix_seconds(), legacy.rtc_line(), self.alarm());
+        let layout = memory_map::layout();
+        let (low, high) = (layout.low_ram(memory), layout.high_ram(memory));
+        rtc.describe_memory(low.end, high.end - high.start);
+        let rtc = shared(rtc);
+        let hpet = shared(Hpet::new(self.clock(), self.board.interrupts.clone(), legacy, self.alarm()));
+
+        let Board { ports, memory, .. } = &self.board;
+        ports.insert(0x40, 4, "PIT", pit.clone())?;
+        ports.insert(0x61, 1, "system control port B", shared(Pit::port61(&pit)))?;
+        ports.insert(0x70, 2, "RTC", rtc.clone())?;
+        memory.insert(HPET, 0x400, "HPET", hpet.clone())?;
         self.timers.add(pit);
+        self.timers.add(rtc);
+        self.timers.add(hpet);
         Ok(())
     }
 
@@ -260,6 +277,12 @@ impl Bench {
     }
 }
 
+/// The host's wall time.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
+}
+
 /// A device as its address range, the timers and its wires share it.
 fn shared<T>(device: T) -> Arc<Mutex<T>> {
     Arc::new(Mutex::new(device))
@@ -285,7 +308,7 @@ mod tests {
         let mut bench = Bench::new(2, run.clone());
         let serial = SerialEnd::new(&Console::new());
         bench.interrupt_controllers().unwrap();
-        bench.timer_chips().unwrap();
+        bench.timer_chips(512 << 20).unwrap();
         let com1 = bench.serial_ports(&serial).unwrap();
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
@@ -368,6 +391,26 @@ mod tests {
             rig.board.mmio_read(cpu, 0xfee0_0020, &mut id);
             assert_eq!(u32::from_le_bytes(id) >> 24, cpu as u32);
         }
+    }
+
+    #[test]
+    fn the_hpet_is_what_its_acpi_table_says() {
+        let mut id = [0; 4];
+        rig().board.mmio_read(0, HPET, &mut id);
+        assert_eq!(u32::from_le_bytes(id), memory_map::layout().hpet_block_id);
+    }
+
+    #[test]
+    fn the_clock_shows_the_year_of_the_host() {
+        let rig = rig();
+        let mut cmos = |index| {
+            rig.out(0x70, &[index]);
+            u64::from(rig.byte(0x71) >> 4) * 10 + u64::from(rig.byte(0x71) & 15)
+        };
+        let year = cmos(0x32) * 100 + cmos(0x09);
+        const SECONDS_PER_YEAR: u64 = 31_556_952;
+        let host = 1970 + unix_seconds() as u64 / SECONDS_PER_YEAR;
+        assert!(year.abs_diff(host) <= 1, "{year}");
     }
 
     #[test]

@@ -486,7 +486,14 @@ fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         | M::Prefetcht1
         | M::Prefetcht2
         | M::Prefetchw
+        | M::Prefetchwt1
         | M::Prefetch
+        // In the space of hints, a NOP for processors that do not know them; RDSSP is one without shadow stacks.
+        | M::Prefetchit0
+        | M::Prefetchit1
+        | M::Cldemote
+        | M::Rdsspd
+        | M::Rdsspq
         | M::Mfence
         | M::Lfence
         | M::Sfence

@@ -66,6 +66,11 @@ impl Cpu {
         self.stored(physical, len);
     }
 
+    /// Ends a HLT as an interrupt would, without one.
+    pub fn wake(&mut self) {
+        self.activity = crate::state::Activity::Active;
+    }
+
     /// Drops all translations of addresses.
     pub fn flush(&mut self) {
         self.flush_all();

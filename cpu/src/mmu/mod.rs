@@ -173,19 +173,27 @@ impl Mmu {
         (page ^ page >> 9 ^ page >> 18) as usize % SECOND
     }
 
-    fn second_lookup(&self, linear: u64) -> Option<Mapping> {
+    fn second_lookup(&mut self, linear: u64) -> Option<Mapping> {
         let page = linear >> 12;
         let e = &self.second[Self::second_index(page)];
         let live = e.generation == self.generation() || e.generation == self.global_generation;
-        (e.page == page && live).then_some(e.mapping)
+        let mapping = (e.page == page && live).then_some(e.mapping)?;
+        // A global page may have been walked in another address space.
+        self.note_size(linear, mapping.size);
+        Some(mapping)
     }
 
     fn second_insert(&mut self, linear: u64, mapping: Mapping, global: bool) {
         let page = linear >> 12;
         let generation = if global { self.global_generation } else { self.generation() };
         self.second[Self::second_index(page)] = SecondEntry { page, generation, mapping };
+        self.note_size(linear, mapping.size);
+    }
+
+    /// Remembers that a piece of a larger page is cached in the current address space.
+    fn note_size(&mut self, linear: u64, size: PageSize) {
         let slot = &mut self.slots[self.current];
-        match mapping.size {
+        match size {
             PageSize::Small => {}
             PageSize::Large => {
                 slot.large.insert(linear >> 21);
@@ -242,30 +250,31 @@ impl Mmu {
         self.current = slot;
     }
 
-    /// INVLPG: drops `linear` in one address space, and the global page there in all.
+    /// INVLPG: drops `linear` in one address space, and the global page there in all. Other address spaces may lose
+    /// theirs too.
     pub(crate) fn invalidate(&mut self, pcid: u16, linear: u64) {
-        let Some(k) = self.slots.iter().position(|slot| slot.pcid == pcid) else { return };
-        let slot = &self.slots[k];
-        if slot.huge.contains(&(linear >> 30)) || slot.large.contains(&(linear >> 21)) {
+        if !self.slots.iter().any(|slot| slot.pcid == pcid) {
+            return;
+        }
+        // A large page of 32-bit paging has 4 MiB: two neighbours of 2.
+        let (large, huge) = (linear >> 21, linear >> 30);
+        let in_pieces = |slot: &Slot| {
+            slot.huge.contains(&huge) || slot.large.contains(&large) || slot.large.contains(&(large ^ 1))
+        };
+        if self.slots.iter().any(in_pieces) {
             // One instruction must drop all 4 KiB pieces of the page: rare, so drop all there is.
             return self.flush(true);
         }
         let second = &mut self.second[Self::second_index(linear >> 12)];
-        let global = second.page == linear >> 12 && second.generation == self.global_generation;
         if second.page == linear >> 12 {
             second.page = u64::MAX;
         }
+        // A global page may have left the second level and still stand in the first-level tables of any address space.
         let i = index(linear);
-        for (n, slot) in self.slots.iter_mut().enumerate() {
-            // A global page may have left the second level and still stand in first-level tables.
-            let _ = global;
-            if n == k || linear >> 63 != 0 {
-                for table in &mut slot.tables {
-                    let entry = &mut table.0[i];
-                    if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
-                        *entry = empty(i);
-                    }
-                }
+        for table in self.slots.iter_mut().flat_map(|slot| &mut slot.tables) {
+            let entry = &mut table.0[i];
+            if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
+                *entry = empty(i);
             }
         }
         let fetch = self.fetch_entry(linear);

@@ -7,26 +7,21 @@ use crate::{
     undefined::{Undefined, undefined},
 };
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic, OpKind,
-    Register,
+    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic,
+    OpKind, Register,
 };
 use softmetal_cpu::{
     Fault,
     state::{Mxcsr, X87},
     testing::User,
 };
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// An instruction as iced writes it.
 pub fn text(insn: &Instruction) -> String {
     let mut out = String::new();
     IntelFormatter::new().format(insn, &mut out);
     out
-}
-
-/// Whether an instruction may run on both sides: see [`Pair::load`].
-pub fn allowed(insn: &Instruction) -> bool {
-    runs_on_host(insn)
 }
 
 /// User registers for a test: RSP in the scratch memory, everything else zero or as after reset.
@@ -97,7 +92,6 @@ impl Pair {
         self.insn = Decoder::with_ip(64, bytes, INSN, DecoderOptions::NONE).decode();
         assert!(runs_on_host(&self.insn), "{} must not run on the host", text(&self.insn));
         self.writes = writes_memory(&self.insn);
-        if std::env::var_os("ORACLE_TRACE").is_some() { eprintln!("{bytes:02x?} {}", text(&self.insn)); }
         self.machine.load(bytes);
         self.host.load(bytes);
     }
@@ -183,7 +177,10 @@ impl Pair {
         ours.rflags &= !flag::RF;
         compare_users(&mut report, &ours, &theirs, ignored, free.result && !self.strict, &self.insn);
         if self.writes {
-            self.compare_memory(&mut report);
+            let mut memory = String::new();
+            self.compare_memory(&mut memory);
+            let free = free.result && !self.strict && self.insn.op0_kind() == OpKind::Memory;
+            report.push_str(if free { "" } else { &memory });
         }
         if report.is_empty() {
             return Ok(());
@@ -253,7 +250,8 @@ pub fn flags_text(rflags: u64) -> String {
 
 /// Names of the general registers by number.
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 fn compare_users(
@@ -330,8 +328,10 @@ fn describe(out: &mut String, user: &User, insn: &Instruction) {
 /// Gathers differences, so that a test names the first few and says how many there were.
 #[derive(Default)]
 pub struct Differences {
-    /// Reports, the first ones only.
+    /// Reports, the first two of each code.
     pub first: Vec<String>,
+    /// How many by code.
+    pub by_code: BTreeMap<String, u64>,
     /// All of them.
     pub count: u64,
     /// Cases that ran.
@@ -339,12 +339,14 @@ pub struct Differences {
 }
 
 impl Differences {
-    /// Counts one case.
-    pub fn note(&mut self, result: Result<(), String>) {
+    /// Runs and counts one case.
+    pub fn check(&mut self, pair: &mut Pair, user: &User) {
         self.cases += 1;
-        if let Err(report) = result {
+        if let Err(report) = pair.check(user) {
             self.count += 1;
-            if self.first.len() < 12 {
+            let seen = self.by_code.entry(format!("{:?}", pair.insn().code())).or_default();
+            *seen += 1;
+            if *seen <= 2 && self.first.len() < 40 {
                 self.first.push(report);
             }
         }
@@ -358,10 +360,11 @@ impl Differences {
         assert!(self.cases > 0, "no case ran");
         assert!(
             self.count == 0,
-            "{} of {} cases differ from the host:\n{}",
+            "{} of {} cases differ from the host:\n{}\n{:?}",
             self.count,
             self.cases,
-            self.first.join("\n")
+            self.first.join("\n"),
+            self.by_code
         );
     }
 }

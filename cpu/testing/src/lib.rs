@@ -8,10 +8,13 @@ mod host;
 pub mod ins;
 pub mod layout;
 mod machine;
+pub mod program;
 pub mod random;
+pub mod sweep;
 pub mod undefined;
 
 pub use host::{Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};
+pub use program::{assemble, options};
 pub use random::Random;
 pub use softmetal_cpu::testing::User;

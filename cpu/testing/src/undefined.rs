@@ -62,7 +62,8 @@ pub fn undefined(insn: &Instruction, user: &User, source: u64) -> Undefined {
             match count {
                 0 => Undefined::default(),
                 1 => Undefined { flags: flags & !flag::OF, result: false },
-                // SDM 2B "SHLD": a count greater than the operand size leaves everything undefined.
+                // SDM 2B "SHLD": a count greater than the operand size leaves everything undefined. After a and b, Intel
+                // shifts in a again, AMD b.
                 n if n > width => Undefined { flags: flag::STATUS, result: true },
                 _ => Undefined { flags: flags | flag::OF, result: false },
             }

@@ -1,0 +1,25 @@
+//! Small programs for the test machine, and the options under which each should run.
+
+use iced_x86::{IcedError, code_asm::CodeAssembler};
+use softmetal_cpu::Options;
+
+/// Assembles 64-bit code for an address.
+///
+/// # Panics
+/// If the code cannot be encoded.
+pub fn assemble(at: u64, build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    let mut a = CodeAssembler::new(64).expect("64 is a bitness");
+    build(&mut a).expect("the test's instructions exist");
+    a.assemble(at).expect("the test's branches reach")
+}
+
+/// Every risky speed-up on, and each off.
+pub fn options() -> [Options; 4] {
+    let plain = Options { cpus: 1, ..Options::default() };
+    [
+        plain,
+        Options { no_chain: true, ..plain },
+        Options { no_specialise: true, ..plain },
+        Options { no_tlb: true, ..plain },
+    ]
+}
