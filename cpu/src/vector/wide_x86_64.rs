@@ -45,106 +45,127 @@ pub(crate) fn alone(x: u64) -> Wide {
     unsafe { _mm_cvtsi64_si128(x as i64) }
 }
 
+/// Whether the host has an instruction for it. Those with immediates inside would need too many instructions for too
+/// little use, and silicon's approximations differ between makers.
+#[inline(always)]
+const fn by_instruction(op: VecOp) -> bool {
+    !matches!(
+        op,
+        VecOp::ShufLoW
+            | VecOp::ShufHiW
+            | VecOp::ShufPs
+            | VecOp::ShufPd
+            | VecOp::InsertW
+            | VecOp::ExtractW
+            | VecOp::RcpPs
+            | VecOp::RsqrtPs
+    )
+}
+
 /// A vector operation.
 #[inline(always)]
 pub(crate) fn eval(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
-    // SAFETY: SSE2 is part of x86-64.
-    match unsafe { by_host(op, a, b, imm) } {
-        Some(v) => v,
-        None => from_bits(op.eval(bits(a), bits(b), imm)),
+    if by_instruction(op) {
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { by_host(op, a, b, imm) }
+    } else {
+        from_bits(op.eval(bits(a), bits(b), imm))
     }
 }
 
-/// What the host has an instruction for.
-#[inline]
-#[target_feature(enable = "sse2")]
-fn by_host(op: VecOp, a: Wide, b: Wide, imm: u8) -> Option<Wide> {
-    let count = _mm_cvtsi32_si128(imm.into());
-    Some(match op {
-        VecOp::And => _mm_and_si128(a, b),
-        VecOp::AndNot => _mm_andnot_si128(a, b),
-        VecOp::Or => _mm_or_si128(a, b),
-        VecOp::Xor => _mm_xor_si128(a, b),
-        VecOp::ShlW => _mm_sll_epi16(a, b),
-        VecOp::ShlD => _mm_sll_epi32(a, b),
-        VecOp::ShlQ => _mm_sll_epi64(a, b),
-        VecOp::ShrW => _mm_srl_epi16(a, b),
-        VecOp::ShrD => _mm_srl_epi32(a, b),
-        VecOp::ShrQ => _mm_srl_epi64(a, b),
-        VecOp::SarW => _mm_sra_epi16(a, b),
-        VecOp::SarD => _mm_sra_epi32(a, b),
-        VecOp::ShlImmW => _mm_sll_epi16(a, count),
-        VecOp::ShlImmD => _mm_sll_epi32(a, count),
-        VecOp::ShlImmQ => _mm_sll_epi64(a, count),
-        VecOp::ShrImmW => _mm_srl_epi16(a, count),
-        VecOp::ShrImmD => _mm_srl_epi32(a, count),
-        VecOp::ShrImmQ => _mm_srl_epi64(a, count),
-        VecOp::SarImmW => _mm_sra_epi16(a, count),
-        VecOp::SarImmD => _mm_sra_epi32(a, count),
-        VecOp::ShlBytes => shl_bytes(a, imm),
-        VecOp::ShrBytes => shr_bytes(a, imm),
-        VecOp::AddB => _mm_add_epi8(a, b),
-        VecOp::AddW => _mm_add_epi16(a, b),
-        VecOp::AddD => _mm_add_epi32(a, b),
-        VecOp::AddQ => _mm_add_epi64(a, b),
-        VecOp::SubB => _mm_sub_epi8(a, b),
-        VecOp::SubW => _mm_sub_epi16(a, b),
-        VecOp::SubD => _mm_sub_epi32(a, b),
-        VecOp::SubQ => _mm_sub_epi64(a, b),
-        VecOp::AddSB => _mm_adds_epi8(a, b),
-        VecOp::AddSW => _mm_adds_epi16(a, b),
-        VecOp::SubSB => _mm_subs_epi8(a, b),
-        VecOp::SubSW => _mm_subs_epi16(a, b),
-        VecOp::AddUsB => _mm_adds_epu8(a, b),
-        VecOp::AddUsW => _mm_adds_epu16(a, b),
-        VecOp::SubUsB => _mm_subs_epu8(a, b),
-        VecOp::SubUsW => _mm_subs_epu16(a, b),
-        VecOp::AvgB => _mm_avg_epu8(a, b),
-        VecOp::AvgW => _mm_avg_epu16(a, b),
-        VecOp::MinUB => _mm_min_epu8(a, b),
-        VecOp::MaxUB => _mm_max_epu8(a, b),
-        VecOp::MinSW => _mm_min_epi16(a, b),
-        VecOp::MaxSW => _mm_max_epi16(a, b),
-        VecOp::CmpEqB => _mm_cmpeq_epi8(a, b),
-        VecOp::CmpEqW => _mm_cmpeq_epi16(a, b),
-        VecOp::CmpEqD => _mm_cmpeq_epi32(a, b),
-        VecOp::CmpGtB => _mm_cmpgt_epi8(a, b),
-        VecOp::CmpGtW => _mm_cmpgt_epi16(a, b),
-        VecOp::CmpGtD => _mm_cmpgt_epi32(a, b),
-        VecOp::MulLoW => _mm_mullo_epi16(a, b),
-        VecOp::MulHiW => _mm_mulhi_epi16(a, b),
-        VecOp::MulHiUW => _mm_mulhi_epu16(a, b),
-        VecOp::MulUDQ => _mm_mul_epu32(a, b),
-        VecOp::MAddWD => _mm_madd_epi16(a, b),
-        VecOp::SadBW => _mm_sad_epu8(a, b),
-        VecOp::UnpackLoB => _mm_unpacklo_epi8(a, b),
-        VecOp::UnpackLoW => _mm_unpacklo_epi16(a, b),
-        VecOp::UnpackLoD => _mm_unpacklo_epi32(a, b),
-        VecOp::UnpackLoQ => _mm_unpacklo_epi64(a, b),
-        VecOp::UnpackHiB => _mm_unpackhi_epi8(a, b),
-        VecOp::UnpackHiW => _mm_unpackhi_epi16(a, b),
-        VecOp::UnpackHiD => _mm_unpackhi_epi32(a, b),
-        VecOp::UnpackHiQ => _mm_unpackhi_epi64(a, b),
-        VecOp::PackSWB => _mm_packs_epi16(a, b),
-        VecOp::PackSDW => _mm_packs_epi32(a, b),
-        VecOp::PackUsWB => _mm_packus_epi16(a, b),
-        VecOp::ShufD => shuf_d(b, imm),
-        VecOp::MaskB => _mm_cvtsi32_si128(_mm_movemask_epi8(a)),
-        VecOp::MaskD => _mm_cvtsi32_si128(_mm_movemask_ps(_mm_castsi128_ps(a))),
-        VecOp::MaskQ => _mm_cvtsi32_si128(_mm_movemask_pd(_mm_castsi128_pd(a))),
-        VecOp::MergeD => _mm_castps_si128(_mm_move_ss(_mm_castsi128_ps(a), _mm_castsi128_ps(b))),
-        VecOp::MergeQ => _mm_castpd_si128(_mm_move_sd(_mm_castsi128_pd(a), _mm_castsi128_pd(b))),
-        // Immediates are part of an instruction: too many of them for too little use.
-        VecOp::ShufLoW
-        | VecOp::ShufHiW
-        | VecOp::ShufPs
-        | VecOp::ShufPd
-        | VecOp::InsertW
-        | VecOp::ExtractW
-        // Silicon's approximations differ between makers.
-        | VecOp::RcpPs
-        | VecOp::RsqrtPs => return None,
-    })
+/// What the host has an instruction for; zero for the rest.
+///
+/// # Safety
+/// The host has SSE2. (An attribute that says so would keep the function from being inlined, and its operands in memory.)
+#[inline(always)]
+unsafe fn by_host(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let count = _mm_cvtsi32_si128(imm.into());
+        match op {
+            VecOp::And => _mm_and_si128(a, b),
+            VecOp::AndNot => _mm_andnot_si128(a, b),
+            VecOp::Or => _mm_or_si128(a, b),
+            VecOp::Xor => _mm_xor_si128(a, b),
+            VecOp::ShlW => _mm_sll_epi16(a, b),
+            VecOp::ShlD => _mm_sll_epi32(a, b),
+            VecOp::ShlQ => _mm_sll_epi64(a, b),
+            VecOp::ShrW => _mm_srl_epi16(a, b),
+            VecOp::ShrD => _mm_srl_epi32(a, b),
+            VecOp::ShrQ => _mm_srl_epi64(a, b),
+            VecOp::SarW => _mm_sra_epi16(a, b),
+            VecOp::SarD => _mm_sra_epi32(a, b),
+            VecOp::ShlImmW => _mm_sll_epi16(a, count),
+            VecOp::ShlImmD => _mm_sll_epi32(a, count),
+            VecOp::ShlImmQ => _mm_sll_epi64(a, count),
+            VecOp::ShrImmW => _mm_srl_epi16(a, count),
+            VecOp::ShrImmD => _mm_srl_epi32(a, count),
+            VecOp::ShrImmQ => _mm_srl_epi64(a, count),
+            VecOp::SarImmW => _mm_sra_epi16(a, count),
+            VecOp::SarImmD => _mm_sra_epi32(a, count),
+            VecOp::ShlBytes => shl_bytes(a, imm),
+            VecOp::ShrBytes => shr_bytes(a, imm),
+            VecOp::AddB => _mm_add_epi8(a, b),
+            VecOp::AddW => _mm_add_epi16(a, b),
+            VecOp::AddD => _mm_add_epi32(a, b),
+            VecOp::AddQ => _mm_add_epi64(a, b),
+            VecOp::SubB => _mm_sub_epi8(a, b),
+            VecOp::SubW => _mm_sub_epi16(a, b),
+            VecOp::SubD => _mm_sub_epi32(a, b),
+            VecOp::SubQ => _mm_sub_epi64(a, b),
+            VecOp::AddSB => _mm_adds_epi8(a, b),
+            VecOp::AddSW => _mm_adds_epi16(a, b),
+            VecOp::SubSB => _mm_subs_epi8(a, b),
+            VecOp::SubSW => _mm_subs_epi16(a, b),
+            VecOp::AddUsB => _mm_adds_epu8(a, b),
+            VecOp::AddUsW => _mm_adds_epu16(a, b),
+            VecOp::SubUsB => _mm_subs_epu8(a, b),
+            VecOp::SubUsW => _mm_subs_epu16(a, b),
+            VecOp::AvgB => _mm_avg_epu8(a, b),
+            VecOp::AvgW => _mm_avg_epu16(a, b),
+            VecOp::MinUB => _mm_min_epu8(a, b),
+            VecOp::MaxUB => _mm_max_epu8(a, b),
+            VecOp::MinSW => _mm_min_epi16(a, b),
+            VecOp::MaxSW => _mm_max_epi16(a, b),
+            VecOp::CmpEqB => _mm_cmpeq_epi8(a, b),
+            VecOp::CmpEqW => _mm_cmpeq_epi16(a, b),
+            VecOp::CmpEqD => _mm_cmpeq_epi32(a, b),
+            VecOp::CmpGtB => _mm_cmpgt_epi8(a, b),
+            VecOp::CmpGtW => _mm_cmpgt_epi16(a, b),
+            VecOp::CmpGtD => _mm_cmpgt_epi32(a, b),
+            VecOp::MulLoW => _mm_mullo_epi16(a, b),
+            VecOp::MulHiW => _mm_mulhi_epi16(a, b),
+            VecOp::MulHiUW => _mm_mulhi_epu16(a, b),
+            VecOp::MulUDQ => _mm_mul_epu32(a, b),
+            VecOp::MAddWD => _mm_madd_epi16(a, b),
+            VecOp::SadBW => _mm_sad_epu8(a, b),
+            VecOp::UnpackLoB => _mm_unpacklo_epi8(a, b),
+            VecOp::UnpackLoW => _mm_unpacklo_epi16(a, b),
+            VecOp::UnpackLoD => _mm_unpacklo_epi32(a, b),
+            VecOp::UnpackLoQ => _mm_unpacklo_epi64(a, b),
+            VecOp::UnpackHiB => _mm_unpackhi_epi8(a, b),
+            VecOp::UnpackHiW => _mm_unpackhi_epi16(a, b),
+            VecOp::UnpackHiD => _mm_unpackhi_epi32(a, b),
+            VecOp::UnpackHiQ => _mm_unpackhi_epi64(a, b),
+            VecOp::PackSWB => _mm_packs_epi16(a, b),
+            VecOp::PackSDW => _mm_packs_epi32(a, b),
+            VecOp::PackUsWB => _mm_packus_epi16(a, b),
+            VecOp::ShufD => shuf_d(b, imm),
+            VecOp::MaskB => _mm_cvtsi32_si128(_mm_movemask_epi8(a)),
+            VecOp::MaskD => _mm_cvtsi32_si128(_mm_movemask_ps(_mm_castsi128_ps(a))),
+            VecOp::MaskQ => _mm_cvtsi32_si128(_mm_movemask_pd(_mm_castsi128_pd(a))),
+            VecOp::MergeD => _mm_castps_si128(_mm_move_ss(_mm_castsi128_ps(a), _mm_castsi128_ps(b))),
+            VecOp::MergeQ => _mm_castpd_si128(_mm_move_sd(_mm_castsi128_pd(a), _mm_castsi128_pd(b))),
+            VecOp::ShufLoW
+            | VecOp::ShufHiW
+            | VecOp::ShufPs
+            | VecOp::ShufPd
+            | VecOp::InsertW
+            | VecOp::ExtractW
+            | VecOp::RcpPs
+            | VecOp::RsqrtPs => _mm_setzero_si128(),
+        }
+    }
 }
 
 /// A match on each immediate, as the host's instructions have them inside.
