@@ -276,10 +276,10 @@ fn syscall_and_sysret() {
     for options in options() {
         let mut m = Machine::new(options);
         let entry = assemble(KERNEL_CODE, |a| {
-            a.mov(rsp, 0x9000u64)?;
-            a.mov(rax, qword_ptr(0x9008u64))?;
+            a.mov(rsp, 0xa800u64)?;
+            a.mov(rax, qword_ptr(KERNEL_DATA))?;
             a.inc(rax)?;
-            a.mov(qword_ptr(0x9008u64), rax)?;
+            a.mov(qword_ptr(KERNEL_DATA), rax)?;
             a.sysretq()
         });
         m.program(&entry);
@@ -297,7 +297,7 @@ fn syscall_and_sysret() {
         assert_eq!(frame.rflags, 0x40ed7);
         let state = m.cpu.state();
         assert_eq!((state.gpr[1], state.gpr[11]), (INSN + 4, 0x40ed7));
-        assert_eq!(m.read_u64(0x9008), 2);
+        assert_eq!(m.read_u64(KERNEL_DATA), 2);
         // SYSCALL needs EFER.SCE.
         let mut state = Machine::user_state();
         state.efer &= !efer::SCE;

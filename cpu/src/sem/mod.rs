@@ -531,6 +531,7 @@ semantics! {
     }
     leave {
         Undefined => sys::misc::undefined;
+        TooLong => sys::misc::too_long;
         DeviceNotAvailable => sys::misc::device_not_available;
         Movs => sys::string::movs;
         Stos => sys::string::stos;
