@@ -24,7 +24,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         &smbios::Config {
             cpus: config.cpus,
             ram_bytes: config.memory,
-            cpu_name: "softmetal".into(),
+            cpu_name: "softmetal virtual CPU".into(),
             cpu_id: 0,
             uuid: random()?,
             version: env!("CARGO_PKG_VERSION").into(),
