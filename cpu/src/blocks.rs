@@ -41,7 +41,7 @@ pub(crate) struct JumpEntry {
 }
 
 impl JumpEntry {
-    const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
+    pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
 }
 
 /// The entries of one page share 64 neighbours, so that INVLPG need not look at all.

@@ -182,7 +182,7 @@ impl Cpu {
     }
 
     /// Runs from `rip` until a block is left. `single`: one instruction, because something waits for its end.
-    fn step_blocks(&mut self, single: bool) {
+    pub(crate) fn step_blocks(&mut self, single: bool) {
         let trap = self.mode.contains(Mode::TRAP);
         if single && !trap {
             self.mode.insert(Mode::SINGLE);

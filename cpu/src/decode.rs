@@ -58,7 +58,11 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
             short = true;
             break;
         }
-        let insn = predecode(&x, mode, base);
+        let mut insn = predecode(&x, mode, base);
+        if Op::from_number(insn.op).needs() == Needs::X87 {
+            let start = (x.ip().wrapping_sub(base) as u16).wrapping_sub(offset);
+            insn.imm = x87_opcode(bytes.get(usize::from(start)..).unwrap_or(&[]));
+        }
         end = (x.next_ip().wrapping_sub(base)) as u16;
         done = Op::from_number(insn.op).ends_block();
         if is_near_branch(&x) {
@@ -85,6 +89,14 @@ pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
 
 fn is_near_branch(x: &Instruction) -> bool {
     matches!(x.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64)
+}
+
+/// The 11 bits that the x87 unit keeps of an instruction: the low three of the first byte, and the second. No prefix looks
+/// like a first byte.
+fn x87_opcode(bytes: &[u8]) -> i32 {
+    let first = bytes.iter().position(|b| matches!(b, 0xd8..=0xdf)).unwrap_or(0);
+    let byte = |k: usize| i32::from(bytes.get(k).copied().unwrap_or(0));
+    (byte(first) & 7) << 8 | byte(first + 1)
 }
 
 /// "Go on at the next address", of length 0.
@@ -474,7 +486,14 @@ fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         | M::Prefetcht1
         | M::Prefetcht2
         | M::Prefetchw
+        | M::Prefetchwt1
         | M::Prefetch
+        // In the space of hints, a NOP for processors that do not know them; RDSSP is one without shadow stacks.
+        | M::Prefetchit0
+        | M::Prefetchit1
+        | M::Cldemote
+        | M::Rdsspd
+        | M::Rdsspq
         | M::Mfence
         | M::Lfence
         | M::Sfence

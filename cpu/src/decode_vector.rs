@@ -5,17 +5,19 @@ use crate::{
     insn::{Insn, Kind, attr},
     mode::Mode,
     sem::Op,
+    sys::x87::operand,
     vector::VecOp,
+    width::Width,
 };
-use iced_x86::{Code, Instruction, Mnemonic as M, Register};
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic as M, Register};
 
 /// The second half of decode's `pick`: x87, MMX, SSE. What is not known is undefined.
 pub(crate) fn pick(x: &Instruction, _: Mode, i: &mut Insn) -> Op {
     if wants_alignment(x) {
         i.attr |= attr::ALIGNED;
     }
-    if x.mnemonic() == M::Wait {
-        return Op::Fwait;
+    if let Some(op) = pick_x87(x, i) {
+        return op;
     }
     if let Some(op) = packed(x.mnemonic()) {
         return pick_packed(x, op, i);
@@ -24,6 +26,117 @@ pub(crate) fn pick(x: &Instruction, _: Mode, i: &mut Insn) -> Op {
         return op;
     }
     pick_float(x, i)
+}
+
+/// The operand of an x87 instruction as its semantics want it in `cc`.
+fn x87_operand(x: &Instruction) -> u8 {
+    match x.memory_size() {
+        MemorySize::Float32 => operand::F32,
+        MemorySize::Float64 => operand::F64,
+        MemorySize::Float80 => operand::F80,
+        MemorySize::Int16 => operand::I16,
+        MemorySize::Int32 => operand::I32,
+        MemorySize::Int64 => operand::I64,
+        MemorySize::Bcd => operand::BCD,
+        _ => operand::REGISTER,
+    }
+}
+
+/// x87. `cc` has the operand and how often the stack is popped.
+fn pick_x87(x: &Instruction, i: &mut Insn) -> Option<Op> {
+    let cc = x87_operand(x);
+    let (op, cc) = match x.mnemonic() {
+        M::Wait => return Some(Op::Fwait),
+        M::Fld | M::Fild | M::Fbld => (Op::Fld, cc),
+        M::Fld1 | M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 | M::Fldz => (Op::FldConstant, cc),
+        M::Fst | M::Fist => (Op::Fst, cc),
+        M::Fstp | M::Fistp | M::Fbstp | M::Fstpnce => (Op::Fst, cc | operand::POP),
+        M::Fxch => (Op::Fxch, cc),
+        M::Fcmovb
+        | M::Fcmove
+        | M::Fcmovbe
+        | M::Fcmovu
+        | M::Fcmovnb
+        | M::Fcmovne
+        | M::Fcmovnbe
+        | M::Fcmovnu => {
+            i.dst = match x.mnemonic() {
+                M::Fcmovb => 2,
+                M::Fcmovnb => 3,
+                M::Fcmove => 4,
+                M::Fcmovne => 5,
+                M::Fcmovbe => 6,
+                M::Fcmovnbe => 7,
+                M::Fcmovu => 10,
+                _ => 11,
+            };
+            (Op::Fcmov, cc)
+        }
+        M::Fadd | M::Fiadd => (Op::Fadd, cc),
+        M::Faddp => (Op::Fadd, cc | operand::POP),
+        M::Fmul | M::Fimul => (Op::Fmul, cc),
+        M::Fmulp => (Op::Fmul, cc | operand::POP),
+        M::Fsub | M::Fisub => (Op::Fsub, cc),
+        M::Fsubp => (Op::Fsub, cc | operand::POP),
+        M::Fsubr | M::Fisubr => (Op::Fsubr, cc),
+        M::Fsubrp => (Op::Fsubr, cc | operand::POP),
+        M::Fdiv | M::Fidiv => (Op::Fdiv, cc),
+        M::Fdivp => (Op::Fdiv, cc | operand::POP),
+        M::Fdivr | M::Fidivr => (Op::Fdivr, cc),
+        M::Fdivrp => (Op::Fdivr, cc | operand::POP),
+        M::Fscale => {
+            (i.dst, i.src) = (0, 1);
+            (Op::Fscale, cc)
+        }
+        M::Fsqrt => (Op::Fsqrt, cc),
+        M::Frndint => (Op::Frndint, cc),
+        M::Fabs => (Op::Fabs, cc),
+        M::Fchs => (Op::Fchs, cc),
+        M::Fprem => (Op::Fprem, cc),
+        M::Fprem1 => (Op::Fprem1, cc),
+        M::Fxtract => (Op::Fxtract, cc),
+        M::Fcom | M::Ficom => (Op::Fcom, cc),
+        M::Fcomp | M::Ficomp => (Op::Fcom, cc | operand::POP),
+        M::Fucom => (Op::Fucom, cc),
+        M::Fucomp => (Op::Fucom, cc | operand::POP),
+        M::Fcompp | M::Fucompp => {
+            i.src = 1;
+            (if x.mnemonic() == M::Fcompp { Op::Fcom } else { Op::Fucom }, cc | operand::POP_TWO)
+        }
+        M::Fcomi => (Op::Fcomi, cc),
+        M::Fcomip => (Op::Fcomi, cc | operand::POP),
+        M::Fucomi => (Op::Fucomi, cc),
+        M::Fucomip => (Op::Fucomi, cc | operand::POP),
+        M::Ftst => (Op::Ftst, cc),
+        M::Fxam => (Op::Fxam, cc),
+        M::Fninit => (Op::Fninit, cc),
+        M::Fnclex => (Op::Fnclex, cc),
+        M::Fldcw => (Op::Fldcw, cc),
+        M::Fnstcw => (Op::Fnstcw, cc),
+        M::Fnstsw => (Op::Fnstsw, cc),
+        M::Fincstp => (Op::Fincstp, cc),
+        M::Fdecstp => (Op::Fdecstp, cc),
+        M::Ffree => (Op::Ffree, cc),
+        M::Ffreep => (Op::Ffree, cc | operand::POP),
+        M::Fnop => (Op::FnopWaiting, cc),
+        M::Fneni | M::Fndisi | M::Fnsetpm => (Op::Fnop, cc),
+        M::Fnstenv => (Op::Fnstenv, cc),
+        M::Fldenv => (Op::Fldenv, cc),
+        M::Fnsave => (Op::Fnsave, cc),
+        M::Frstor => (Op::Frstor, cc),
+        _ => return None,
+    };
+    match x.code() {
+        Code::Fnstenv_m14byte | Code::Fldenv_m14byte | Code::Fnsave_m94byte | Code::Frstor_m94byte => {
+            i.w = Width(2)
+        }
+        Code::Fnstenv_m28byte | Code::Fldenv_m28byte | Code::Fnsave_m108byte | Code::Frstor_m108byte => {
+            i.w = Width(4)
+        }
+        _ => {}
+    }
+    i.cc = cc;
+    Some(op)
 }
 
 fn is_mm(r: Register) -> bool {

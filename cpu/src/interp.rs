@@ -5,7 +5,7 @@
 
 use crate::{
     attention::Attention,
-    blocks::jump_index,
+    blocks::{JumpEntry, jump_index},
     emit::{Emit, Emitted},
     fault::{Done, Fault, Stop, vector},
     flags::Arith,
@@ -319,6 +319,8 @@ pub(crate) fn leave_link(c: &mut Cpu, i: &Insn) -> *const Insn {
 pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.rip = c.rip_of(i);
     c.why = Why::Continue;
+    // The jump cache may still lead here.
+    c.jumps[jump_index(c.rip)] = JumpEntry::EMPTY;
     c.forget_unexecuted(i);
     null()
 }

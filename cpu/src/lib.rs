@@ -19,6 +19,8 @@ mod sem;
 mod show;
 pub mod state;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod vector;
 mod width;
 

@@ -4,7 +4,8 @@ use crate::state::{CpuState, Segment, TableRegister};
 use std::fmt;
 
 const GPR: [&str; 16] = [
-    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14", "R15",
+    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14",
+    "R15",
 ];
 
 fn segment(f: &mut fmt::Formatter<'_>, name: &str, s: &Segment) -> fmt::Result {
@@ -24,7 +25,11 @@ impl fmt::Display for CpuState {
             }
         }
         writeln!(f, "RIP {:016x}  RFLAGS {:08x}", self.rip, self.rflags)?;
-        writeln!(f, "CR0 {:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {:08x}", self.cr0, self.cr2, self.cr3, self.cr4)?;
+        writeln!(
+            f,
+            "CR0 {:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {:08x}",
+            self.cr0, self.cr2, self.cr3, self.cr4
+        )?;
         writeln!(f, "EFER {:04x}  DR6 {:08x}  DR7 {:08x}", self.efer, self.dr[6], self.dr[7])?;
         for (name, s) in ["ES", "CS", "SS", "DS", "FS", "GS"].iter().zip(&self.segments) {
             segment(f, name, s)?;

@@ -530,6 +530,8 @@ impl Cpu {
         self.injected = state.injected;
         self.set_rflags(state.rflags);
         self.interrupt_pending = self.bus.has_interrupt(self.id);
+        // SDM 3C "Guest Register State": the DPL of SS is always the CPL.
+        self.cpl = state.segments[crate::state::seg::SS].dpl();
         self.flush_all();
         self.refresh_mode();
         self.set_ip(state.rip);

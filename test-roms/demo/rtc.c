@@ -50,7 +50,7 @@ bool rtc_read(struct rtc_time *t)
 	u64 end = deadline_ms(1000);
 	do {
 		if (cmos_read(RTC_A) & A_UIP) {
-			pause();
+			relax();
 			continue;
 		}
 		*t = read_once();

@@ -40,7 +40,7 @@ static bool serial_interrupts_on(void)
 	sti();
 	outb(COM1 + UART_IER, IER_RX | IER_THRE);
 	while (irq_count[vector] == before && !passed(end))
-		pause();
+		relax();
 	cli();
 	outb(COM1 + UART_IER, IER_RX);
 	return irq_count[vector] != before;
@@ -51,7 +51,7 @@ static int next_char(void)
 	if (!by_interrupt) {
 		int c;
 		while ((c = serial_poll()) < 0)
-			pause();
+			relax();
 		return c;
 	}
 	cli();
@@ -234,10 +234,11 @@ bool run_commands(const char *list)
 void shell(void)
 {
 	char line[128];
-	by_interrupt = serial_interrupts_on();
-	if (!by_interrupt)
-		print("The serial port's interrupt does not arrive: polling it.\n");
 	do {
+		// Each time, for commands may have used the interrupt controllers otherwise.
+		by_interrupt = serial_interrupts_on();
+		if (!by_interrupt)
+			print("The serial port's interrupt does not arrive: polling it.\n");
 		print("softmetal> ");
 		serial_flush();
 		read_line(line, sizeof line);

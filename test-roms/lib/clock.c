@@ -158,7 +158,7 @@ void wait_ms(u32 ms)
 {
 	u64 end = deadline_ms(ms);
 	while (!passed(end))
-		pause();
+		relax();
 }
 
 u64 ticks_to_us(u64 ticks)

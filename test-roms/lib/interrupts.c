@@ -16,7 +16,7 @@ static struct gate idt[256] ALIGNED(16);
 static u8 ring0_stack[STACK_SIZE] ALIGNED(16);
 static u8 ist_stack[3][STACK_SIZE] ALIGNED(16);
 
-extern u8 vector_entries[256][16];
+extern u8 vector_entries[256][8];
 extern u64 catch_frame;
 extern u8 catch_resume[];
 
@@ -216,7 +216,7 @@ void lapic_icr(u32 destination, u32 low)
 	lapic_write(LAPIC_ICR_HIGH, destination << 24);
 	lapic_write(LAPIC_ICR_LOW, low);
 	for (int i = 0; i < 100000 && lapic_read(LAPIC_ICR_LOW) & 1 << 12; i++)
-		pause();
+		relax();
 }
 
 u32 lapic_id(void)

@@ -16,7 +16,7 @@ static void enter_acpi_mode(void)
 	outb(acpi.smi_command, acpi.acpi_enable);
 	u64 end = deadline_ms(300);
 	while (!(inw(acpi.pm1a_control) & SCI_EN) && !passed(end))
-		pause();
+		relax();
 }
 
 void power_off(void)
@@ -56,7 +56,7 @@ void reboot(void)
 	// The keyboard controller's pulse of the reset line, once its input buffer is empty.
 	u64 end = deadline_ms(100);
 	while (inb(0x64) & 2 && !passed(end))
-		pause();
+		relax();
 	outb(0x64, 0xfe);
 	wait_ms(100);
 	triple_fault();

@@ -38,6 +38,11 @@ bool check(bool ok, const char *f, ...)
 	return false;
 }
 
+void check_eq(u64 got, u64 want, const char *what)
+{
+	check(got == want, "%s: %lx, should be %lx", what, got, want);
+}
+
 void skip(const char *reason)
 {
 	topic_skipped = reason;

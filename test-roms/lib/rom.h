@@ -17,6 +17,4 @@ void skip(const char *reason);
 void topic_end(void);
 struct score { u32 passed, failed, skipped; };
 extern struct score score;
-
-#define CHECK_EQ(got, want, what) \
-	({ u64 got_ = (u64)(got), want_ = (u64)(want); check(got_ == want_, "%s: %lx, should be %lx", what, got_, want_); })
+void check_eq(u64 got, u64 want, const char *what);

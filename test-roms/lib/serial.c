@@ -60,7 +60,7 @@ static bool wait_for(u8 lsr_bit)
 	for (int i = 0; i < PATIENCE; i++) {
 		if (inb(COM1 + UART_LSR) & lsr_bit)
 			return true;
-		pause();
+		relax();
 	}
 	return false;
 }

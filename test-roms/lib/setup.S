@@ -28,7 +28,7 @@ bios_print:
 not_a_disk:
 	.asciz "This is a bzImage: start it with a boot loader.\r\n"
 
-	.set SETUP_SECTORS, 4
+	.set SETUP_SECTORS, 2
 	.set BOOT_PARAMS, 0x4000	# offsets in the setup segment, of which 0x8000 bytes are ours
 	.set STACK_TOP, 0x7ff0
 	.set E820_MAX, 128

@@ -56,7 +56,11 @@ startup_32:
 	mov	%cr0, %eax
 	or	$0x80000001, %eax
 	mov	%eax, %cr0
-	ljmp	$0x10, $startup_64
+	ljmp	$0x10, $1f
+	.code64
+1:	mov	%esi, %esi			# the upper halves of registers are undefined until they are written
+	jmp	startup_64
+	.code32
 
 no_long_mode:
 	mov	$no_long_mode_text, %esi

@@ -3,22 +3,28 @@
 	.text
 	.code64
 
-# One entry of 16 bytes per vector. Vectors for which the processor pushes no error code push a 0 in its place.
-	.balign 16
+# One entry of 8 bytes per vector: the vector as a signed byte, and on to the code that adds an error code where the
+# processor pushes none.
+	.balign 8
 	.globl vector_entries
 vector_entries:
 	.set vector, 0
 	.rept 256
-	.balign 16
-	.if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
-	push	$0
-	.endif
-	pushq	$vector
+	.balign 8
+	push	$(vector - (vector / 128) * 256)
+	.if (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
 	jmp	vector_common
+	.else
+	jmp	vector_without_code
+	.endif
 	.set vector, vector + 1
 	.endr
 
+vector_without_code:
+	push	(%rsp)
+	movq	$0, 8(%rsp)
 vector_common:
+	andq	$0xff, (%rsp)
 	push	%rax
 	push	%rcx
 	push	%rdx

@@ -139,7 +139,7 @@ static inline u64 read_flags(void) { u64 v; asm volatile("pushfq; pop %0" : "=r"
 static inline void write_flags(u64 v) { asm volatile("push %0; popfq" :: "r"(v) : "memory", "cc"); }
 static inline void cli(void) { asm volatile("cli" ::: "memory"); }
 static inline void sti(void) { asm volatile("sti" ::: "memory"); }
-static inline void pause(void) { asm volatile("pause" ::: "memory"); }
+static inline void relax(void) { asm volatile("pause" ::: "memory"); }
 // STI takes effect after the next instruction, so no interrupt is lost between the two.
 static inline void sti_hlt(void) { asm volatile("sti; hlt" ::: "memory"); }
 static inline void invlpg(u64 linear) { asm volatile("invlpg (%0)" :: "r"(linear) : "memory"); }

@@ -247,7 +247,8 @@ impl Cpu {
         let class = self.data_class();
         self.place(linear, Access::Write, class)?;
         if size > room(linear) {
-            self.place(linear.wrapping_add(size - 1), Access::Write, class)?;
+            // CR2 is the first byte that cannot be written.
+            self.place(linear.wrapping_add(room(linear)), Access::Write, class)?;
         }
         Ok(())
     }

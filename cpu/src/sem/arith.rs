@@ -3,7 +3,7 @@
 use crate::{
     emit::{Emit, Emitted},
     flags::Arith::{Add, Explicit, Sub},
-    insn::Insn,
+    insn::{Insn, Kind},
     state::reg,
     width::{B, Width},
 };
@@ -142,7 +142,7 @@ pub(crate) fn xadd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (a, r) = e.update(i, |e, a| e.add(w, a, b))?;
     e.set_flags(w, Add { a, r });
     e.set(w, i.src, a);
-    if i.dst_kind() == crate::insn::Kind::Reg {
+    if i.dst_kind() == Kind::Reg {
         // With both operands the same register the sum wins.
         e.set(w, i.dst, r);
     }
@@ -154,10 +154,20 @@ pub(crate) fn xadd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 pub(crate) fn cmpxchg<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
     let (expected, new) = (e.get(w, reg::RAX), e.get(w, i.src));
-    let (found, _) = e.update(i, |e, found| {
+    let found = if i.dst_kind() == Kind::Reg {
+        // A register is left alone, all 64 bits of it, unless the values are equal.
+        let found = e.get(w, i.dst);
         let same = e.eq(w, found, expected);
-        e.select(w, same, new, found)
-    })?;
+        e.set_if(same, w, i.dst, new);
+        found
+    } else {
+        // Memory is written in any case.
+        let (found, _) = e.update(i, |e, found| {
+            let same = e.eq(w, found, expected);
+            e.select(w, same, new, found)
+        })?;
+        found
+    };
     let r = e.sub(w, expected, found);
     e.set_flags(w, Sub { a: expected, b: found, r });
     let same = e.eq(w, found, expected);

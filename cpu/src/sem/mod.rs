@@ -475,6 +475,45 @@ semantics! {
             Maskmovq => sys::sse::maskmovq;
         }
         X87 {
+            Fld => sys::x87::fld;
+            FldConstant => sys::x87::fld_constant;
+            Fst => sys::x87::fst;
+            Fxch => sys::x87::fxch;
+            Fcmov => sys::x87::fcmov;
+            Fadd => sys::x87::fadd;
+            Fmul => sys::x87::fmul;
+            Fsub => sys::x87::fsub;
+            Fsubr => sys::x87::fsubr;
+            Fdiv => sys::x87::fdiv;
+            Fdivr => sys::x87::fdivr;
+            Fscale => sys::x87::fscale;
+            Fsqrt => sys::x87::fsqrt;
+            Frndint => sys::x87::frndint;
+            Fabs => sys::x87::fabs;
+            Fchs => sys::x87::fchs;
+            Fprem => sys::x87::fprem;
+            Fprem1 => sys::x87::fprem1;
+            Fxtract => sys::x87::fxtract;
+            Fcom => sys::x87::fcom;
+            Fucom => sys::x87::fucom;
+            Ftst => sys::x87::ftst;
+            Fcomi => sys::x87::fcomi;
+            Fucomi => sys::x87::fucomi;
+            Fxam => sys::x87::fxam;
+            Fninit => sys::x87::fninit;
+            Fnclex => sys::x87::fnclex;
+            Fldcw => sys::x87::fldcw;
+            Fnstcw => sys::x87::fnstcw;
+            Fnstsw => sys::x87::fnstsw;
+            Fincstp => sys::x87::fincstp;
+            Fdecstp => sys::x87::fdecstp;
+            Ffree => sys::x87::ffree;
+            Fnop => sys::x87::fnop;
+            FnopWaiting => sys::x87::fnop_waiting;
+            Fnstenv => sys::x87::fnstenv;
+            Fldenv => sys::x87::fldenv;
+            Fnsave => sys::x87::fnsave;
+            Frstor => sys::x87::frstor;
             Fxsave => sys::xsave::fxsave;
             Fxrstor => sys::xsave::fxrstor;
         }

@@ -57,6 +57,10 @@ const LEAF7_EDX: u32 = 1 << 4 // FSRM
     | 1 << 29 // IA32_ARCH_CAPABILITIES
     | 1 << 31; // SSBD
 
+/// Leaf 7.2 EDX: BHI_DIS_S of IA32_SPEC_CTRL. Kernels clear the branch history by software on each system call where a
+/// processor with enhanced IBRS lacks it.
+const LEAF7_2_EDX: u32 = 1 << 4; // BHI_CTRL
+
 /// Leaf 8000_0001 EDX.
 const EXTENDED_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 20 // NX
@@ -94,7 +98,11 @@ impl Cpu {
             4 => self.cache_leaf(subleaf, cpus),
             // Thermal and power: ARAT, the APIC timer always runs.
             6 => [1 << 2, 0, 0, 0],
-            7 if subleaf == 0 => [0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+            7 => match subleaf {
+                0 => [2, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+                2 => [0, 0, 0, LEAF7_2_EDX],
+                _ => [0; 4],
+            },
             0xb => match subleaf {
                 // One thread per core, then the cores of the package.
                 0 => [0, 1, 1 << 8, id],

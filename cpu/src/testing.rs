@@ -1,0 +1,73 @@
+//! What test harnesses need of a CPU and nobody else: one instruction at a time, registers without ceremony.
+
+use crate::{
+    fault::Fault,
+    flags::bits,
+    state::{Cpu, Why, X87},
+};
+
+/// The registers that user code sees: what a test sets, runs and compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct User {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+    /// Offset of the instruction in CS.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// XMM0 to XMM15.
+    pub xmm: [u128; 16],
+    /// SSE control and status.
+    pub mxcsr: u32,
+    /// x87.
+    pub x87: X87,
+}
+
+impl Cpu {
+    /// Sets the user registers. Translations of addresses stay as they are.
+    pub fn load_user(&mut self, user: &User) {
+        self.gpr[..16].copy_from_slice(&user.gpr);
+        let system = (self.eflags ^ user.rflags) & !(bits::STATUS | bits::FIXED | bits::DF | bits::ID);
+        self.set_rflags(user.rflags);
+        if system != 0 {
+            self.refresh_mode();
+        }
+        self.xmm = user.xmm;
+        self.mxcsr = user.mxcsr;
+        self.x87 = user.x87;
+        self.set_ip(user.rip);
+    }
+
+    /// The user registers.
+    pub fn user(&self) -> User {
+        User {
+            gpr: std::array::from_fn(|k| self.gpr[k]),
+            rip: self.ip(),
+            rflags: self.rflags(),
+            xmm: self.xmm,
+            mxcsr: self.mxcsr,
+            x87: self.x87,
+        }
+    }
+
+    /// Runs one instruction (a REP string instruction may need several steps). Its exception is given, not delivered.
+    pub fn step(&mut self) -> Result<(), Fault> {
+        self.why = Why::Continue;
+        self.bury();
+        self.step_blocks(true);
+        match self.why {
+            Why::Fault => Err(self.fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// The harness has written `len` bytes of RAM, within one page, behind the CPU's back.
+    pub fn ram_written(&mut self, physical: u64, len: u64) {
+        self.stored(physical, len);
+    }
+
+    /// Drops all translations of addresses.
+    pub fn flush(&mut self) {
+        self.flush_all();
+    }
+}

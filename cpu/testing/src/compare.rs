@@ -1,0 +1,374 @@
+//! One instruction on the test machine and on the host, from the same registers and memory; everything compared.
+
+use crate::{
+    host::{Host, HostFault, runs_on_host, writes_memory},
+    layout::*,
+    machine::{Machine, flag},
+    undefined::{Undefined, undefined},
+};
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic, OpKind,
+    Register,
+};
+use softmetal_cpu::{
+    Fault,
+    state::{Mxcsr, X87},
+    testing::User,
+};
+use std::{collections::BTreeMap, fmt::Write};
+
+/// An instruction as iced writes it.
+pub fn text(insn: &Instruction) -> String {
+    let mut out = String::new();
+    IntelFormatter::new().format(insn, &mut out);
+    out
+}
+
+/// Whether an instruction may run on both sides: see [`Pair::load`].
+pub fn allowed(insn: &Instruction) -> bool {
+    runs_on_host(insn)
+}
+
+/// User registers for a test: RSP in the scratch memory, everything else zero or as after reset.
+pub fn blank() -> User {
+    User {
+        gpr: std::array::from_fn(|k| if k == 4 { USER_STACK } else { 0 }),
+        rip: INSN,
+        rflags: 0x202,
+        xmm: [0; 16],
+        mxcsr: Mxcsr::RESET,
+        x87: X87::default(),
+    }
+}
+
+/// The value of a general register, cut to its size.
+pub fn register(user: &User, r: Register) -> Option<u64> {
+    if r == Register::RIP || r == Register::EIP || r == Register::None || r.is_segment_register() {
+        return Some(0);
+    }
+    if !r.is_gpr() {
+        return None;
+    }
+    let v = user.gpr[r.full_register().number()];
+    Some(match r.size() {
+        1 if matches!(r, Register::AH | Register::CH | Register::DH | Register::BH) => v >> 8 & 0xff,
+        1 => v & 0xff,
+        2 => v & 0xffff,
+        4 => v & 0xffff_ffff,
+        _ => v,
+    })
+}
+
+/// Both sides.
+pub struct Pair {
+    /// The emulated machine, at CPL 3.
+    pub machine: Machine,
+    /// The host.
+    pub host: Host,
+    insn: Instruction,
+    writes: bool,
+    /// Compare undefined flags too.
+    pub strict: bool,
+    /// Status flags that differed so far, undefined ones included; see `census`.
+    pub differing_flags: u64,
+}
+
+impl Pair {
+    /// None where the host cannot serve.
+    pub fn new() -> Option<Pair> {
+        let host = Host::new()?;
+        let mut machine = Machine::default();
+        machine.cpu.set_state(&Machine::user_state());
+        Some(Pair {
+            machine,
+            host,
+            insn: Instruction::default(),
+            writes: false,
+            strict: false,
+            differing_flags: 0,
+        })
+    }
+
+    /// Puts one instruction in place on both sides.
+    ///
+    /// # Panics
+    /// If it is one that must not run on the host.
+    pub fn load(&mut self, bytes: &[u8]) {
+        self.insn = Decoder::with_ip(64, bytes, INSN, DecoderOptions::NONE).decode();
+        assert!(runs_on_host(&self.insn), "{} must not run on the host", text(&self.insn));
+        self.writes = writes_memory(&self.insn);
+        self.machine.load(bytes);
+        self.host.load(bytes);
+    }
+
+    /// The instruction in place.
+    pub fn insn(&self) -> &Instruction {
+        &self.insn
+    }
+
+    /// Sets all scratch memory of both sides.
+    pub fn set_scratch(&mut self, bytes: &[u8]) {
+        self.host.set_scratch(bytes);
+        self.machine.write(SCRATCH_FRAME, bytes);
+    }
+
+    /// Writes to the scratch memory of both sides.
+    pub fn poke(&mut self, linear: u64, bytes: &[u8]) {
+        let at = (linear - SCRATCH) as usize;
+        self.host.scratch()[at..at + bytes.len()].copy_from_slice(bytes);
+        self.machine.write(SCRATCH_FRAME + at as u64, bytes);
+    }
+
+    /// Whether all memory that the instruction uses lies within the scratch memory or in the empty pages beside it.
+    pub fn confined(&self, user: &User) -> bool {
+        let reach = if self.insn.has_rep_prefix() || self.insn.has_repne_prefix() {
+            user.gpr[1].saturating_mul(8).min(1 << 40)
+        } else {
+            0
+        };
+        let mut bits = 0i64;
+        if matches!(self.insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+            && self.insn.op0_kind() == OpKind::Memory
+            && self.insn.op1_kind() == OpKind::Register
+        {
+            let size = self.insn.op1_register().size() as u32;
+            let v = register(user, self.insn.op1_register()).unwrap_or(0);
+            bits = ((v << (64 - 8 * size)) as i64 >> (64 - 8 * size)) >> 3;
+        }
+        let mut factory = InstructionInfoFactory::new();
+        factory.info(&self.insn).used_memory().iter().all(|m| {
+            let Some(at) = m.virtual_address(0, |r, _, _| register(user, r)) else { return false };
+            let at = at.wrapping_add(bits as u64);
+            let size = (m.memory_size().size() as u64).max(64) + reach;
+            let room = SCRATCH - 0x1000 + size..SCRATCH + SCRATCH_SIZE + 0x1001u64.saturating_sub(size);
+            room.contains(&at)
+        })
+    }
+
+    /// The source of BSF and BSR.
+    fn source(&self, user: &User) -> u64 {
+        if self.insn.op_count() < 2 {
+            return 1;
+        }
+        match self.insn.op1_kind() {
+            OpKind::Register => register(user, self.insn.op1_register()).unwrap_or(1),
+            OpKind::Memory => {
+                let at = self.insn.virtual_address(1, 0, |r, _, _| register(user, r)).unwrap_or(0);
+                let size = self.insn.memory_size().size().min(8);
+                let at = at.wrapping_sub(SCRATCH);
+                if at > SCRATCH_SIZE - 8 {
+                    return 1;
+                }
+                let mut bytes = [0; 8];
+                self.machine.read(SCRATCH_FRAME + at, &mut bytes[..size]);
+                u64::from_le_bytes(bytes)
+            }
+            _ => 1,
+        }
+    }
+
+    /// Runs the instruction on both sides from `before`; what differs, in words.
+    pub fn check(&mut self, before: &User) -> Result<(), String> {
+        let free = undefined(&self.insn, before, self.source(before));
+        let (mut ours, mut theirs) = (*before, *before);
+        let our_fault = self.machine.run_user(&mut ours);
+        let their_fault = self.host.run(&mut theirs);
+        let mut report = String::new();
+        let faulted = compare_faults(&mut report, our_fault, their_fault);
+        let free = if faulted { Undefined::default() } else { free };
+        self.differing_flags |= (ours.rflags ^ theirs.rflags) & flag::STATUS;
+        let ignored = if self.strict { 0 } else { free.flags };
+        // RF stands in the image that a fault pushes; the host's own flags hold IF.
+        ours.rflags &= !flag::RF;
+        compare_users(&mut report, &ours, &theirs, ignored, free.result && !self.strict, &self.insn);
+        if self.writes {
+            let mut memory = String::new();
+            self.compare_memory(&mut memory);
+            let free = free.result && !self.strict && self.insn.op0_kind() == OpKind::Memory;
+            report.push_str(if free { "" } else { &memory });
+        }
+        if report.is_empty() {
+            return Ok(());
+        }
+        let mut message = format!("{} {}\n", bytes_text(&self.machine, self.insn.len()), text(&self.insn));
+        describe(&mut message, before, &self.insn);
+        message.push_str(&report);
+        Err(message)
+    }
+
+    fn compare_memory(&mut self, report: &mut String) {
+        let ours = self.machine.bytes(SCRATCH_FRAME, SCRATCH_SIZE as usize);
+        let theirs = self.host.scratch();
+        if ours[..] == theirs[..] {
+            return;
+        }
+        let different: Vec<usize> = (0..ours.len()).filter(|&k| ours[k] != theirs[k]).collect();
+        for &k in different.iter().take(16) {
+            let at = SCRATCH + k as u64;
+            let _ = writeln!(report, "  [{at:#x}]: {:02x}, host {:02x}", ours[k], theirs[k]);
+        }
+        let theirs = theirs.to_vec();
+        self.machine.write(SCRATCH_FRAME, &theirs);
+    }
+}
+
+/// The loaded instruction's bytes.
+fn bytes_text(machine: &Machine, len: usize) -> String {
+    let bytes = machine.bytes(CODE_FRAME + (INSN - CODE), len);
+    let hex: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    format!("[{}]", hex.join(" "))
+}
+
+/// True if both faulted alike.
+fn compare_faults(report: &mut String, ours: Result<(), Fault>, theirs: Result<(), HostFault>) -> bool {
+    let same = match (&ours, &theirs) {
+        (Ok(()), Ok(())) => return false,
+        (Err(a), Err(b)) => {
+            a.vector == b.vector
+                && a.error_code.unwrap_or(0) == b.error
+                && (a.vector != 14 || a.address == b.cr2)
+        }
+        _ => false,
+    };
+    if !same {
+        let _ = writeln!(report, "  ended: {ours:x?}, host {theirs:x?}");
+    }
+    same
+}
+
+/// Names of the status flags in the order of their bits.
+pub const FLAG_NAMES: [(&str, u64); 7] = [
+    ("cf", flag::CF),
+    ("pf", flag::PF),
+    ("af", flag::AF),
+    ("zf", flag::ZF),
+    ("sf", flag::SF),
+    ("df", flag::DF),
+    ("of", flag::OF),
+];
+
+/// Set flags by name.
+pub fn flags_text(rflags: u64) -> String {
+    let names: Vec<&str> = FLAG_NAMES.iter().filter(|(_, bit)| rflags & bit != 0).map(|&(n, _)| n).collect();
+    names.join(" ")
+}
+
+/// Names of the general registers by number.
+pub const GPR_NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+];
+
+fn compare_users(
+    report: &mut String,
+    ours: &User,
+    theirs: &User,
+    ignored: u64,
+    skip_result: bool,
+    insn: &Instruction,
+) {
+    let result = insn.op0_register().full_register();
+    for k in 0..16 {
+        let skip = skip_result && result.is_gpr() && result.number() == k;
+        if ours.gpr[k] != theirs.gpr[k] && !skip {
+            let _ = writeln!(report, "  {}: {:x}, host {:x}", GPR_NAMES[k], ours.gpr[k], theirs.gpr[k]);
+        }
+    }
+    if ours.rip != theirs.rip {
+        let _ = writeln!(report, "  rip: {:x}, host {:x}", ours.rip, theirs.rip);
+    }
+    let flags = (ours.rflags ^ theirs.rflags) & (flag::STATUS | flag::DF) & !ignored;
+    if flags != 0 {
+        let (a, b) = (flags_text(ours.rflags), flags_text(theirs.rflags));
+        let _ = writeln!(report, "  flags: {a}; host {b}; different: {}", flags_text(flags));
+    }
+    for k in 0..16 {
+        if ours.xmm[k] != theirs.xmm[k] {
+            let _ = writeln!(report, "  xmm{k}: {:032x}, host {:032x}", ours.xmm[k], theirs.xmm[k]);
+        }
+    }
+    if ours.mxcsr != theirs.mxcsr {
+        let _ = writeln!(report, "  mxcsr: {:x}, host {:x}", ours.mxcsr, theirs.mxcsr);
+    }
+    let (a, b) = (&ours.x87, &theirs.x87);
+    for (name, x, y) in
+        [("fcw", a.control, b.control), ("fsw", a.status, b.status), ("ftw", a.tags.into(), b.tags.into())]
+    {
+        if x != y {
+            let _ = writeln!(report, "  {name}: {x:x}, host {y:x}");
+        }
+    }
+    for k in 0..8 {
+        let (x, y) = (a.regs[k], b.regs[k]);
+        if x != y {
+            let _ = writeln!(
+                report,
+                "  physical st{k}: {:04x}:{:016x}, host {:04x}:{:016x}",
+                x.sign_exponent, x.significand, y.sign_exponent, y.significand
+            );
+        }
+    }
+}
+
+/// The inputs that the instruction reads.
+fn describe(out: &mut String, user: &User, insn: &Instruction) {
+    let mut factory = InstructionInfoFactory::new();
+    let mut names = Vec::new();
+    for used in factory.info(insn).used_registers() {
+        let r = used.register().full_register();
+        if r.is_gpr() && !names.contains(&r.number()) {
+            names.push(r.number());
+            let _ = write!(out, "  {}={:x}", GPR_NAMES[r.number()], user.gpr[r.number()]);
+        } else if (r.is_xmm() || r.is_ymm() || r.is_zmm()) && r.number() < 16 {
+            let _ = write!(out, "  xmm{}={:032x}", r.number(), user.xmm[r.number()]);
+        } else if r.is_mm() || r.is_st() {
+            for (k, r) in user.x87.regs.iter().enumerate() {
+                let _ = write!(out, "  st{k}={:04x}:{:016x}", r.sign_exponent, r.significand);
+            }
+        }
+    }
+    let _ = writeln!(out, "  flags: {}  mxcsr={:x}", flags_text(user.rflags), user.mxcsr);
+}
+
+/// Gathers differences, so that a test names the first few and says how many there were.
+#[derive(Default)]
+pub struct Differences {
+    /// Reports, the first two of each code.
+    pub first: Vec<String>,
+    /// How many by code.
+    pub by_code: BTreeMap<String, u64>,
+    /// All of them.
+    pub count: u64,
+    /// Cases that ran.
+    pub cases: u64,
+}
+
+impl Differences {
+    /// Runs and counts one case.
+    pub fn check(&mut self, pair: &mut Pair, user: &User) {
+        self.cases += 1;
+        if let Err(report) = pair.check(user) {
+            self.count += 1;
+            let seen = self.by_code.entry(format!("{:?}", pair.insn().code())).or_default();
+            *seen += 1;
+            if *seen <= 2 && self.first.len() < 40 {
+                self.first.push(report);
+            }
+        }
+    }
+
+    /// Fails if there was any difference, or no case at all.
+    ///
+    /// # Panics
+    /// See there.
+    pub fn assert_none(&self) {
+        assert!(self.cases > 0, "no case ran");
+        assert!(
+            self.count == 0,
+            "{} of {} cases differ from the host:\n{}\n{:?}",
+            self.count,
+            self.cases,
+            self.first.join("\n"),
+            self.by_code
+        );
+    }
+}

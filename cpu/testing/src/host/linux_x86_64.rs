@@ -1,0 +1,315 @@
+//! The trampoline: a page of code that loads all registers, runs one instruction, and stores them again; beside it the
+//! context page that it loads from and stores to. Both lie at fixed addresses below 2 GiB, so that the code reaches the
+//! context without a register, and the instruction stands where it stands in the test machine.
+//!
+//! The instruction may fault: a signal handler then notes vector, error code and address, and goes on behind it.
+#![allow(unsafe_code)]
+
+use super::HostFault;
+use crate::{layout::*, machine::flag};
+use iced_x86::code_asm::{CodeAssembler, gpr64::*, ptr, qword_ptr};
+use softmetal_cpu::{float::F80, testing::User};
+use std::{
+    ffi::c_void,
+    mem::offset_of,
+    ptr::null_mut,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// What the trampoline loads, stores and remembers.
+#[repr(C, align(64))]
+struct Context {
+    fx: [u8; 512],
+    host_fx: [u8; 512],
+    gpr: [u64; 16],
+    rflags: u64,
+    host_rsp: u64,
+    /// Set by the signal handler; -1 while there was no fault.
+    vector: i64,
+    error: u64,
+    cr2: u64,
+    rip: u64,
+}
+
+/// The context is the page behind the code.
+const CONTEXT: u64 = CODE + 0x1000;
+/// Where the trampoline stores what the instruction left.
+const EPILOGUE: u64 = CODE + 0x400;
+/// The longest instruction and a jump.
+const INSN_ROOM: usize = 32;
+
+/// One user at a time: the addresses are fixed.
+static LOCK: Mutex<()> = Mutex::new(());
+
+/// The host's CPU.
+pub struct Host {
+    /// The code page once more, writable.
+    alias: *mut u8,
+    context: *mut Context,
+    len: usize,
+    /// The instruction that is loaded.
+    loaded: Vec<u8>,
+    stack: Vec<u8>,
+    _lock: MutexGuard<'static, ()>,
+}
+
+/// Notes the fault of the tested instruction and goes on at the epilogue; any other signal takes its default way.
+extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel gives a ucontext_t to handlers installed with SA_SIGINFO.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let rip = registers[libc::REG_RIP as usize] as u64;
+    if (INSN..INSN + INSN_ROOM as u64).contains(&rip) {
+        let context = CONTEXT as *mut Context;
+        // SAFETY: code at INSN runs only while a Host exists, whose context page is mapped at CONTEXT.
+        unsafe {
+            (*context).vector = registers[libc::REG_TRAPNO as usize];
+            (*context).error = registers[libc::REG_ERR as usize] as u64;
+            (*context).cr2 = registers[libc::REG_CR2 as usize] as u64;
+            (*context).rip = rip;
+        }
+        registers[libc::REG_RIP as usize] = EPILOGUE as i64;
+        return;
+    }
+    // SAFETY: restoring a default action is always allowed; the instruction then faults again and ends the process.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+    }
+}
+
+/// Maps pages of `fd` at a fixed address that must be free.
+fn map_at(at: u64, len: usize, protection: i32, fd: i32, offset: i64) -> Option<*mut u8> {
+    let kind = if fd < 0 { libc::MAP_ANONYMOUS | libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+    // SAFETY: a new mapping at a place where there was none changes nothing that exists.
+    let p = unsafe {
+        libc::mmap(at as *mut c_void, len, protection, kind | libc::MAP_FIXED_NOREPLACE, fd, offset)
+    };
+    (p as u64 == at).then_some(p.cast())
+}
+
+impl Host {
+    /// Takes the host's CPU. None where the fixed addresses are not free, or mappings are forbidden. Waits while another
+    /// thread has it.
+    pub fn new() -> Option<Host> {
+        let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(c"softmetal-oracle".as_ptr(), libc::MFD_CLOEXEC) };
+        // SAFETY: fd is ours.
+        if fd < 0 || unsafe { libc::ftruncate(fd, 0x1000) } != 0 {
+            return None;
+        }
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let code = map_at(CODE, 0x1000, libc::PROT_READ | libc::PROT_EXEC, fd, 0);
+        let context = map_at(CONTEXT, 0x1000, rw, -1, 0);
+        let scratch = map_at(SCRATCH, SCRATCH_SIZE as usize, rw, -1, 0);
+        // SAFETY: a new mapping at any free address.
+        let alias = unsafe { libc::mmap(null_mut(), 0x1000, rw, libc::MAP_SHARED, fd, 0) };
+        // SAFETY: fd is ours and mapped as often as it will be.
+        unsafe { libc::close(fd) };
+        if code.is_none() || context.is_none() || scratch.is_none() || alias == libc::MAP_FAILED {
+            return None;
+        }
+        let mut host = Host {
+            alias: alias.cast(),
+            context: CONTEXT as *mut Context,
+            len: 0,
+            loaded: Vec::new(),
+            stack: vec![0; 64 << 10],
+            _lock: lock,
+        };
+        host.protect(true);
+        host.write(0, &prologue()?);
+        host.write((EPILOGUE - CODE) as usize, &epilogue()?);
+        host.catch_faults();
+        Some(host)
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= 0x1000, "the trampoline fits its page");
+        // SAFETY: alias is a writable mapping of one page, checked above.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.alias.add(offset), bytes.len()) };
+    }
+
+    fn catch_faults(&mut self) {
+        let stack = libc::stack_t {
+            ss_sp: self.stack.as_mut_ptr().cast(),
+            ss_flags: 0,
+            ss_size: self.stack.len(),
+        };
+        // SAFETY: the stack lives as long as the Host; it is put away again when the Host goes.
+        unsafe { libc::sigaltstack(&stack, null_mut()) };
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+            // SAFETY: zeros are a valid sigaction, and the handler touches only what its comment says.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                libc::sigaction(signal, &action, null_mut());
+            }
+        }
+    }
+
+    /// Makes the read-only page of the scratch memory so, or writable for the test's own use.
+    fn protect(&mut self, on: bool) {
+        let protection = if on { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
+        // SAFETY: the page belongs to this Host's scratch mapping.
+        unsafe { libc::mprotect(SCRATCH_READ_ONLY as *mut c_void, 0x1000, protection) };
+    }
+
+    /// Puts one instruction in its place.
+    pub fn load(&mut self, insn: &[u8]) {
+        assert!(insn.len() <= 15, "an instruction has at most 15 bytes");
+        if self.loaded == insn {
+            return;
+        }
+        self.loaded = insn.to_vec();
+        self.len = insn.len();
+        let offset = (INSN - CODE) as usize;
+        let mut bytes = insn.to_vec();
+        let next = INSN + insn.len() as u64 + 5;
+        bytes.push(0xe9);
+        bytes.extend((EPILOGUE.wrapping_sub(next) as u32).to_le_bytes());
+        self.write(offset, &bytes);
+        // SDM 3A "Handling Self- and Cross-Modifying Code": code written through another linear address needs a
+        // serializing instruction.
+        std::hint::black_box(std::arch::x86_64::__cpuid(0));
+    }
+
+    /// Runs the loaded instruction once. `user` becomes what it left, or, where it faulted, what stood then.
+    pub fn run(&mut self, user: &mut User) -> Result<(), HostFault> {
+        let after = INSN + self.len as u64;
+        // SAFETY: the context page is mapped while self lives, and nothing else refers to it.
+        let context = unsafe { &mut *self.context };
+        context.gpr = user.gpr;
+        // TF, IF, AC and the like stay as the process needs them.
+        context.rflags = user.rflags & (flag::STATUS | flag::DF | flag::ID) | 0x202;
+        put_fx(&mut context.fx, user);
+        context.vector = -1;
+        let enter: extern "C" fn() =
+            // SAFETY: the prologue was written there; it saves what the calling convention wants saved.
+            unsafe { std::mem::transmute(CODE as *const ()) };
+        enter();
+        // SAFETY: as above; the trampoline has changed the page.
+        let context = unsafe { &*std::hint::black_box(self.context) };
+        user.gpr = context.gpr;
+        let kept = flag::STATUS | flag::DF | flag::ID;
+        user.rflags = user.rflags & !kept | context.rflags & kept;
+        take_fx(&context.fx, user);
+        if context.vector >= 0 {
+            user.rip = context.rip;
+            return Err(HostFault {
+                vector: context.vector as u8,
+                error: context.error as u32,
+                cr2: context.cr2,
+            });
+        }
+        user.rip = after;
+        Ok(())
+    }
+
+    /// The data that instructions work on, but for its read-only page: see [`Host::set_scratch`].
+    pub fn scratch(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping lives as long as self; no instruction runs while the slice is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(SCRATCH as *mut u8, SCRATCH_SIZE as usize) }
+    }
+
+    /// Sets all of the scratch memory, the read-only page included.
+    pub fn set_scratch(&mut self, bytes: &[u8]) {
+        self.protect(false);
+        self.scratch()[..bytes.len()].copy_from_slice(bytes);
+        self.protect(true);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let none = libc::stack_t { ss_sp: null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: the four mappings are this Host's own; nothing refers to them any more.
+        unsafe {
+            libc::sigaltstack(&none, null_mut());
+            libc::munmap(self.alias.cast(), 0x1000);
+            libc::munmap(CODE as *mut c_void, 0x2000);
+            libc::munmap(SCRATCH as *mut c_void, SCRATCH_SIZE as usize);
+        }
+    }
+}
+
+/// General registers by their numbers.
+const GPR: [iced_x86::code_asm::AsmRegister64; 16] =
+    [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+
+fn field(offset: usize) -> iced_x86::code_asm::AsmMemoryOperand {
+    qword_ptr(CONTEXT + offset as u64)
+}
+
+/// Saves the host's registers, loads the test's, and goes to the instruction.
+fn prologue() -> Option<Vec<u8>> {
+    let mut a = CodeAssembler::new(64).ok()?;
+    for r in [rbx, rbp, r12, r13, r14, r15] {
+        a.push(r).ok()?;
+    }
+    a.pushfq().ok()?;
+    a.fxsave64(ptr(CONTEXT + offset_of!(Context, host_fx) as u64)).ok()?;
+    a.mov(field(offset_of!(Context, host_rsp)), rsp).ok()?;
+    a.fxrstor64(ptr(CONTEXT + offset_of!(Context, fx) as u64)).ok()?;
+    a.push(field(offset_of!(Context, rflags))).ok()?;
+    a.popfq().ok()?;
+    for (k, r) in GPR.into_iter().enumerate() {
+        a.mov(r, field(offset_of!(Context, gpr) + 8 * k)).ok()?;
+    }
+    a.jmp(INSN).ok()?;
+    a.assemble(CODE).ok()
+}
+
+/// Stores the test's registers, brings the host's back, and returns.
+fn epilogue() -> Option<Vec<u8>> {
+    let mut a = CodeAssembler::new(64).ok()?;
+    for (k, r) in GPR.into_iter().enumerate() {
+        a.mov(field(offset_of!(Context, gpr) + 8 * k), r).ok()?;
+    }
+    a.mov(rsp, field(offset_of!(Context, host_rsp))).ok()?;
+    a.pushfq().ok()?;
+    a.pop(field(offset_of!(Context, rflags))).ok()?;
+    a.fxsave64(ptr(CONTEXT + offset_of!(Context, fx) as u64)).ok()?;
+    a.fxrstor64(ptr(CONTEXT + offset_of!(Context, host_fx) as u64)).ok()?;
+    a.popfq().ok()?;
+    for r in [r15, r14, r13, r12, rbp, rbx] {
+        a.pop(r).ok()?;
+    }
+    a.ret().ok()?;
+    a.assemble(EPILOGUE).ok()
+}
+
+/// SDM 1 "FXSAVE Area".
+fn put_fx(fx: &mut [u8; 512], user: &User) {
+    fx.fill(0);
+    let x = &user.x87;
+    fx[0..2].copy_from_slice(&x.control.to_le_bytes());
+    fx[2..4].copy_from_slice(&x.status.to_le_bytes());
+    fx[4] = x.tags;
+    fx[24..28].copy_from_slice(&user.mxcsr.to_le_bytes());
+    for k in 0..8 {
+        let r = x.regs[x.physical(k)];
+        fx[32 + 16 * k..40 + 16 * k].copy_from_slice(&r.significand.to_le_bytes());
+        fx[40 + 16 * k..42 + 16 * k].copy_from_slice(&r.sign_exponent.to_le_bytes());
+    }
+    for (k, v) in user.xmm.iter().enumerate() {
+        fx[160 + 16 * k..176 + 16 * k].copy_from_slice(&v.to_le_bytes());
+    }
+}
+
+fn take_fx(fx: &[u8; 512], user: &mut User) {
+    let u16_at = |at: usize| u16::from_le_bytes([fx[at], fx[at + 1]]);
+    let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| fx[at + k]));
+    let x = &mut user.x87;
+    x.control = u16_at(0);
+    x.status = u16_at(2);
+    x.tags = fx[4];
+    user.mxcsr = u64_at(24) as u32;
+    for k in 0..8 {
+        let at = 32 + 16 * k;
+        x.regs[x.physical(k)] = F80 { significand: u64_at(at), sign_exponent: u16_at(at + 8) };
+    }
+    for (k, v) in user.xmm.iter_mut().enumerate() {
+        *v = u128::from(u64_at(160 + 16 * k)) | u128::from(u64_at(168 + 16 * k)) << 64;
+    }
+}

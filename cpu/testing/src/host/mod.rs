@@ -1,0 +1,89 @@
+//! The host's own CPU, where it is an x86-64 under Linux: runs one instruction from given registers and memory.
+
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod linux_x86_64;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub use linux_x86_64::Host;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod none;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub use none::Host;
+
+/// The exception that an instruction raised on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFault {
+    /// Vector.
+    pub vector: u8,
+    /// Error code, 0 where there is none.
+    pub error: u32,
+    /// CR2, of a page fault.
+    pub cr2: u64,
+}
+
+/// Whether an instruction may run on the host: it neither leaves its place, nor needs privilege, nor reads what differs
+/// between machines, nor changes what the process lives on. Its memory operands are the caller's business.
+pub fn runs_on_host(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    let varies = matches!(
+        insn.mnemonic(),
+        M::Cpuid
+            | M::Rdtsc
+            | M::Rdtscp
+            | M::Rdpmc
+            | M::Rdrand
+            | M::Rdseed
+            | M::Rdpid
+            | M::Xgetbv
+            | M::Sgdt
+            | M::Sidt
+            | M::Sldt
+            | M::Str
+            | M::Smsw
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Rdfsbase
+            | M::Rdgsbase
+            | M::Wrfsbase
+            | M::Wrgsbase
+            | M::Xsave
+            | M::Xsave64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Popf
+            | M::Popfq
+            | M::Pushf
+            | M::Pushfq
+            | M::Wrpkru
+            | M::Lfs
+            | M::Lgs
+            | M::Lss
+            | M::Monitor
+            | M::Mwait
+            | M::Vzeroall
+            | M::Vzeroupper
+    );
+    let segments = (0..insn.op_count()).any(|k| insn.op_register(k).is_segment_register());
+    let prefix = matches!(insn.segment_prefix(), Register::FS | Register::GS);
+    insn.flow_control() == FlowControl::Next
+        && !insn.is_invalid()
+        && !insn.is_privileged()
+        && !varies
+        && !segments
+        && !prefix
+}
+
+/// Bytes that an instruction writes to memory through its operands, for those who must know before they run it.
+pub fn writes_memory(insn: &Instruction) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    factory.info(insn).used_memory().iter().any(|m| {
+        matches!(
+            m.access(),
+            OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
+        )
+    })
+}

@@ -1,0 +1,17 @@
+//! What the CPU's tests share: a machine ([`Machine`]), the host's own CPU as an oracle ([`Host`]), comparison of the two,
+//! and `.ins` files ([`ins`]).
+
+pub mod bus;
+pub mod compare;
+pub mod forms;
+mod host;
+pub mod ins;
+pub mod layout;
+mod machine;
+pub mod random;
+pub mod undefined;
+
+pub use host::{Host, HostFault};
+pub use machine::{End, Frame, Level, Machine, flag, pte};
+pub use random::Random;
+pub use softmetal_cpu::testing::User;
