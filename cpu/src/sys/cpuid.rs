@@ -117,8 +117,9 @@ impl Cpu {
             // The TSC's frequency as a ratio of the crystal's, which is also the APIC timer's.
             0x15 => {
                 let (tsc, crystal) = (self.bus.tsc_hz(), self.bus.apic_timer_hz());
-                // In steps of 10 kHz the ratio fits 32 bits.
-                [(crystal / 10_000) as u32, (tsc / 10_000) as u32, crystal as u32, 0]
+                // In lowest terms: Linux multiplies the crystal's kHz by the numerator in 32 bits.
+                let divisor = greatest_common_divisor(tsc, crystal).max(1);
+                [(crystal / divisor) as u32, (tsc / divisor) as u32, crystal as u32, 0]
             }
             0x16 => {
                 let mhz = (self.bus.tsc_hz() / 1_000_000) as u32;
@@ -159,6 +160,13 @@ impl Cpu {
         let eax = kind | level << 5 | 1 << 8 | (shared.next_power_of_two() - 1) << 14 | cores.min(63) << 26;
         [eax, (ways - 1) << 22 | 63, sets - 1, 0]
     }
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// CPUID.
