@@ -43,7 +43,17 @@ fn all_pairs(codes: &[Code], immediate_cl: bool) {
 fn all_8_bit_pairs_of_the_alu() {
     use Code::*;
     all_pairs(
-        &[Add_rm8_r8, Or_rm8_r8, Adc_rm8_r8, Sbb_rm8_r8, And_rm8_r8, Sub_rm8_r8, Xor_rm8_r8, Cmp_rm8_r8, Test_rm8_r8],
+        &[
+            Add_rm8_r8,
+            Or_rm8_r8,
+            Adc_rm8_r8,
+            Sbb_rm8_r8,
+            And_rm8_r8,
+            Sub_rm8_r8,
+            Xor_rm8_r8,
+            Cmp_rm8_r8,
+            Test_rm8_r8,
+        ],
         false,
     );
 }
@@ -73,7 +83,12 @@ fn all_8_bit_values_of_one_operand() {
         for flags in 0..64 {
             for n in 0..256 {
                 user.gpr[0] = 0x1122_3344_5566_0077 | n << 8;
-                user.rflags = 0x202 | (flags & 1) | (flags & 2) << 1 | (flags & 4) << 2 | (flags & 0x18) << 3 | (flags & 0x20) << 6;
+                user.rflags = 0x202
+                    | (flags & 1)
+                    | (flags & 2) << 1
+                    | (flags & 4) << 2
+                    | (flags & 0x18) << 3
+                    | (flags & 0x20) << 6;
                 differences.check(&mut pair, &user);
             }
         }
@@ -123,13 +138,18 @@ fn is_integer(code: Code) -> bool {
     use Mnemonic as M;
     let sse2 = code.cpuid_features().contains(&F::SSE2);
     // 0F 0D with a register is a NOP on Intel and undefined on AMD.
-    let prefetch_space = matches!(code, Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D);
+    let prefetch_space = matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    );
     !prefetch_space && !sse2 || matches!(code.mnemonic(), M::Movnti | M::Pause | M::Lfence | M::Mfence)
 }
 
 /// Runs random forms of `codes`, several register states each.
 fn random_forms(codes: &[Code], seed: u64, per_code: u64, strict: bool) -> (Differences, Vec<(Code, u64)>) {
-    let Some(mut pair) = Pair::new() else { return (Differences { cases: 1, ..Differences::default() }, Vec::new()) };
+    let Some(mut pair) = Pair::new() else {
+        return (Differences { cases: 1, ..Differences::default() }, Vec::new());
+    };
     let mut random = Random::new(seed);
     let mut differences = Differences::default();
     let mut census = Vec::new();

@@ -7,8 +7,8 @@ use crate::{
     undefined::{Undefined, undefined},
 };
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic, OpKind,
-    Register,
+    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Mnemonic,
+    OpKind, Register,
 };
 use softmetal_cpu::{
     Fault,
@@ -255,7 +255,8 @@ pub fn flags_text(rflags: u64) -> String {
 
 /// Names of the general registers by number.
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 fn compare_users(

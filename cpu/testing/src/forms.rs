@@ -3,7 +3,8 @@
 
 use crate::{layout::*, random::Random};
 use iced_x86::{
-    Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind, Register,
+    Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind,
+    Register,
 };
 use softmetal_cpu::testing::User;
 
@@ -250,15 +251,15 @@ pub fn aim(form: &Form, random: &mut Random, blank: &User) -> User {
     }
     let (base, index) = (insn.memory_base(), insn.memory_index());
     if (0..insn.op_count()).any(|k| insn.op_kind(k) == OpKind::Memory) {
-        let displacement =
-            if insn.is_ip_rel_memory_operand() { 0 } else { insn.memory_displacement64() };
+        let displacement = if insn.is_ip_rel_memory_operand() { 0 } else { insn.memory_displacement64() };
         if index == Register::AL {
             let al = user.gpr[0] & 0xff;
             set(&mut user, base, target.wrapping_sub(al));
         } else if index != Register::None && index.full_register() != base.full_register() {
             let i = random.below(0x100);
             set(&mut user, index, i);
-            let rest = target.wrapping_sub(i * u64::from(insn.memory_index_scale())).wrapping_sub(displacement);
+            let rest =
+                target.wrapping_sub(i * u64::from(insn.memory_index_scale())).wrapping_sub(displacement);
             set(&mut user, base, rest);
         } else {
             set(&mut user, base, target.wrapping_sub(displacement));

@@ -120,7 +120,8 @@ impl Machine {
     /// At CPL 0 in 64-bit mode, RIP at [`KERNEL_CODE`], interrupts off.
     pub fn new(options: Options) -> Self {
         let regions = [(GuestAddress(0), RAM as usize)];
-        let memory = GuestMemoryMmap::from_ranges(&regions).expect("8 MiB of host memory for the test machine");
+        let memory =
+            GuestMemoryMmap::from_ranges(&regions).expect("8 MiB of host memory for the test machine");
         let ram = Arc::new(Ram::new(memory));
         let bus = Arc::new(Recorder::default());
         let cpu = Cpu::new(0, options, ram.clone(), bus.clone());

@@ -35,8 +35,23 @@ impl Random {
     /// An integer operand: boundaries of every width, single bits, runs, small numbers, and dense ones.
     pub fn operand(&mut self) -> u64 {
         match self.below(8) {
-            0 => self.pick(&[0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]),
-            1 => self.pick(&[u64::MAX, i64::MAX as u64, i64::MIN as u64, u64::MAX - 1, 0x5555_5555_5555_5555]),
+            0 => self.pick(&[
+                0,
+                1,
+                2,
+                0x7f,
+                0x80,
+                0xff,
+                0x7fff,
+                0x8000,
+                0xffff,
+                0x7fff_ffff,
+                0x8000_0000,
+                0xffff_ffff,
+            ]),
+            1 => {
+                self.pick(&[u64::MAX, i64::MAX as u64, i64::MIN as u64, u64::MAX - 1, 0x5555_5555_5555_5555])
+            }
             2 => 1 << self.below(64),
             3 => (1u64 << self.below(64)).wrapping_sub(1),
             4 => self.below(256),

@@ -130,11 +130,8 @@ impl Host {
     }
 
     fn catch_faults(&mut self) {
-        let stack = libc::stack_t {
-            ss_sp: self.stack.as_mut_ptr().cast(),
-            ss_flags: 0,
-            ss_size: self.stack.len(),
-        };
+        let stack =
+            libc::stack_t { ss_sp: self.stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: self.stack.len() };
         // SAFETY: the stack lives as long as the Host; it is put away again when the Host goes.
         unsafe { libc::sigaltstack(&stack, null_mut()) };
         for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
