@@ -19,6 +19,9 @@ use std::{marker::PhantomData, ptr::null};
 
 /// How a handler learns an instruction's width and operand kinds.
 pub(crate) trait Form {
+    /// What is not the common case (a TLB miss, an exception) ends the handler at once, with nothing changed, and the
+    /// general form runs the instruction from its start. So a fast handler calls nothing, and needs no stack frame.
+    const FAST: bool = false;
     fn w(i: &Insn) -> Width;
     fn dst(i: &Insn) -> Kind;
     fn src(i: &Insn) -> Kind;
@@ -39,6 +42,7 @@ pub(crate) trait Form {
 /// Width and kinds known: the hot forms. No LOCK, no 64-bit immediate, no far memory.
 pub(crate) struct At<const W: u8, const DST: u8, const SRC: u8>;
 impl<const W: u8, const DST: u8, const SRC: u8> Form for At<W, DST, SRC> {
+    const FAST: bool = true;
     #[inline(always)]
     fn w(_: &Insn) -> Width {
         Width(W)
@@ -236,7 +240,13 @@ impl<F: Form> Interp<F> {
     #[inline(always)]
     fn read(&mut self, k: Kind, w: Width, i: &Insn) -> Result<u64, Stop> {
         let a = self.operand(k, w, i, false)?;
-        self.0.read(w, a).map_err(|stop| self.0.operand_fault(i, stop))
+        self.load(w, i, a)
+    }
+
+    /// Ends the instruction with an exception: in the general form, if this one is fast.
+    #[inline(always)]
+    fn fail(&mut self, fault: Fault) -> Stop {
+        if F::FAST { Stop } else { self.0.raise(fault) }
     }
 
     /// Counts the block and picks where to go on.
@@ -379,7 +389,7 @@ impl<F: Form> Emit for Interp<F> {
             }
             k => {
                 let a = self.operand(k, w, i, true)?;
-                self.0.write(w, a, v).map_err(|stop| self.0.operand_fault(i, stop))
+                self.store(w, i, a, v)
             }
         }
     }
@@ -436,10 +446,16 @@ impl<F: Form> Emit for Interp<F> {
     }
     #[inline(always)]
     fn load(&mut self, w: Width, i: &Insn, at: u64) -> Result<u64, Stop> {
+        if F::FAST {
+            return self.0.read_hit(w, at).ok_or(Stop);
+        }
         self.0.read(w, at).map_err(|stop| self.0.operand_fault(i, stop))
     }
     #[inline(always)]
     fn store(&mut self, w: Width, i: &Insn, at: u64, v: u64) -> Done {
+        if F::FAST {
+            return self.0.write_hit(w, at, v).ok_or(Stop);
+        }
         self.0.write(w, at, v).map_err(|stop| self.0.operand_fault(i, stop))
     }
     #[inline(always)]
@@ -450,16 +466,25 @@ impl<F: Form> Emit for Interp<F> {
         at: u64,
         f: impl Fn(&mut Self, u64) -> u64,
     ) -> Result<(u64, u64), Stop> {
+        if F::FAST {
+            return self.0.modify_hit(w, at, |c, v| f(Self::of(c), v)).ok_or(Stop);
+        }
         self.0
             .modify(w, at, F::locked(i), |c, v| f(Self::of(c), v))
             .map_err(|stop| self.0.operand_fault(i, stop))
     }
     #[inline(always)]
     fn stack_load(&mut self, w: Width, at: u64) -> Result<u64, Stop> {
+        if F::FAST {
+            return self.0.read_hit(w, at).ok_or(Stop);
+        }
         self.0.read(w, at).map_err(|stop| self.0.stack_fault(stop))
     }
     #[inline(always)]
     fn stack_store(&mut self, w: Width, at: u64, v: u64) -> Done {
+        if F::FAST {
+            return self.0.write_hit(w, at, v).ok_or(Stop);
+        }
         self.0.write(w, at, v).map_err(|stop| self.0.stack_fault(stop))
     }
 
@@ -503,7 +528,7 @@ impl<F: Form> Emit for Interp<F> {
     fn udivrem(&mut self, w: Width, hi: u64, lo: u64, d: u64) -> Result<(u64, u64), Stop> {
         // hi >= d says both "zero" and "does not fit".
         if hi >= d {
-            return Err(self.0.raise(Fault::new(vector::DE)));
+            return Err(self.fail(Fault::new(vector::DE)));
         }
         Ok(if w.0 == 8 {
             let (n, d) = (u128::from(hi) << 64 | u128::from(lo), u128::from(d));
@@ -520,7 +545,7 @@ impl<F: Form> Emit for Interp<F> {
         let q = n.checked_div(d).filter(|&q| i128::from(w.sext(q as u64) as i64) == q);
         match q {
             Some(q) => Ok((w.mask(q as u64), w.mask((n - q * d) as u64))),
-            None => Err(self.0.raise(Fault::new(vector::DE))),
+            None => Err(self.fail(Fault::new(vector::DE))),
         }
     }
     #[inline(always)]
@@ -679,7 +704,7 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn check_target(&mut self, to: u64) -> Done {
         if (to as i64) << 16 >> 16 != to as i64 && !self.0.canonical(to) {
-            return Err(self.0.raise(Fault::gp(0)));
+            return Err(self.fail(Fault::gp(0)));
         }
         Ok(())
     }
@@ -736,7 +761,10 @@ impl<F: Form> Emit for Interp<F> {
             k => {
                 let a = self.operand(k, Width(16), i, false)?;
                 if i.has(attr::ALIGNED) && a & 15 != 0 {
-                    return Err(self.0.raise(Fault::gp(0)));
+                    return Err(self.fail(Fault::gp(0)));
+                }
+                if F::FAST {
+                    return self.0.read_128_hit(a).ok_or(Stop);
                 }
                 self.0.read_128(a).map_err(|stop| self.0.operand_fault(i, stop))
             }
@@ -766,7 +794,10 @@ impl<F: Form> Emit for Interp<F> {
             k => {
                 let a = self.operand(k, Width(16), i, true)?;
                 if i.has(attr::ALIGNED) && a & 15 != 0 {
-                    return Err(self.0.raise(Fault::gp(0)));
+                    return Err(self.fail(Fault::gp(0)));
+                }
+                if F::FAST {
+                    return self.0.write_128_hit(a, v).ok_or(Stop);
                 }
                 self.0.write_128(a, v).map_err(|stop| self.0.operand_fault(i, stop))
             }
@@ -775,7 +806,7 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn put_lane(&mut self, w: Width, i: &Insn, v: u64) -> Done {
         let a = self.operand(F::dst(i), w, i, true)?;
-        self.0.write(w, a, v).map_err(|stop| self.0.operand_fault(i, stop))
+        self.store(w, i, a, v)
     }
     #[inline(always)]
     fn lane(&mut self, v: u128, n: u8) -> u64 {
@@ -826,6 +857,7 @@ pub(crate) fn straight<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> *const In
             let next = unsafe { &*std::ptr::from_ref(i).add(1) };
             (next.step.get())(c, next)
         }
+        Err(Stop) if F::FAST => straight::<S, Dyn>(c, i),
         Err(Stop) => stopped(c, i),
     }
 }
@@ -834,6 +866,7 @@ pub(crate) fn straight<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> *const In
 pub(crate) fn ending<S: Ending, F: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
     match S::run(Interp::<F>::of(c), i) {
         Ok(next) => next,
+        Err(Stop) if F::FAST => ending::<S, Dyn>(c, i),
         Err(Stop) => stopped(c, i),
     }
 }

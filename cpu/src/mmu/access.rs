@@ -45,12 +45,65 @@ impl Cpu {
         if tag ^ linear <= PAGE - size { Some(linear.wrapping_add(entry.addend) as *mut u8) } else { None }
     }
 
+    /// Reads through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn read_hit(&self, w: Width, linear: u64) -> Option<u64> {
+        let p = self.probe(linear, w.0 as u64, false)?;
+        // SAFETY: a hit means w bytes of guest RAM at p.
+        Some(unsafe { peek(w, p) })
+    }
+
+    /// Writes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn write_hit(&mut self, w: Width, linear: u64, v: u64) -> Option<()> {
+        let p = self.probe(linear, w.0 as u64, true)?;
+        // SAFETY: a hit means w bytes of writable guest RAM at p.
+        unsafe { poke(w, p, v) };
+        Some(())
+    }
+
+    /// Reads, computes, writes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn modify_hit(
+        &mut self,
+        w: Width,
+        linear: u64,
+        f: impl Fn(&mut Self, u64) -> u64,
+    ) -> Option<(u64, u64)> {
+        let p = self.probe(linear, w.0 as u64, true)?;
+        // SAFETY: a hit means w bytes of writable guest RAM at p.
+        let old = unsafe { peek(w, p) };
+        let new = f(self, old);
+        // SAFETY: as above; f computes, it does not touch the TLB.
+        unsafe { poke(w, p, new) };
+        Some((old, new))
+    }
+
+    /// Reads 16 bytes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn read_128_hit(&self, linear: u64) -> Option<u128> {
+        let p = self.probe(linear, 16, false)?;
+        // SAFETY: a hit means 16 bytes of guest RAM at p.
+        Some(unsafe { u128::from(peek(Q, p)) | u128::from(peek(Q, p.add(8))) << 64 })
+    }
+
+    /// Writes 16 bytes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn write_128_hit(&mut self, linear: u64, v: u128) -> Option<()> {
+        let p = self.probe(linear, 16, true)?;
+        // SAFETY: a hit means 16 bytes of writable guest RAM at p.
+        unsafe {
+            poke(Q, p, v as u64);
+            poke(Q, p.add(8), (v >> 64) as u64);
+        }
+        Some(())
+    }
+
     /// Reads with the current privilege.
     #[inline(always)]
     pub(crate) fn read(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
-        match self.probe(linear, w.0 as u64, false) {
-            // SAFETY: a hit means w bytes of guest RAM at p.
-            Some(p) => Ok(unsafe { peek(w, p) }),
+        match self.read_hit(w, linear) {
+            Some(v) => Ok(v),
             None => self.read_slow(w, linear, self.data_class()),
         }
     }
@@ -58,12 +111,8 @@ impl Cpu {
     /// Writes with the current privilege.
     #[inline(always)]
     pub(crate) fn write(&mut self, w: Width, linear: u64, v: u64) -> Done {
-        match self.probe(linear, w.0 as u64, true) {
-            Some(p) => {
-                // SAFETY: a hit means w bytes of writable guest RAM at p.
-                unsafe { poke(w, p, v) };
-                Ok(())
-            }
+        match self.write_hit(w, linear, v) {
+            Some(()) => Ok(()),
             None => self.write_slow(w, linear, v, self.data_class()),
         }
     }
@@ -71,9 +120,8 @@ impl Cpu {
     /// Reads 16 bytes.
     #[inline(always)]
     pub(crate) fn read_128(&mut self, linear: u64) -> Result<u128, Stop> {
-        match self.probe(linear, 16, false) {
-            // SAFETY: a hit means 16 bytes of guest RAM at p.
-            Some(p) => Ok(unsafe { peek(Q, p) as u128 | (peek(Q, p.add(8)) as u128) << 64 }),
+        match self.read_128_hit(linear) {
+            Some(v) => Ok(v),
             None => {
                 let mut bytes = [0; 16];
                 self.read_bytes(linear, &mut bytes)?;
@@ -85,15 +133,8 @@ impl Cpu {
     /// Writes 16 bytes.
     #[inline(always)]
     pub(crate) fn write_128(&mut self, linear: u64, v: u128) -> Done {
-        match self.probe(linear, 16, true) {
-            Some(p) => {
-                // SAFETY: a hit means 16 bytes of writable guest RAM at p.
-                unsafe {
-                    poke(Q, p, v as u64);
-                    poke(Q, p.add(8), (v >> 64) as u64);
-                }
-                Ok(())
-            }
+        match self.write_128_hit(linear, v) {
+            Some(()) => Ok(()),
             None => self.write_bytes(linear, &v.to_le_bytes()),
         }
     }
@@ -305,18 +346,14 @@ impl Cpu {
         locked: bool,
         f: impl Fn(&mut Self, u64) -> u64,
     ) -> Result<(u64, u64), Stop> {
-        match self.probe(linear, w.0 as u64, true) {
-            Some(p) if locked => Ok(self.modify_locked(w, p, f)),
-            Some(p) => {
-                // SAFETY: a hit means w bytes of writable guest RAM at p.
-                let old = unsafe { peek(w, p) };
-                let new = f(self, old);
-                // SAFETY: as above; f computes, it does not touch the TLB.
-                unsafe { poke(w, p, new) };
-                Ok((old, new))
+        if !locked {
+            if let Some(done) = self.modify_hit(w, linear, &f) {
+                return Ok(done);
             }
-            None => self.modify_slow(w, linear, locked, f),
+        } else if let Some(p) = self.probe(linear, w.0 as u64, true) {
+            return Ok(self.modify_locked(w, p, f));
         }
+        self.modify_slow(w, linear, locked, f)
     }
 
     #[cold]

@@ -57,6 +57,10 @@ const LEAF7_EDX: u32 = 1 << 4 // FSRM
     | 1 << 29 // IA32_ARCH_CAPABILITIES
     | 1 << 31; // SSBD
 
+/// Leaf 7.2 EDX: BHI_DIS_S of IA32_SPEC_CTRL. Kernels clear the branch history by software on each system call where a
+/// processor with enhanced IBRS lacks it.
+const LEAF7_2_EDX: u32 = 1 << 4; // BHI_CTRL
+
 /// Leaf 8000_0001 EDX.
 const EXTENDED_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 20 // NX
@@ -94,7 +98,11 @@ impl Cpu {
             4 => self.cache_leaf(subleaf, cpus),
             // Thermal and power: ARAT, the APIC timer always runs.
             6 => [1 << 2, 0, 0, 0],
-            7 if subleaf == 0 => [0, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+            7 => match subleaf {
+                0 => [2, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+                2 => [0, 0, 0, LEAF7_2_EDX],
+                _ => [0; 4],
+            },
             0xb => match subleaf {
                 // One thread per core, then the cores of the package.
                 0 => [0, 1, 1 << 8, id],
@@ -109,8 +117,9 @@ impl Cpu {
             // The TSC's frequency as a ratio of the crystal's, which is also the APIC timer's.
             0x15 => {
                 let (tsc, crystal) = (self.bus.tsc_hz(), self.bus.apic_timer_hz());
-                // In steps of 10 kHz the ratio fits 32 bits.
-                [(crystal / 10_000) as u32, (tsc / 10_000) as u32, crystal as u32, 0]
+                // In lowest terms: Linux multiplies the crystal's kHz by the numerator in 32 bits.
+                let divisor = greatest_common_divisor(tsc, crystal).max(1);
+                [(crystal / divisor) as u32, (tsc / divisor) as u32, crystal as u32, 0]
             }
             0x16 => {
                 let mhz = (self.bus.tsc_hz() / 1_000_000) as u32;
@@ -151,6 +160,13 @@ impl Cpu {
         let eax = kind | level << 5 | 1 << 8 | (shared.next_power_of_two() - 1) << 14 | cores.min(63) << 26;
         [eax, (ways - 1) << 22 | 63, sets - 1, 0]
     }
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// CPUID.

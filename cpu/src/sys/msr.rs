@@ -148,8 +148,8 @@ impl Cpu {
                 self.msrs.tsc_adjust = v;
                 Ok(())
             }
-            // IBRS, STIBP, SSBD.
-            msr::SPEC_CTRL => gp(v & !7 == 0).map(|()| self.msrs.spec_ctrl = v),
+            // IBRS, STIBP, SSBD, BHI_DIS_S.
+            msr::SPEC_CTRL => gp(v & !0x407 == 0).map(|()| self.msrs.spec_ctrl = v),
             msr::PRED_CMD => gp(v & !1 == 0),
             msr::BIOS_UPDT_TRIG => Ok(()),
             msr::BIOS_SIGN_ID => Ok(()),
