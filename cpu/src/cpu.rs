@@ -11,8 +11,8 @@ use crate::{
     mode::Mode,
     ram::Ram,
     state::{
-        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, TrapRule, Why, X87,
-        cr0, seg,
+        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, TrapRule,
+        Why, X87, cr0, seg,
     },
     sys::{deliver::Source, msr::MISC_ENABLE_RESET},
 };

@@ -94,9 +94,8 @@ pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
 
 /// Whether prefixes make an instruction, else good, longer than fifteen bytes.
 fn too_long(bytes: &[u8], bitness: u32) -> bool {
-    let legacy = |b: &&u8| {
-        matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3)
-    };
+    let legacy =
+        |b: &&u8| matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3);
     let prefixes = bytes.iter().take(15).take_while(legacy).count();
     let rest = &bytes[prefixes..];
     prefixes == 15
