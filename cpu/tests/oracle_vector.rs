@@ -263,7 +263,7 @@ fn transcendental(code: Code) -> bool {
 #[test]
 fn environment_instructions() {
     let Some(mut run) = Run::new(13) else { return };
-    let list = codes(&[F::FPU, F::FPU387], |code| environment(code));
+    let list = codes(&[F::FPU, F::FPU387], environment);
     run.all(&list, cases(60));
     println!("{} codes, {} cases", list.len(), run.cases);
     run.assert_none();
