@@ -307,7 +307,7 @@ impl Cpu {
         self.fetch_bytes(physical, &mut bytes[..room]);
         let offset = (rip & (PAGE - 1)) as u16;
         let mut decoded = decode::one(&bytes[..room], offset, self.mode);
-        if decoded.is_none() {
+        if decoded.is_none() && room < 15 {
             let next = self.fetch_translate(
                 rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
             )?;

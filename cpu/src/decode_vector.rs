@@ -50,7 +50,8 @@ fn pick_x87(x: &Instruction, i: &mut Insn) -> Option<Op> {
         M::Fld | M::Fild | M::Fbld => (Op::Fld, cc),
         M::Fld1 | M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 | M::Fldz => (Op::FldConstant, cc),
         M::Fst | M::Fist => (Op::Fst, cc),
-        M::Fstp | M::Fistp | M::Fbstp | M::Fstpnce => (Op::Fst, cc | operand::POP),
+        M::Fstp | M::Fistp | M::Fbstp => (Op::Fst, cc | operand::POP),
+        M::Fstpnce => (Op::Fstpnce, cc),
         M::Fxch => (Op::Fxch, cc),
         M::Fcmovb
         | M::Fcmove

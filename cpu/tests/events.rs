@@ -276,10 +276,10 @@ fn syscall_and_sysret() {
     for options in options() {
         let mut m = Machine::new(options);
         let entry = assemble(KERNEL_CODE, |a| {
-            a.mov(rsp, 0x9000u64)?;
-            a.mov(rax, qword_ptr(0x9008u64))?;
+            a.mov(rsp, 0xa800u64)?;
+            a.mov(rax, qword_ptr(KERNEL_DATA))?;
             a.inc(rax)?;
-            a.mov(qword_ptr(0x9008u64), rax)?;
+            a.mov(qword_ptr(KERNEL_DATA), rax)?;
             a.sysretq()
         });
         m.program(&entry);
@@ -297,7 +297,7 @@ fn syscall_and_sysret() {
         assert_eq!(frame.rflags, 0x40ed7);
         let state = m.cpu.state();
         assert_eq!((state.gpr[1], state.gpr[11]), (INSN + 4, 0x40ed7));
-        assert_eq!(m.read_u64(0x9008), 2);
+        assert_eq!(m.read_u64(KERNEL_DATA), 2);
         // SYSCALL needs EFER.SCE.
         let mut state = Machine::user_state();
         state.efer &= !efer::SCE;
@@ -471,11 +471,11 @@ fn single_stepping_traps_after_each_instruction() {
         m.cpu.load_user(&regs);
         assert!(matches!(m.run(), End::Halt(_)));
         let n = (m.cpu.user().gpr[6] - KERNEL_DATA - 0x100) / 8;
-        let rips: Vec<u64> =
-            (0..n).map(|k| m.read_u64(KERNEL_DATA + 0x100 + 8 * k) - KERNEL_CODE).collect();
+        let rips: Vec<u64> = (0..n).map(|k| m.read_u64(KERNEL_DATA + 0x100 + 8 * k) - KERNEL_CODE).collect();
         let code = assemble(KERNEL_CODE, program);
         let mut decoder = iced_x86::Decoder::with_ip(64, &code, 0, 0);
-        let ends: Vec<u64> = std::iter::from_fn(|| decoder.can_decode().then(|| decoder.decode().next_ip())).collect();
+        let ends: Vec<u64> =
+            std::iter::from_fn(|| decoder.can_decode().then(|| decoder.decode().next_ip())).collect();
         // From the NOP on (3); REP STOSB traps after each of its three iterations; MOV SS (9) casts a shadow over its
         // trap; INT (11) is followed by no trap but what the handler returns to has TF again.
         let rep = ends[6];
@@ -515,7 +515,9 @@ fn popf_in_a_shadow_starts_single_stepping() {
 #[test]
 fn rep_movs_stops_where_it_faults() {
     for options in options() {
-        for (down, count, size) in [(false, 0x500u64, 1u64), (true, 0x500, 1), (false, 0x100, 8), (true, 0x100, 8)] {
+        for (down, count, size) in
+            [(false, 0x500u64, 1u64), (true, 0x500, 1), (false, 0x100, 8), (true, 0x100, 8)]
+        {
             let mut m = Machine::new(options);
             m.cpu.set_state(&Machine::user_state());
             m.load(if size == 1 { &[0xf3, 0xa4] } else { &[0xf3, 0x48, 0xa5] });
@@ -657,7 +659,9 @@ fn ports_obey_iopl_and_the_bitmap() {
     for options in options() {
         let mut m = Machine::new(options);
         m.load(&[0xec, 0xcd, 0x50]);
-        for (iopl, port, allowed) in [(0u64, 0x3f8u64, false), (3, 0x3f8, true), (0, 0x80, true), (0, 0x81, false)] {
+        for (iopl, port, allowed) in
+            [(0u64, 0x3f8u64, false), (3, 0x3f8, true), (0, 0x80, true), (0, 0x81, false)]
+        {
             // The bitmap allows port 80h.
             m.write(TSS + 104 + 0x10, &[0xfe]);
             let mut state = Machine::user_state();

@@ -22,6 +22,11 @@ enum Access {
     Fetch,
 }
 
+/// Data is stored before the code, so that it stays code.
+fn place(kind: Access) -> u64 {
+    if kind == Access::Fetch { HERE + 64 } else { HERE }
+}
+
 /// Puts the three data accesses through RBX at fixed places of both code pages.
 fn place_accesses(m: &mut Machine) {
     for (k, code) in [[0x8a, 0x03], [0x88, 0x03], [0x00, 0x03]].into_iter().enumerate() {
@@ -62,7 +67,7 @@ fn expected(
     };
     let write = matches!(kind, Access::Write | Access::Modify);
     let error = 1 | u32::from(write) << 1 | u32::from(user) << 2 | u32::from(kind == Access::Fetch) << 4;
-    if ok { Ok(()) } else { page_fault(error, HERE) }
+    if ok { Ok(()) } else { page_fault(error, place(kind)) }
 }
 
 /// Runs the four accesses under all of CPL, WP, SMEP, SMAP and AC.
@@ -81,7 +86,7 @@ fn all_contexts(m: &mut Machine, rights: (bool, bool, bool), entries: &[u64], cl
             }
             m.cpu.flush();
             let want = expected(user, kind, rights, (wp, smep, smap, ac));
-            let got = access(m, user, kind, HERE);
+            let got = access(m, user, kind, place(kind));
             assert_eq!(got, want, "{kind:?} {rights:?} user {user} wp {wp} smep {smep} smap {smap} ac {ac}");
             let Some((&leaf, above)) = entries.split_last() else { continue };
             if got.is_ok() {
@@ -105,7 +110,7 @@ fn every_combination(level: Level) {
         Level::Large => 0x60_0000,
         Level::Huge => unreachable!("HERE lies beyond the RAM of a page of 1 GiB"),
     };
-    m.write(frame | if level == Level::Small { 0 } else { HERE & 0x1f_f000 }, &[0x90; 64]);
+    m.write(frame | if level == Level::Small { 0 } else { HERE & 0x1f_f000 }, &[0x90; 128]);
     m.map(HERE & !((1 << (12 + 9 * (level as u64 - 1))) - 1), frame, level, pte::P);
     let mut entries = vec![PML4 + (HERE >> 39 & 511) * 8];
     for l in [Level::Huge, Level::Large, Level::Small] {
@@ -131,11 +136,8 @@ fn every_combination(level: Level) {
                     | if bits & 4 != 0 { pte::NX } else { 0 }
             })
             .collect();
-        let rights = (
-            (0..n).all(|k| of(k) & 2 != 0),
-            (0..n).all(|k| of(k) & 1 != 0),
-            (0..n).any(|k| of(k) & 4 != 0),
-        );
+        let rights =
+            ((0..n).all(|k| of(k) & 2 != 0), (0..n).all(|k| of(k) & 1 != 0), (0..n).any(|k| of(k) & 4 != 0));
         all_contexts(&mut m, rights, &entries, &clean);
     }
 }
@@ -173,17 +175,26 @@ fn not_present_and_reserved_bits_at_each_level() {
                 m.cpu.flush();
                 assert_eq!(access(&mut m, user, kind, HERE), page_fault(w | u | i, HERE), "level {k}");
                 // Reserved: an address bit beyond the width, and PS in a PML4E.
-                let reserved: &[u64] = if k == 0 { &[1 << 51, 1 << 46, pte::PS] } else { &[1 << 51, 1 << 46] };
+                let reserved: &[u64] =
+                    if k == 0 { &[1 << 51, 1 << 46, pte::PS] } else { &[1 << 51, 1 << 46] };
                 for bit in reserved {
                     m.write_u64(at, good | bit);
                     m.cpu.flush();
-                    assert_eq!(access(&mut m, user, kind, HERE), page_fault(9 | w | u | i, HERE), "level {k}");
+                    assert_eq!(
+                        access(&mut m, user, kind, HERE),
+                        page_fault(9 | w | u | i, HERE),
+                        "level {k}"
+                    );
                 }
                 // A large page whose address is not aligned.
                 if k == 1 || k == 2 {
                     m.write_u64(at, good & 0xfff | pte::PS | 1 << 13);
                     m.cpu.flush();
-                    assert_eq!(access(&mut m, user, kind, HERE), page_fault(9 | w | u | i, HERE), "level {k}");
+                    assert_eq!(
+                        access(&mut m, user, kind, HERE),
+                        page_fault(9 | w | u | i, HERE),
+                        "level {k}"
+                    );
                 }
                 m.write_u64(at, good);
                 m.cpu.flush();
@@ -248,7 +259,12 @@ fn accesses_across_pages_fault_at_the_right_place_and_write_nothing() {
         let read_only = pte::P;
         for (k, code) in [&store, &load, &add, &locked, &exchange].into_iter().enumerate() {
             m.write(KERNEL_CODE + 16 * k as u64, code);
-            for (second, first, error) in [(0, pte::P | pte::W, 0), (read_only, pte::P | pte::W, 1), (pte::P | pte::W, read_only, 1), (pte::P | pte::W, 0, 0)] {
+            for (second, first, error) in [
+                (0, pte::P | pte::W, 0),
+                (read_only, pte::P | pte::W, 1),
+                (pte::P | pte::W, read_only, 1),
+                (pte::P | pte::W, 0, 0),
+            ] {
                 m.map(HERE, frames[0], Level::Small, first);
                 m.map(HERE + 0x1000, frames[1], Level::Small, second);
                 m.cpu.flush();
@@ -321,7 +337,10 @@ fn more_rights_need_no_invalidation() {
 }
 
 /// A machine whose program reads [HERE] to RAX after running `change`.
-fn reads_after(m: &mut Machine, change: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> u64 {
+fn reads_after(
+    m: &mut Machine,
+    change: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+) -> u64 {
     let code = assemble(KERNEL_CODE + 0x100, |a| {
         change(a)?;
         a.mov(rbx, HERE)?;

@@ -175,30 +175,38 @@ pub(crate) fn movdq2q<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     put(e, i, v)
 }
 
-/// CVTPI2PS: SDM 2A "CVTPI2PS". The high half stays.
+/// Two integers of an MMX register or memory to floats.
 #[inline(always)]
-pub(crate) fn cvtpi2ps<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
-    let b = e.source_mm(i)?;
-    let (a, b) = (e.xmm(i.dst), e.lane_alone(b));
-    let v = e.float(FloatOp::FromD, Lanes::Ps, a, b, 0)?;
-    let v = e.vec(VecOp::MergeQ, a, v, 0);
-    e.set_xmm(i.dst, v);
-    end(e, i)
-}
-
-/// CVTPI2PD: SDM 2A "CVTPI2PD". From memory it has nothing to do with MMX.
-#[inline(always)]
-pub(crate) fn cvtpi2pd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+fn from_integers<E: Emit>(e: &mut E, i: &Insn, lanes: Lanes) -> Result<(E::Vec, E::Vec), E::Stop> {
+    // From memory it has nothing to do with MMX. With a register, silicon has gone over to MMX when #XM arises.
     let register = i.src_kind() == Kind::Reg;
     if register {
         begin(e, i)?;
     }
     let b = e.source_mm(i)?;
-    let b = e.lane_alone(b);
-    let v = e.float(FloatOp::FromD, Lanes::Pd, b, b, 0)?;
+    if register {
+        end(e, i)?;
+    }
+    let (a, b) = (e.xmm(i.dst), e.lane_alone(b));
+    let v = e.float(FloatOp::FromD, lanes, a, b, 0)?;
+    Ok((a, v))
+}
+
+/// CVTPI2PS: SDM 2A "CVTPI2PS". The high half stays.
+#[inline(always)]
+pub(crate) fn cvtpi2ps<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    let (a, v) = from_integers(e, i, Lanes::Ps)?;
+    let v = e.vec(VecOp::MergeQ, a, v, 0);
     e.set_xmm(i.dst, v);
-    if register { end(e, i) } else { Ok(()) }
+    Ok(())
+}
+
+/// CVTPI2PD: SDM 2A "CVTPI2PD".
+#[inline(always)]
+pub(crate) fn cvtpi2pd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    let (_, v) = from_integers(e, i, Lanes::Pd)?;
+    e.set_xmm(i.dst, v);
+    Ok(())
 }
 
 /// Two integers of floats in an XMM register or memory.
@@ -212,9 +220,11 @@ fn to_integers<E: Emit>(e: &mut E, i: &Insn, op: FloatOp, lanes: Lanes) -> Emitt
         }
         _ => e.source_x(i)?,
     };
+    end(e, i)?;
     let v = e.float(op, lanes, b, b, 0)?;
     let v = e.lane(v, 0);
-    put(e, i, v)
+    e.set_mm(i.dst, v);
+    Ok(())
 }
 
 /// CVTPS2PI: SDM 2A "CVTPS2PI".

@@ -478,6 +478,7 @@ semantics! {
             Fld => sys::x87::fld;
             FldConstant => sys::x87::fld_constant;
             Fst => sys::x87::fst;
+            Fstpnce => sys::x87::fstpnce;
             Fxch => sys::x87::fxch;
             Fcmov => sys::x87::fcmov;
             Fadd => sys::x87::fadd;
@@ -531,6 +532,7 @@ semantics! {
     }
     leave {
         Undefined => sys::misc::undefined;
+        TooLong => sys::misc::too_long;
         DeviceNotAvailable => sys::misc::device_not_available;
         Movs => sys::string::movs;
         Stos => sys::string::stos;

@@ -25,7 +25,7 @@ pub(crate) fn stmxcsr(c: &mut Cpu, i: &Insn) -> Done {
     c.write(D, at, c.mxcsr.into()).map_err(|stop| c.operand_fault(i, stop))
 }
 
-/// Stores those of `size` bytes at DS:rDI whose mask byte has its top bit set. Without any, memory is not touched.
+/// Stores those of `size` bytes at DS:rDI whose mask byte has its top bit set.
 fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Done {
     let a = Width(i.asize);
     let offset = a.mask(c.get(a, reg::RDI));
@@ -37,14 +37,12 @@ fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Don
     } else {
         c.segment_check(s, offset, size, true)?
     };
-    let (data, mask) = (data.to_le_bytes(), mask.to_le_bytes());
-    let chosen = |k: &usize| mask[*k] & 0x80 != 0;
-    let last = (0..size as usize).rev().find(chosen);
-    let (Some(first), Some(last)) = ((0..size as usize).find(chosen), last) else { return Ok(()) };
-    // Both pages must take the store before either does.
-    c.check_write(at.wrapping_add(first as u64), (last - first + 1) as u64)?;
-    for k in (first..=last).filter(chosen) {
-        c.write(B, at.wrapping_add(k as u64), data[k].into())?;
+    // All of it must be writable, whatever the mask leaves out. The manual lets a mask of zeros choose.
+    c.check_write(at, size)?;
+    for (k, (byte, mask)) in data.to_le_bytes().into_iter().zip(mask.to_le_bytes()).enumerate() {
+        if mask & 0x80 != 0 {
+            c.write(B, at.wrapping_add(k as u64), byte.into())?;
+        }
     }
     Ok(())
 }
@@ -60,6 +58,7 @@ pub(crate) fn maskmovq(c: &mut Cpu, i: &Insn) -> Done {
     c.x87_pending()?;
     let mm = |r: u8| u128::from(c.x87.regs[usize::from(r & 7)].significand);
     let (data, mask) = (mm(i.dst), mm(i.src));
-    masked_store(c, i, 8, data, mask)?;
-    super::x87::become_mmx(c, i)
+    // Silicon goes over to MMX even if the store faults.
+    super::x87::become_mmx(c, i)?;
+    masked_store(c, i, 8, data, mask)
 }

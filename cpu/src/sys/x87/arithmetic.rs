@@ -4,7 +4,7 @@ use super::{arithmetic_operand, operand, status};
 use crate::{
     fault::Done,
     float::{
-        Env, F80, Unpacked,
+        Class, Env, F80, Unpacked,
         x87::{self, Remainder},
     },
     insn::Insn,
@@ -16,7 +16,7 @@ type Unary = fn(&Unpacked, &mut Env) -> F80;
 
 /// Destination := f(destination, source): ST(0) and memory, or two registers of which one is ST(0).
 fn binary(c: &mut Cpu, i: &Insn, f: Binary) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     let kind = i.cc & operand::KIND;
     let (to, b) = if kind == operand::REGISTER {
         (i.dst, None)
@@ -44,7 +44,7 @@ fn binary(c: &mut Cpu, i: &Insn, f: Binary) -> Done {
 
 /// ST(0) := f(ST(0)).
 fn unary(c: &mut Cpu, i: &Insn, f: Unary) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     let result = match c.x87.st(0) {
         Some(a) => {
@@ -100,8 +100,9 @@ pub(crate) fn frndint(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FABS and FCHS change the sign bit of whatever is there.
 fn sign(c: &mut Cpu, i: &Insn, f: fn(F80) -> F80) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     match c.x87.st(0) {
         Some(a) => c.x87.set_st(0, f(a)),
         None if c.x87.stack_fault(false) => c.x87.set_st(0, F80::INDEFINITE),
@@ -120,8 +121,9 @@ pub(crate) fn fchs(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FPREM and FPREM1: the quotient's low bits go to the condition codes.
 fn remainder(c: &mut Cpu, i: &Insn, f: fn(&Unpacked, &Unpacked, &mut Env) -> Remainder) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1 | status::C2, 0);
     let (Some(a), Some(b)) = (c.x87.st(0), c.x87.st(1)) else {
         if c.x87.stack_fault(false) {
             c.x87.set_st(0, F80::INDEFINITE);
@@ -131,11 +133,16 @@ fn remainder(c: &mut Cpu, i: &Insn, f: fn(&Unpacked, &Unpacked, &mut Env) -> Rem
     let mut env = c.x87.env();
     let r = f(&a.unpack(), &b.unpack(), &mut env);
     c.x87.take(&env);
-    let bit = |n: u8, code: u16| if r.quotient >> n & 1 != 0 { code } else { 0 };
-    let partial = if r.partial { status::C2 } else { 0 };
-    c.x87.set_codes(status::CODES, bit(2, status::C0) | bit(1, status::C3) | bit(0, status::C1) | partial);
-    if !env.x87_keeps_register() {
+    let stopped = env.x87_keeps_register();
+    if !stopped {
         c.x87.set_st(0, r.value);
+    }
+    // Without a quotient, C0 and C3 stay as they were.
+    if !stopped && !matches!(r.value.class(), Class::QuietNan) {
+        let bit = |n: u8, code: u16| if r.quotient >> n & 1 != 0 { code } else { 0 };
+        let partial = if r.partial { status::C2 } else { 0 };
+        let codes = bit(2, status::C0) | bit(1, status::C3) | bit(0, status::C1) | partial;
+        c.x87.set_codes(status::CODES, codes);
     }
     Ok(())
 }
@@ -150,7 +157,7 @@ pub(crate) fn fprem1(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FXTRACT: SDM 2A "FXTRACT". The exponent replaces ST(0), the significand is pushed.
 pub(crate) fn fxtract(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     let result = match (c.x87.st(0), c.x87.st(7)) {
         (Some(a), None) => {

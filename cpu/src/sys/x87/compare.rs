@@ -38,7 +38,7 @@ fn compare(c: &mut Cpu, i: &Insn, b: Option<Unpacked>, invalid: Invalid) -> Done
 }
 
 fn compare_operand(c: &mut Cpu, i: &Insn, invalid: Invalid) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     let kind = i.cc & operand::KIND;
     let memory = if kind == operand::REGISTER { None } else { Some(c.x87_read(i)?) };
     c.x87_commit(i);
@@ -59,15 +59,16 @@ pub(crate) fn fucom(c: &mut Cpu, i: &Insn) -> Done {
 }
 /// FTST: ST(0) with 0.
 pub(crate) fn ftst(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     compare(c, i, Some(F80::ZERO.unpack()), Invalid::AnyNan)
 }
 
 /// Comparisons that set ZF, PF and CF, and clear OF, SF and AF.
 fn compare_to_flags(c: &mut Cpu, i: &Insn, invalid: Invalid) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     let b = c.x87.st(i.src).map(F80::unpack);
     let (relation, pops) = relation(c, b, invalid);
     let flags = match relation {
@@ -94,7 +95,7 @@ pub(crate) fn fucomi(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FXAM: SDM 2A "FXAM". C1 is the sign, of an empty register too.
 pub(crate) fn fxam(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     let v = c.x87.regs[c.x87.physical(0)];
     let class = match c.x87.st(0).map(F80::class) {

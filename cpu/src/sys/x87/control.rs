@@ -69,24 +69,27 @@ pub(crate) fn fnstsw(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FINCSTP: SDM 2A "FINCSTP".
 pub(crate) fn fincstp(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     c.x87.move_top(1);
     Ok(())
 }
 
 /// FDECSTP: SDM 2A "FDECSTP".
 pub(crate) fn fdecstp(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     c.x87.move_top(7);
     Ok(())
 }
 
 /// FFREE; FFREEP pops besides.
 pub(crate) fn ffree(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     c.x87.free(i.dst);
     if i.cc & operand::POP != 0 {
         c.x87.pop();
@@ -96,7 +99,7 @@ pub(crate) fn ffree(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FNOP.
 pub(crate) fn fnop_waiting(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     Ok(())
 }

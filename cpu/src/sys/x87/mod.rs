@@ -1,8 +1,8 @@
 //! x87: SDM 1 "Programming with the x87 FPU". Arithmetic itself is in [`crate::float::x87`]; here is what instructions do
 //! with the register stack, the status word, memory and the last-instruction pointers.
 //!
-//! The order within an instruction is that of [`Cpu::x87_begin`] and [`Cpu::x87_finish`]: a pending exception is delivered,
-//! memory is read or checked, the stack is checked, the operation runs, and only then does anything change.
+//! The order within an instruction: a pending exception is delivered, memory is read or checked, the last-instruction
+//! pointers are set, the stack is checked, the operation runs, registers and status word change.
 
 mod arithmetic;
 mod compare;
@@ -18,7 +18,7 @@ pub(crate) use control::{
     emms, fdecstp, ffree, fincstp, fldcw, fnclex, fninit, fnop, fnop_waiting, fnstcw, fnstsw, fwait,
 };
 pub(crate) use environment::{fldenv, fnsave, fnstenv, frstor};
-pub(crate) use transfer::{fcmov, fld, fld_constant, fst, fxch};
+pub(crate) use transfer::{fcmov, fld, fld_constant, fst, fstpnce, fxch};
 
 use crate::{
     fault::{Done, Fault, Stop, vector},
@@ -142,12 +142,6 @@ impl Cpu {
         Ok(())
     }
 
-    /// The beginning of every instruction that waits for exceptions of the ones before. C1 is clear unless the instruction
-    /// says otherwise.
-    fn x87_begin(&mut self) -> Done {
-        self.x87_pending()
-    }
-
     /// The instruction will complete, perhaps with an x87 exception: notes where and what it was, its memory operand too.
     fn x87_commit(&mut self, i: &Insn) {
         let ip = self.rip_of(i).wrapping_sub(self.seg_base[seg::CS]);
@@ -162,7 +156,6 @@ impl Cpu {
             let s = usize::from(i.seg & 7);
             self.x87.ds = if real && s < self.segments.len() { self.segments[s].selector } else { 0 };
         }
-        self.x87.set_codes(status::C1, 0);
     }
 
     /// Reads the memory operand.
@@ -179,13 +172,14 @@ impl Cpu {
         Ok(Raw::Bits(v))
     }
 
-    /// Writes the memory operand.
-    fn x87_write(&mut self, i: &Insn, v: Raw) -> Done {
+    /// Writes the memory operand; without a value, only checks that it could.
+    fn x87_write(&mut self, i: &Insn, v: Option<Raw>) -> Done {
         let w = memory_width(i.cc & operand::KIND);
         let at = self.operand_address(i, w.0.into(), true)?;
         let done = match v {
-            Raw::Bits(v) => self.write(w, at, v),
-            Raw::Ten(bytes) => self.write_bytes(at, &bytes),
+            Some(Raw::Bits(v)) => self.write(w, at, v),
+            Some(Raw::Ten(bytes)) => self.write_bytes(at, &bytes),
+            None => self.check_write(at, w.0.into()),
         };
         done.map_err(|stop| self.operand_fault(i, stop))
     }

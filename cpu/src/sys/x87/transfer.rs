@@ -1,6 +1,6 @@
 //! x87 loads and stores: SDM 1 "Data Transfer Instructions", "Load Constant Instructions".
 
-use super::{Raw, operand};
+use super::{Raw, operand, status};
 use crate::{
     fault::Done,
     float::{
@@ -24,32 +24,40 @@ fn loaded(kind: u8, raw: Raw, env: &mut Env) -> F80 {
     }
 }
 
+/// Pushes what `value` makes; without room, the indefinite value if that is masked.
+fn push(c: &mut Cpu, value: impl FnOnce(&mut Cpu) -> Option<F80>) {
+    c.x87.set_codes(status::C1, 0);
+    let v = if c.x87.st(7).is_some() { c.x87.stack_fault(true).then_some(F80::INDEFINITE) } else { value(c) };
+    if let Some(v) = v {
+        c.x87.push(v);
+    }
+}
+
 /// FLD, FILD, FBLD: SDM 2A "FLD".
 pub(crate) fn fld(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     let kind = i.cc & operand::KIND;
-    let memory = if kind == operand::REGISTER { None } else { Some(c.x87_read(i)?) };
-    c.x87_commit(i);
-    if c.x87.st(7).is_some() {
-        if c.x87.stack_fault(true) {
-            c.x87.push(F80::INDEFINITE);
-        }
-        return Ok(());
+    if kind == operand::REGISTER {
+        return duplicate(c, i);
     }
-    match memory {
-        Some(raw) => {
-            let mut env = c.x87.env();
-            let v = loaded(kind, raw, &mut env);
-            c.x87.take(&env);
-            if !env.x87_keeps_stack() {
-                c.x87.push(v);
-            }
-        }
-        None => match c.x87.st(i.src) {
-            Some(v) => c.x87.push(v),
-            None if c.x87.stack_fault(false) => c.x87.push(F80::INDEFINITE),
-            None => {}
-        },
+    let raw = c.x87_read(i)?;
+    c.x87_commit(i);
+    push(c, |c| {
+        let mut env = c.x87.env();
+        let v = loaded(kind, raw, &mut env);
+        c.x87.take(&env);
+        (!env.x87_keeps_stack()).then_some(v)
+    });
+    Ok(())
+}
+
+/// FLD ST(i). An empty source is looked for before the room.
+fn duplicate(c: &mut Cpu, i: &Insn) -> Done {
+    c.x87_commit(i);
+    match c.x87.st(i.src) {
+        Some(v) => push(c, |_| Some(v)),
+        None if c.x87.stack_fault(false) => c.x87.push(F80::INDEFINITE),
+        None => {}
     }
     Ok(())
 }
@@ -66,16 +74,9 @@ pub(crate) fn fld_constant(c: &mut Cpu, i: &Insn) -> Done {
         Constant::Zero,
         Constant::Zero,
     ];
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
-    if c.x87.st(7).is_some() {
-        if c.x87.stack_fault(true) {
-            c.x87.push(F80::INDEFINITE);
-        }
-        return Ok(());
-    }
-    let v = x87::constant(CONSTANTS[(i.imm & 7) as usize], &c.x87.env());
-    c.x87.push(v);
+    push(c, |c| Some(x87::constant(CONSTANTS[(i.imm & 7) as usize], &c.x87.env())));
     Ok(())
 }
 
@@ -95,7 +96,7 @@ fn stored(kind: u8, v: F80, env: &mut Env) -> Raw {
 
 /// FST, FSTP, FIST, FISTP, FBSTP: SDM 2A "FST/FSTP".
 pub(crate) fn fst(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     let kind = i.cc & operand::KIND;
     if kind == operand::REGISTER {
         return copy(c, i);
@@ -104,13 +105,9 @@ pub(crate) fn fst(c: &mut Cpu, i: &Insn) -> Done {
     let mut env = c.x87.env();
     let raw = stored(kind, v, &mut env);
     let keeps = env.x87_keeps_memory();
-    if !keeps {
-        c.x87_write(i, raw)?;
-    }
+    c.x87_write(i, (!keeps).then_some(raw))?;
     c.x87_commit(i);
-    if kind != operand::F80 {
-        c.x87.take(&env);
-    }
+    c.x87.take(&env);
     if !keeps {
         c.x87.pop_as(i.cc);
     }
@@ -120,10 +117,9 @@ pub(crate) fn fst(c: &mut Cpu, i: &Insn) -> Done {
 /// A store of an empty ST(0): the indefinite value if that is masked.
 fn store_empty(c: &mut Cpu, i: &Insn, kind: u8) -> Done {
     // The status word changes only if the store succeeds; masked, the indefinite raises nothing of its own.
-    if c.x87.control & super::status::IE != 0 {
-        let raw = stored(kind, F80::INDEFINITE, &mut Env::x87(c.x87.control, 0));
-        c.x87_write(i, raw)?;
-    }
+    let masked = c.x87.control & status::IE != 0;
+    let raw = stored(kind, F80::INDEFINITE, &mut Env::x87(c.x87.control, 0));
+    c.x87_write(i, masked.then_some(raw))?;
     c.x87_commit(i);
     if c.x87.stack_fault(false) {
         c.x87.pop_as(i.cc);
@@ -134,6 +130,7 @@ fn store_empty(c: &mut Cpu, i: &Insn, kind: u8) -> Done {
 /// FST ST(i), FSTP ST(i).
 fn copy(c: &mut Cpu, i: &Insn) -> Done {
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     let v = match c.x87.st(0) {
         Some(v) => v,
         None if c.x87.stack_fault(false) => F80::INDEFINITE,
@@ -144,10 +141,23 @@ fn copy(c: &mut Cpu, i: &Insn) -> Done {
     Ok(())
 }
 
+/// FSTPNCE ST(i), undocumented: FSTP that takes an empty ST(0) without complaint.
+pub(crate) fn fstpnce(c: &mut Cpu, i: &Insn) -> Done {
+    c.x87_pending()?;
+    c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
+    if let Some(v) = c.x87.st(0) {
+        c.x87.set_st(i.dst, v);
+    }
+    c.x87.pop();
+    Ok(())
+}
+
 /// FXCH: SDM 2A "FXCH". Empty registers count as indefinite if that is masked.
 pub(crate) fn fxch(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
+    c.x87.set_codes(status::C1, 0);
     let (a, b) = (c.x87.st(0), c.x87.st(i.src));
     if (a.is_none() || b.is_none()) && !c.x87.stack_fault(false) {
         return Ok(());
@@ -159,7 +169,7 @@ pub(crate) fn fxch(c: &mut Cpu, i: &Insn) -> Done {
 
 /// FCMOVcc: SDM 2A "FCMOVcc". Decode puts the condition into operand 0, which is always ST(0).
 pub(crate) fn fcmov(c: &mut Cpu, i: &Insn) -> Done {
-    c.x87_begin()?;
+    c.x87_pending()?;
     c.x87_commit(i);
     match (c.x87.st(0), c.x87.st(i.src)) {
         (Some(_), Some(b)) => {

@@ -1,0 +1,294 @@
+//! MMX, SSE, SSE2 and x87 instructions, compared with the host's own CPU: random forms of every one, from random registers,
+//! with exceptions masked and unmasked.
+
+mod float_host;
+
+use iced_x86::{Code, CpuidFeature as F, Mnemonic as M, OpKind};
+use softmetal_cpu::{float::F80, state::X87, testing::User};
+use softmetal_cpu_testing::{
+    Random,
+    compare::{Pair, allowed, blank, register},
+    forms,
+    layout::*,
+    random::cases,
+};
+use std::collections::BTreeMap;
+
+/// A float pattern, or an integer one.
+fn lane(random: &mut Random, floats: &mut float_host::Random, other: u64) -> u64 {
+    match random.below(4) {
+        0 => random.operand(),
+        1 => floats.float(8, 23, other) | floats.float(8, 23, other >> 32) << 32,
+        _ => floats.float(11, 52, other),
+    }
+}
+
+fn xmm(random: &mut Random, floats: &mut float_host::Random, other: u128) -> u128 {
+    let (low, high) = (lane(random, floats, other as u64), lane(random, floats, (other >> 64) as u64));
+    u128::from(low) | u128::from(high) << 64
+}
+
+/// MXCSR: mostly with all exceptions masked.
+fn mxcsr(random: &mut Random) -> u32 {
+    let v = random.next() as u32 & 0xffff;
+    match random.below(8) {
+        0 => v,
+        1 => 0x1f80,
+        2 => v | 0x1f00,
+        _ => v | 0x1f80,
+    }
+}
+
+/// Any encoding of an extended value, mostly valid ones.
+fn extended(random: &mut Random, floats: &mut float_host::Random, other: F80) -> F80 {
+    let near = u64::from(other.sign_exponent & 0x7fff);
+    let exponent = floats.exponent(15, near);
+    let fraction = match random.below(8) {
+        0 => other.significand,
+        1 => floats.pattern(24) << 39,
+        2 => floats.pattern(53) << 10,
+        _ => floats.pattern(63),
+    };
+    let integer_bit = (exponent != 0) != random.once_in(24);
+    F80 {
+        significand: fraction & (u64::MAX >> 1) | u64::from(integer_bit) << 63,
+        sign_exponent: (random.next() as u16 & 0x8000) | exponent as u16,
+    }
+}
+
+fn x87(random: &mut Random, floats: &mut float_host::Random) -> X87 {
+    let mut x = X87::default();
+    let mut other = F80::ZERO;
+    for r in &mut x.regs {
+        other = extended(random, floats, other);
+        *r = other;
+    }
+    x.tags = match random.below(4) {
+        0 => random.next() as u8,
+        1 => 0xff,
+        // Room for a push.
+        _ => 0x7f,
+    };
+    let top = if random.once_in(4) { random.below(8) as u16 } else { 0 };
+    x.tags = x.tags.rotate_left(top.into());
+    let word = random.next() as u16;
+    x.control = 0x40 | word & 0xf00 | if random.once_in(4) { word & 0x3f } else { 0x3f };
+    x.status = top << 11 | (random.next() as u16 & 0x4700);
+    if random.once_in(4) {
+        x.status |= random.next() as u16 & 0x7f;
+    }
+    if !random.once_in(16) {
+        // Nothing pending.
+        x.status &= !0x3f | x.control;
+    }
+    x.refresh_summary();
+    x
+}
+
+struct Run {
+    pair: Pair,
+    random: Random,
+    floats: float_host::Random,
+    cases: u64,
+    differences: u64,
+    by_code: BTreeMap<String, (u64, String)>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Option<Run> {
+        Some(Run {
+            pair: Pair::new()?,
+            random: Random::new(seed),
+            floats: float_host::Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            cases: 0,
+            differences: 0,
+            by_code: BTreeMap::new(),
+        })
+    }
+
+    fn user(&mut self, form: &forms::Form) -> User {
+        let mut user = forms::aim(form, &mut self.random, &blank());
+        let mut other = 0;
+        for r in &mut user.xmm {
+            other = xmm(&mut self.random, &mut self.floats, other);
+            *r = other;
+        }
+        user.mxcsr = mxcsr(&mut self.random);
+        user.x87 = x87(&mut self.random, &mut self.floats);
+        let insn = &form.insn;
+        if matches!(insn.mnemonic(), M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip) {
+            // They clear C1 says the manual; AMD leaves it.
+            user.x87.status &= !0x200;
+        }
+        if (0..insn.op_count()).any(|k| insn.op_kind(k) == OpKind::MemorySegRDI) {
+            user.gpr[7] = DATA + self.random.below(0x3100);
+        }
+        user
+    }
+
+    /// Something to read for memory operands: words in which floats of every size are found.
+    fn fill_scratch(&mut self) {
+        let mut bytes = Vec::new();
+        let mut other = 0;
+        while bytes.len() < SCRATCH_SIZE as usize {
+            if self.random.once_in(4) {
+                let v = extended(&mut self.random, &mut self.floats, F80::ZERO);
+                bytes.extend(v.significand.to_le_bytes());
+                other = v.sign_exponent.into();
+            } else {
+                other = lane(&mut self.random, &mut self.floats, other);
+            }
+            bytes.extend(other.to_le_bytes());
+        }
+        bytes.truncate(SCRATCH_SIZE as usize);
+        self.pair.set_scratch(&bytes);
+    }
+
+    /// Runs one case; of each code's differences the first is kept.
+    fn check(&mut self, code: Code, user: &User) {
+        // AMD has one bit more in MXCSR: loads that set it are no case for comparison.
+        let mxcsr_at = match code.mnemonic() {
+            M::Ldmxcsr => Some(0),
+            M::Fxrstor | M::Fxrstor64 => Some(24),
+            _ => None,
+        };
+        if mxcsr_at.is_some_and(|offset| self.loads_amd_bit(user, offset)) {
+            return;
+        }
+        // Where an operand of several accesses does not lie in one page, makers begin at different ends.
+        let long = environment(code)
+            || matches!(code.mnemonic(), M::Fxsave | M::Fxrstor | M::Fxsave64 | M::Fxrstor64);
+        if long && self.crosses(user) {
+            return;
+        }
+        self.cases += 1;
+        if let Err(report) = self.pair.check(user) {
+            if only_amd_mask(code, &report) {
+                return;
+            }
+            self.differences += 1;
+            self.by_code.entry(format!("{code:?}")).or_insert((0, report)).0 += 1;
+        }
+    }
+
+    fn crosses(&self, user: &User) -> bool {
+        let at = self.pair.insn().virtual_address(0, 0, |r, _, _| register(user, r)).unwrap_or(0);
+        at & 0xfff > 0x1000 - 512 || at & !0xfff == SCRATCH_READ_ONLY || at >= SCRATCH + SCRATCH_SIZE
+    }
+
+    fn loads_amd_bit(&mut self, user: &User, offset: u64) -> bool {
+        const MISALIGNED_MASK: u8 = 1 << 1;
+        let at = self.pair.insn().virtual_address(0, 0, |r, _, _| register(user, r)).unwrap_or(0);
+        let bits = at.wrapping_sub(SCRATCH).wrapping_add(offset + 2);
+        self.pair.host.scratch().get(bits as usize).is_some_and(|b| b & MISALIGNED_MASK != 0)
+    }
+
+    fn assert_none(&self) {
+        assert!(self.cases > 0, "no case ran");
+        let reports: Vec<String> =
+            self.by_code.iter().map(|(code, (n, first))| format!("{code}, {n} times: {first}")).collect();
+        assert!(
+            reports.is_empty(),
+            "{} of {} cases differ from the host:\n{}",
+            self.differences,
+            self.cases,
+            reports.join("\n")
+        );
+    }
+
+    fn all(&mut self, codes: &[Code], per_code: u64) {
+        for &code in codes {
+            self.fill_scratch();
+            let mut made = 0;
+            for _ in 0..per_code {
+                // Not every combination of registers has an encoding.
+                let Some(form) = forms::form(code, &mut self.random) else { continue };
+                // The forms with WAIT in front are two instructions.
+                if !allowed(&form.insn) || form.insn.code() != code {
+                    break;
+                }
+                made += 1;
+                self.pair.load(&form.bytes);
+                for _ in 0..8 {
+                    let user = self.user(&form);
+                    if self.pair.confined(&user) {
+                        self.check(code, &user);
+                    }
+                }
+            }
+            assert!(made > 0 || code.op_code().fwait(), "no form of {code:?}");
+        }
+    }
+}
+
+/// FXSAVE stores MXCSR_MASK, in which AMD has that one bit more.
+fn only_amd_mask(code: Code, report: &str) -> bool {
+    let mut memory = report.lines().filter(|line| line.starts_with("  ["));
+    matches!(code.mnemonic(), M::Fxsave | M::Fxsave64)
+        && memory.next().is_some_and(|line| line.ends_with("e]: 00, host 02"))
+        && memory.next().is_none()
+        && !report.contains("  ended")
+}
+
+fn codes(features: &[F], wanted: impl Fn(Code) -> bool) -> Vec<Code> {
+    let codes: Vec<Code> = forms::codes(features).into_iter().filter(|&code| wanted(code)).collect();
+    assert!(!codes.is_empty());
+    codes
+}
+
+/// Approximations have bits of their own on every maker's silicon.
+fn approximate(code: Code) -> bool {
+    matches!(code.mnemonic(), M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss)
+}
+
+#[test]
+fn random_forms_of_mmx_and_sse() {
+    let Some(mut run) = Run::new(11) else { return };
+    let features = [F::MMX, F::SSE, F::SSE2, F::X64, F::INTEL386];
+    let own = |code: Code| code.cpuid_features().iter().any(|f| [F::MMX, F::SSE, F::SSE2].contains(f));
+    let list = codes(&features, |code| own(code) && !approximate(code));
+    run.all(&list, cases(60));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+fn transcendental(code: Code) -> bool {
+    matches!(
+        code.mnemonic(),
+        M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos
+    )
+}
+
+#[test]
+fn environment_instructions() {
+    let Some(mut run) = Run::new(13) else { return };
+    let list = codes(&[F::FPU, F::FPU387], |code| environment(code));
+    run.all(&list, cases(60));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+#[test]
+fn fxsave_and_fxrstor() {
+    let Some(mut run) = Run::new(14) else { return };
+    let list = codes(&[F::FXSR, F::X64], |code| code.cpuid_features().contains(&F::FXSR));
+    run.all(&list, cases(200));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+/// They store or load the last-instruction pointers, which differ between makers.
+fn environment(code: Code) -> bool {
+    matches!(code.mnemonic(), M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor | M::Fstenv | M::Fsave)
+}
+
+#[test]
+fn random_forms_of_x87() {
+    let Some(mut run) = Run::new(12) else { return };
+    let features = [F::FPU, F::FPU287, F::FPU387, F::CMOV];
+    let own = |code: Code| format!("{code:?}").starts_with('F');
+    let list = codes(&features, |code| own(code) && !transcendental(code) && !environment(code));
+    run.all(&list, cases(60));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
