@@ -1,7 +1,7 @@
 //! What the whole-machine tests share: Debian guests in the cache folder, and a driver for a machine's console.
 
 // Not every test crate uses all of it.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 mod driver;
 
