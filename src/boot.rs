@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use softmetal_cpu::Cpu;
-use softmetal_cpu::state::{CpuState, Segment, TableRegister, cr0, cr4, efer, reg, seg};
+use softmetal_cpu::state::{Activity, CpuState, Segment, TableRegister, cr0, cr4, efer, reg, seg};
 use softmetal_devices::chipset::acpi_pm::SCI_IRQ;
 use softmetal_devices::chipset::uart::{COM1, COM2};
 use softmetal_devices::pci::access::CONFIG_PORT;
@@ -24,7 +24,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         &smbios::Config {
             cpus: config.cpus,
             ram_bytes: config.memory,
-            cpu_name: "softmetal".into(),
+            cpu_name: "softmetal virtual CPU".into(),
             cpu_id: 0,
             uuid: random()?,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -99,6 +99,8 @@ pub(crate) fn set_up_processors(cpus: &mut [Box<Cpu>], entry: &EntryState) {
         set_memory_types(&mut state);
         if index == 0 {
             enter(&mut state, entry);
+        } else {
+            state.activity = Activity::WaitForSipi;
         }
         cpu.set_state(&state);
     }

@@ -42,6 +42,10 @@ use crate::{boot, guest_ram, vcpu};
 pub(crate) struct Pc {
     board: Arc<Board>,
     timers: Timers,
+    #[allow(
+        clippy::vec_box,
+        reason = "a CPU is large and holds pointers into itself, so it stays where it was made"
+    )]
     cpus: Vec<Box<Cpu>>,
     front_panel: FrontPanel,
 }
@@ -403,7 +407,7 @@ mod tests {
     #[test]
     fn the_clock_shows_the_year_of_the_host() {
         let rig = rig();
-        let mut cmos = |index| {
+        let cmos = |index| {
             rig.out(0x70, &[index]);
             u64::from(rig.byte(0x71) >> 4) * 10 + u64::from(rig.byte(0x71) & 15)
         };

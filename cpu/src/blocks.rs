@@ -129,6 +129,7 @@ impl Block {
 #[derive(Default)]
 pub(crate) struct BlockStore {
     pages: FxHashMap<u64, Box<CodePage>>,
+    #[allow(clippy::vec_box, reason = "handlers may still point into a dropped block")]
     graves: Vec<Box<Block>>,
     /// Blocks of one instruction that lies in two pages or in device memory, by its physical address and mode.
     loose: FxHashMap<(u64, Mode), ([u8; 15], Box<Block>)>,
@@ -307,7 +308,7 @@ impl Cpu {
         self.fetch_bytes(physical, &mut bytes[..room]);
         let offset = (rip & (PAGE - 1)) as u16;
         let mut decoded = decode::one(&bytes[..room], offset, self.mode);
-        if decoded.is_none() {
+        if decoded.is_none() && room < 15 {
             let next = self.fetch_translate(
                 rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
             )?;
@@ -390,25 +391,6 @@ impl Cpu {
             let synthetic = i32::from((*at).len == 0);
             self.attention_ref().due(links.n - (left - synthetic));
         }
-    }
-
-    /// Forgets everything decoded: for debug switches and resets.
-    pub(crate) fn drop_code(&mut self) {
-        for (physical, page) in self.blocks.pages.drain() {
-            for (_, block) in page.blocks {
-                block.kill();
-                self.blocks.graves.push(block);
-            }
-            if let Some(page) = self.ram.page(physical) {
-                page.code.store(0, SeqCst);
-            }
-        }
-        for (_, (_, block)) in self.blocks.loose.drain() {
-            block.kill();
-            self.blocks.graves.push(block);
-        }
-        self.jumps.fill(JumpEntry::EMPTY);
-        self.mmu.flush(true);
     }
 
     /// INVLPG's part of the jump cache.

@@ -11,8 +11,8 @@ use crate::{
     mode::Mode,
     ram::Ram,
     state::{
-        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, Why, X87,
-        cr0, seg,
+        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, TrapRule,
+        Why, X87, cr0, seg,
     },
     sys::{deliver::Source, msr::MISC_ENABLE_RESET},
 };
@@ -97,6 +97,7 @@ impl Cpu {
             mxcsr: 0,
             cpl: 0,
             why: Why::Continue,
+            trap_rule: TrapRule::Began,
             mode: Mode::default(),
             fault: Fault::default(),
             eflags: 0,
@@ -184,19 +185,25 @@ impl Cpu {
     /// Runs from `rip` until a block is left. `single`: one instruction, because something waits for its end.
     pub(crate) fn step_blocks(&mut self, single: bool) {
         let trap = self.mode.contains(Mode::TRAP);
+        // RF protects one instruction; one that faults sets it in the image that it pushes.
+        self.eflags &= !bits::RF;
         if single && !trap {
             self.mode.insert(Mode::SINGLE);
             self.refresh_tlb();
         }
-        match self.enter() {
-            Ok(first) => interp::execute(self, first),
-            // A fault of the fetch, or a request to come back.
-            Err(crate::fault::Stop) => {}
+        // An error is a fault of the fetch, or a request to come back.
+        if let Ok(first) = self.enter() {
+            interp::execute(self, first);
         }
         if single && !trap {
-            self.mode.remove(Mode::SINGLE);
-            self.refresh_tlb();
+            // The instruction may have changed the mode: SINGLE goes unless it set TF.
+            self.refresh_mode();
         }
+        let trap = match std::mem::take(&mut self.trap_rule) {
+            TrapRule::Began => trap,
+            TrapRule::Ended => self.eflags & bits::TF != 0,
+            TrapRule::Never => false,
+        };
         if trap && self.why != Why::Fault {
             self.single_step();
         }

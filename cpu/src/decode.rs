@@ -59,9 +59,14 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
             break;
         }
         let mut insn = predecode(&x, mode, base);
+        let start = (x.ip().wrapping_sub(base) as u16).wrapping_sub(offset);
+        let its_bytes = bytes.get(usize::from(start)..).unwrap_or(&[]);
         if Op::from_number(insn.op).needs() == Needs::X87 {
-            let start = (x.ip().wrapping_sub(base) as u16).wrapping_sub(offset);
-            insn.imm = x87_opcode(bytes.get(usize::from(start)..).unwrap_or(&[]));
+            insn.imm = x87_opcode(its_bytes);
+        }
+        if x.is_invalid() && too_long(its_bytes, bitness) {
+            insn.op = Op::TooLong as u16;
+            insn.step.set(specialised(Op::TooLong, 8, Kind::Far, Kind::Far, 0));
         }
         end = (x.next_ip().wrapping_sub(base)) as u16;
         done = Op::from_number(insn.op).ends_block();
@@ -85,6 +90,16 @@ pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
     // A loose instruction may end beyond the page; its end offset is not used for marks.
     decoded.short = false;
     (decoded.n == 1).then_some(decoded)
+}
+
+/// Whether prefixes make an instruction, else good, longer than fifteen bytes.
+fn too_long(bytes: &[u8], bitness: u32) -> bool {
+    let legacy =
+        |b: &&u8| matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3);
+    let prefixes = bytes.iter().take(15).take_while(legacy).count();
+    let rest = &bytes[prefixes..];
+    prefixes == 15
+        || prefixes > 0 && prefixes + Decoder::new(bitness, rest, DecoderOptions::NONE).decode().len() > 15
 }
 
 fn is_near_branch(x: &Instruction) -> bool {

@@ -336,6 +336,18 @@ pub(crate) enum Why {
     TripleFault,
 }
 
+/// Which TF decides about the single-step trap behind an instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TrapRule {
+    /// That at its beginning.
+    #[default]
+    Began,
+    /// That at its end: SYSCALL and SYSRET.
+    Ended,
+    /// None: an interrupt instruction's handler is not stepped into.
+    Never,
+}
+
 /// One virtual CPU.
 #[repr(C, align(64))]
 pub struct Cpu {
@@ -357,6 +369,7 @@ pub struct Cpu {
     pub(crate) mxcsr: u32,
     pub(crate) cpl: u8,
     pub(crate) why: Why,
+    pub(crate) trap_rule: TrapRule,
     pub(crate) mode: Mode,
     pub(crate) fault: Fault,
     /// RFLAGS without the status flags.
@@ -464,12 +477,6 @@ impl Cpu {
     pub(crate) fn tsc(&self) -> u64 {
         self.bus.tsc().wrapping_add(self.tsc_offset)
     }
-    /// A general register, whole.
-    #[inline(always)]
-    pub(crate) fn g(&self, number: usize) -> u64 {
-        self.gpr[number & 15]
-    }
-
     /// The architectural state.
     pub fn state(&self) -> CpuState {
         CpuState {

@@ -276,10 +276,10 @@ fn syscall_and_sysret() {
     for options in options() {
         let mut m = Machine::new(options);
         let entry = assemble(KERNEL_CODE, |a| {
-            a.mov(rsp, 0x9000u64)?;
-            a.mov(rax, qword_ptr(0x9008u64))?;
+            a.mov(rsp, 0xa800u64)?;
+            a.mov(rax, qword_ptr(KERNEL_DATA))?;
             a.inc(rax)?;
-            a.mov(qword_ptr(0x9008u64), rax)?;
+            a.mov(qword_ptr(KERNEL_DATA), rax)?;
             a.sysretq()
         });
         m.program(&entry);
@@ -297,7 +297,7 @@ fn syscall_and_sysret() {
         assert_eq!(frame.rflags, 0x40ed7);
         let state = m.cpu.state();
         assert_eq!((state.gpr[1], state.gpr[11]), (INSN + 4, 0x40ed7));
-        assert_eq!(m.read_u64(0x9008), 2);
+        assert_eq!(m.read_u64(KERNEL_DATA), 2);
         // SYSCALL needs EFER.SCE.
         let mut state = Machine::user_state();
         state.efer &= !efer::SCE;
@@ -562,7 +562,7 @@ fn rep_is_interrupted_and_resumed() {
         |m| {
             m.write(HANDLERS + 16 * 0x65, &[0xff, 0xc2, 0x48, 0xcf]);
             m.interrupt(0x65);
-            assert!(matches!(m.run(), End::Halt(rip) if rip < HANDLERS || rip > HANDLERS + 0x1000));
+            assert!(matches!(m.run(), End::Halt(rip) if !(HANDLERS..=HANDLERS + 0x1000).contains(&rip)));
             let regs = m.cpu.user();
             assert_eq!((regs.gpr[1], regs.gpr[2], regs.gpr[7]), (0, 1, FRAMES + 0x10_0000));
             assert!(m.bytes(FRAMES, 0x10_0000).iter().all(|&b| b == 0x5a));

@@ -22,6 +22,11 @@ enum Access {
     Fetch,
 }
 
+/// Data is stored before the code, so that it stays code.
+fn place(kind: Access) -> u64 {
+    if kind == Access::Fetch { HERE + 64 } else { HERE }
+}
+
 /// Puts the three data accesses through RBX at fixed places of both code pages.
 fn place_accesses(m: &mut Machine) {
     for (k, code) in [[0x8a, 0x03], [0x88, 0x03], [0x00, 0x03]].into_iter().enumerate() {
@@ -56,13 +61,13 @@ fn expected(
         (true, Access::Fetch) => user_page && !no_execute,
         (true, Access::Read) => user_page,
         (true, _) => user_page && writable,
-        (false, Access::Fetch) => !no_execute && !(user_page && smep),
+        (false, Access::Fetch) => !(no_execute || user_page && smep),
         (false, Access::Read) => !(user_page && smap && !ac),
         (false, _) => !(user_page && smap && !ac) && (writable || !wp),
     };
     let write = matches!(kind, Access::Write | Access::Modify);
     let error = 1 | u32::from(write) << 1 | u32::from(user) << 2 | u32::from(kind == Access::Fetch) << 4;
-    if ok { Ok(()) } else { page_fault(error, HERE) }
+    if ok { Ok(()) } else { page_fault(error, place(kind)) }
 }
 
 /// Runs the four accesses under all of CPL, WP, SMEP, SMAP and AC.
@@ -81,7 +86,7 @@ fn all_contexts(m: &mut Machine, rights: (bool, bool, bool), entries: &[u64], cl
             }
             m.cpu.flush();
             let want = expected(user, kind, rights, (wp, smep, smap, ac));
-            let got = access(m, user, kind, HERE);
+            let got = access(m, user, kind, place(kind));
             assert_eq!(got, want, "{kind:?} {rights:?} user {user} wp {wp} smep {smep} smap {smap} ac {ac}");
             let Some((&leaf, above)) = entries.split_last() else { continue };
             if got.is_ok() {
@@ -105,7 +110,7 @@ fn every_combination(level: Level) {
         Level::Large => 0x60_0000,
         Level::Huge => unreachable!("HERE lies beyond the RAM of a page of 1 GiB"),
     };
-    m.write(frame | if level == Level::Small { 0 } else { HERE & 0x1f_f000 }, &[0x90; 64]);
+    m.write(frame | if level == Level::Small { 0 } else { HERE & 0x1f_f000 }, &[0x90; 128]);
     m.map(HERE & !((1 << (12 + 9 * (level as u64 - 1))) - 1), frame, level, pte::P);
     let mut entries = vec![PML4 + (HERE >> 39 & 511) * 8];
     for l in [Level::Huge, Level::Large, Level::Small] {

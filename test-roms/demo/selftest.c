@@ -62,11 +62,8 @@ void run_selftest(void)
 {
 	u64 start = rdtsc();
 	score = (struct score){ 0, 0, 0 };
-	for (size_t i = 0; i < ARRAY_SIZE(topics); i++) {
-		topic(topics[i].name);
-		topics[i].run();
-		topic_end();
-	}
+	for (size_t i = 0; i < ARRAY_SIZE(topics); i++)
+		run_topic(topics[i].name, topics[i].run);
 	print("Self-test: %u passed, %u failed, %u skipped, in %lu ms\n", score.passed, score.failed, score.skipped,
 	      ticks_to_us(rdtsc() - start) / 1000);
 }

@@ -55,6 +55,8 @@ static int next_char(void)
 		return c;
 	}
 	cli();
+	for (int c; (u8)(ring_head + 1) != ring_tail && (c = serial_poll()) >= 0;)
+		ring[ring_head++] = (u8)c;
 	while (ring_head == ring_tail) {
 		sti_hlt();
 		cli();

@@ -101,17 +101,15 @@ static void parse_madt(const u8 *madt)
 static bool read_s5(const u8 *p, const u8 *end)
 {
 	u8 value[2];
-	if (p + 12 > end || p[4] != 0x12)
+	if (p + 6 > end || p[4] != 0x12)
 		return false;
 	p += 5;
 	p += (*p >> 6) + 1;
 	p++;
 	for (int i = 0; i < 2; i++) {
-		if (p + 2 > end)
-			return false;
-		if (*p == 0x0a)
-			p++;
-		else if (*p > 1)
+		bool is_byte = p < end && *p == 0x0a;
+		p += is_byte;
+		if (p >= end || (!is_byte && *p > 1))
 			return false;
 		value[i] = *p++;
 	}
@@ -123,7 +121,7 @@ static bool read_s5(const u8 *p, const u8 *end)
 static void find_s5(const u8 *table)
 {
 	const u8 *end = table + load32(table + 4);
-	for (const u8 *p = table + TABLE_HEADER; p + 8 < end && !acpi.s5_found; p++)
+	for (const u8 *p = table + TABLE_HEADER; p + 4 <= end && !acpi.s5_found; p++)
 		if (!memcmp(p, "_S5_", 4))
 			acpi.s5_found = read_s5(p, end);
 }

@@ -29,6 +29,8 @@ void serial_put(char c);
 void serial_flush(void);
 // -1 if nothing was received.
 int serial_poll(void);
+// Takes what has been received out of the port and keeps it for serial_poll.
+void serial_keep(void);
 
 // %s %c %d %i %u %x %p with width, 0, - and l, and %%.
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));

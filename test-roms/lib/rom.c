@@ -62,6 +62,26 @@ void topic_end(void)
 	}
 }
 
+static void call(void *run)
+{
+	((void (*)(void))run)();
+}
+
+void run_topic(const char *name, void (*run)(void))
+{
+	u64 cr0 = read_cr0(), cr4 = read_cr4();
+	topic(name);
+	int vector = catch_trap(call, (void *)run);
+	if (vector != NO_TRAP) {
+		trap_hook = 0;
+		write_cr0(cr0);
+		write_cr4(cr4);
+		write_dr7(0x400);
+		check(false, "ended by exception %d, error code %lx, at %lx, CR2 %lx", vector, trap.error_code, trap.rip, trap_cr2);
+	}
+	topic_end();
+}
+
 bool word_on_command_line(const char *word)
 {
 	size_t n = strlen(word);
@@ -79,7 +99,12 @@ static void cpu_init(void)
 	write_cr4(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT);
 	if (cpuid_checked(0x80000001, 0).edx >> 20 & 1)
 		wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+}
+
+static void float_init(void *argument)
+{
 	u32 mxcsr = 0x1f80;
+	(void)argument;
 	asm volatile("fninit; ldmxcsr %0" :: "m"(mxcsr));
 }
 
@@ -88,8 +113,10 @@ void rom_start(const u8 *zero_page)
 {
 	boot_info_init(zero_page);
 	serial_init();
-	cpu_init();
 	interrupts_init();
+	cpu_init();
+	if (catch_trap(float_init, 0) != NO_TRAP)
+		print("FNINIT and LDMXCSR: exception %lu. Going on.\n", trap.vector);
 	memory_init();
 	acpi_init();
 	clock_init();

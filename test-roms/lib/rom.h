@@ -15,6 +15,8 @@ void topic(const char *name);
 bool check(bool ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void skip(const char *reason);
 void topic_end(void);
+// Runs the checks of a topic and reports. A topic that an exception ends has failed; control registers are as before it.
+void run_topic(const char *name, void (*run)(void));
 struct score { u32 passed, failed, skipped; };
 extern struct score score;
 void check_eq(u64 got, u64 want, const char *what);

@@ -4,7 +4,7 @@
 
 #define LCR_8N1 0x03
 #define LCR_DLAB 0x80
-#define FCR_ENABLE_AND_CLEAR 0x07
+#define FCR_ENABLE 0x01
 #define FCR_ENABLE_64 0x20
 #define DIVISOR_115200 1
 
@@ -14,6 +14,8 @@
 static bool present;
 static int fifo_depth = 1;
 static int room;
+static u8 keep[256];
+static int kept, given;
 static const char *type = "none";
 
 void serial_init(void)
@@ -30,14 +32,17 @@ void serial_init(void)
 	if (!present)
 		return;
 
+	// Switching FIFOs on would clear away what has been typed ahead.
+	serial_keep();
+
 	// FIFO bits of IIR after asking for FIFOs, then the scratch register, tell the family members apart.
-	outb(COM1 + UART_FCR, FCR_ENABLE_AND_CLEAR);
+	outb(COM1 + UART_FCR, FCR_ENABLE);
 	u8 iir = inb(COM1 + UART_IIR) >> 6;
 	if (iir == 3) {
 		outb(COM1 + UART_LCR, LCR_DLAB | LCR_8N1);
-		outb(COM1 + UART_FCR, FCR_ENABLE_AND_CLEAR | FCR_ENABLE_64);
+		outb(COM1 + UART_FCR, FCR_ENABLE | FCR_ENABLE_64);
 		bool is_16750 = inb(COM1 + UART_IIR) & 0x20;
-		outb(COM1 + UART_FCR, FCR_ENABLE_AND_CLEAR);
+		outb(COM1 + UART_FCR, FCR_ENABLE);
 		outb(COM1 + UART_LCR, LCR_8N1);
 		type = is_16750 ? "16750" : "16550A";
 		fifo_depth = 16;
@@ -93,9 +98,23 @@ void serial_flush(void)
 	room = 0;
 }
 
-int serial_poll(void)
+static int receive(void)
 {
 	if (!present || !(inb(COM1 + UART_LSR) & LSR_DR))
 		return -1;
 	return inb(COM1 + UART_DATA);
+}
+
+void serial_keep(void)
+{
+	for (int c; kept < (int)sizeof keep && (c = receive()) >= 0;)
+		keep[kept++] = (u8)c;
+}
+
+int serial_poll(void)
+{
+	if (given < kept)
+		return keep[given++];
+	given = kept = 0;
+	return receive();
 }

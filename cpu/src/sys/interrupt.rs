@@ -6,11 +6,12 @@ use crate::{
     flags::bits::OF,
     insn::Insn,
     mode::Mode,
-    state::Cpu,
+    state::{Cpu, TrapRule},
 };
 
 fn software(c: &mut Cpu, v: u8) -> Done {
     let (rsp, eflags, rip) = (c.gpr[4], c.eflags, c.rip);
+    c.trap_rule = TrapRule::Never;
     c.deliver(v, Source::Software, None).inspect_err(|_| {
         c.gpr[4] = rsp;
         c.eflags = eflags;
@@ -30,6 +31,7 @@ pub(crate) fn int(c: &mut Cpu, i: &Insn) -> Done {
 /// INT1 (ICEBP): a #DB that no gate's DPL can refuse.
 pub(crate) fn int1(c: &mut Cpu, _: &Insn) -> Done {
     let (rsp, eflags) = (c.gpr[4], c.eflags);
+    c.trap_rule = TrapRule::Never;
     c.deliver(vector::DB, Source::Exception, None).inspect_err(|_| {
         c.gpr[4] = rsp;
         c.eflags = eflags;

@@ -13,6 +13,11 @@ pub(crate) fn undefined(c: &mut Cpu, _: &Insn) -> Done {
     Err(c.raise(Fault::UD))
 }
 
+/// #GP(0): more than fifteen bytes.
+pub(crate) fn too_long(c: &mut Cpu, _: &Insn) -> Done {
+    Err(c.raise(Fault::gp(0)))
+}
+
 /// #NM: CR0 says that the x87 or SSE state belongs to another task.
 pub(crate) fn device_not_available(c: &mut Cpu, _: &Insn) -> Done {
     Err(c.raise(Fault::NM))

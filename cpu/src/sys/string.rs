@@ -28,6 +28,10 @@ impl Strings {
     fn new(i: &Insn) -> Self {
         Strings { a: Width(i.asize), w: i.w, repeat: i.has(attr::REP | attr::REPNE) }
     }
+    /// Iterations until somebody must look: all of `most`, but one where each is followed by a single-step trap.
+    fn batch(&self, c: &Cpu, most: u64) -> u64 {
+        self.count(c).min(if c.mode.contains(Mode::TRAP) { 1 } else { most })
+    }
     /// Iterations left; 1 without a prefix.
     fn count(&self, c: &Cpu) -> u64 {
         if self.repeat { c.get(self.a, reg::RCX) } else { 1 }
@@ -103,7 +107,7 @@ fn bulk(c: &Cpu) -> bool {
 
 /// Runs `one` up to [`BATCH`] times. `one` says whether to stop early.
 fn each(c: &mut Cpu, i: &Insn, s: &Strings, mut one: impl FnMut(&mut Cpu) -> Result<bool, Stop>) -> Done {
-    for _ in 0..s.count(c).min(BATCH) {
+    for _ in 0..s.batch(c, BATCH) {
         let stop = one(c)?;
         s.counted(c, 1);
         if stop {
@@ -118,7 +122,7 @@ fn each(c: &mut Cpu, i: &Insn, s: &Strings, mut one: impl FnMut(&mut Cpu) -> Res
 pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
-    let mut left = s.count(c).min(BATCH * 8);
+    let mut left = s.batch(c, BATCH * 8);
     while s.repeat && left > 1 && bulk(c) {
         let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
         let n = left
@@ -189,7 +193,7 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     let v = c.get(s.w, reg::RAX);
-    let mut left = s.count(c).min(BATCH * 8);
+    let mut left = s.batch(c, BATCH * 8);
     while s.repeat && left > 1 && bulk(c) {
         let to = s.destination(c, true)?;
         let n = left.min(s.in_page(c, to)).min(s.before_wrap(c, reg::RDI));

@@ -5,7 +5,7 @@ use crate::{
     flags::bits::{IF, RF, VM},
     insn::Insn,
     mode::Mode,
-    state::{Cpu, Segment, cr0, efer, reg, seg},
+    state::{Cpu, Segment, TrapRule, cr0, efer, reg, seg},
     width::D,
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn syscall(c: &mut Cpu, _: &Insn) -> Done {
     let flags = c.rflags() & !(c.msrs.fmask | RF);
     c.set_rflags(flags);
     c.rip = c.msrs.lstar;
+    c.trap_rule = TrapRule::Ended;
     c.refresh_mode();
     Ok(())
 }
@@ -59,6 +60,7 @@ pub(crate) fn sysret(c: &mut Cpu, i: &Insn) -> Done {
     c.set_rflags(flags);
     c.refresh_mode();
     c.rip = if long { to } else { to as u32 as u64 };
+    c.trap_rule = TrapRule::Ended;
     Ok(())
 }
 

@@ -86,7 +86,7 @@ pub(super) fn instead_of_kernel(file: &str, image: &[u8]) -> BootError {
     if has(image, 0, b"\x7fELF") {
         return match elf_machine(image) {
             Some(machine) => other(&format!("an ELF file for {machine}"), GIVE_AMD64),
-            None => other("an ELF file (such as vmlinux)", GIVE_BZIMAGE),
+            None => other("an ELF file (a program or vmlinux)", GIVE_BZIMAGE),
         };
     }
     if let Some((_, _, what)) = OTHER_KERNELS.iter().find(|(at, magic, _)| has(image, *at, magic)) {
@@ -129,7 +129,7 @@ pub(super) fn instead_of_initrd(image: &[u8]) -> Option<String> {
     } else if has(image, 0, b"\x7fELF") {
         "an ELF file"
     } else {
-        "none that Linux could unpack"
+        "nothing that Linux could unpack"
     };
     Some(what.to_owned())
 }

@@ -96,7 +96,7 @@ fn other_files_are_recognised() {
     };
     for (image, what) in [
         (elf(183), "an ELF file for ARM64;"),
-        (elf(62), "an ELF file (such as vmlinux)"),
+        (elf(62), "an ELF file (a program or vmlinux)"),
         (file(0x38, b"ARM\x64"), "an ARM64 kernel;"),
         (file(0x38, b"RSC\x05"), "a RISC-V kernel;"),
         (file(0, &[0x1f, 0x8b, 8]), "a gzip file; unpack"),
@@ -120,7 +120,7 @@ fn initial_ram_disks_are_checked_by_kind() {
     }
     let message = |bytes: &[u8]| Initrd::parse("i", bytes).unwrap_err().to_string();
     assert!(message(b"").contains("RAM disk i is empty"));
-    assert!(message(&[0; 64]).contains("none that Linux could unpack"));
+    assert!(message(&[0; 64]).contains("nothing that Linux could unpack"));
     assert!(message(&image()).contains("is a Linux kernel"));
 }
 
