@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,16 +33,13 @@ fn run(options: &Options) -> (ExitStatus, String, String) {
 
 #[test]
 fn the_built_in_guest_tests_the_cpu_and_answers() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_softmetal"))
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_softmetal"))
         .args(["demo", "--memory", "64M"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+        // Typed ahead: it waits until the guest listens.
+        .write_stdin("mem\rpoweroff\r")
+        .timeout(Duration::from_secs(180))
+        .output()
         .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    // Typed ahead: the port keeps it until the guest listens.
-    input.write_all(b"mem\rpoweroff\r").unwrap();
-    let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
     for part in

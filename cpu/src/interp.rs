@@ -639,11 +639,7 @@ impl<F: Form> Emit for Interp<F> {
         if c { a } else { b }
     }
     #[inline(always)]
-    fn select_bit(&mut self, c: bool, a: bool, b: bool) -> bool {
-        if c { a } else { b }
-    }
-    #[inline(always)]
-    fn from_bit(&mut self, _: Width, c: bool) -> u64 {
+    fn bit_value(&mut self, _: Width, c: bool) -> u64 {
         c.into()
     }
 
@@ -675,14 +671,6 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn carry(&mut self) -> bool {
         self.0.flags.cf()
-    }
-    #[inline(always)]
-    fn overflow(&mut self) -> bool {
-        self.0.flags.of()
-    }
-    #[inline(always)]
-    fn auxiliary(&mut self) -> bool {
-        self.0.flags.af()
     }
     #[inline(always)]
     fn zero(&mut self) -> bool {

@@ -11,7 +11,7 @@ fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), 
     }
     const TURNS: u32 = 300_000;
     let mut machine = Machine::default();
-    let mut assemble = || -> Result<Vec<u8>, iced_x86::IcedError> {
+    let assemble = || -> Result<Vec<u8>, iced_x86::IcedError> {
         let mut a = CodeAssembler::new(64)?;
         a.mov(rsi, KERNEL_DATA)?;
         a.mov(rdi, KERNEL_DATA + 0x1000)?;
