@@ -43,7 +43,10 @@ fn exits(handler: &Handler, starts: &BTreeSet<u64>) -> Exits {
         }
         let ends = matches!(
             insn.flow_control(),
-            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return | FlowControl::Exception
+            FlowControl::UnconditionalBranch
+                | FlowControl::IndirectBranch
+                | FlowControl::Return
+                | FlowControl::Exception
         );
         if !ends {
             todo.push(insn.next_ip());
@@ -58,20 +61,17 @@ fn straight_handlers_jump_to_the_next() {
     let starts: BTreeSet<u64> = handlers.iter().map(|h| h.address as u64).collect();
     let straight: Vec<&Handler> = handlers.iter().filter(|h| !h.ends_block).collect();
     assert!(straight.len() > 300, "there are hundreds of straight handlers");
-    let no_jump: Vec<&str> = straight
-        .iter()
-        .filter(|h| exits(h, &starts).indirect_jumps == 0)
-        .map(|h| h.name.as_str())
-        .collect();
+    let no_jump: Vec<&str> =
+        straight.iter().filter(|h| exits(h, &starts).indirect_jumps == 0).map(|h| h.name.as_str()).collect();
     assert!(no_jump.is_empty(), "these do not jump to the next handler: {no_jump:?}");
 }
 
 #[test]
 fn integer_handlers_call_nothing_through_a_pointer() {
     const INTEGER: &[&str] = &[
-        "Add", "Sub", "Adc", "Sbb", "Cmp", "And", "Or", "Xor", "Test", "Mov", "Shl", "Shr", "Sar", "Inc", "Dec", "Neg",
-        "Not", "MovzxB", "MovzxW", "MovsxB", "MovsxW", "Movsxd", "Lea", "Imul", "Push", "Pop", "Setcc", "Cmovcc", "Bt",
-        "Mul", "Div", "Rol", "Ror", "Xchg", "Cmpxchg", "Nop",
+        "Add", "Sub", "Adc", "Sbb", "Cmp", "And", "Or", "Xor", "Test", "Mov", "Shl", "Shr", "Sar", "Inc",
+        "Dec", "Neg", "Not", "MovzxB", "MovzxW", "MovsxB", "MovsxW", "Movsxd", "Lea", "Imul", "Push", "Pop",
+        "Setcc", "Cmovcc", "Bt", "Mul", "Div", "Rol", "Ror", "Xchg", "Cmpxchg", "Nop",
     ];
     let handlers = handlers();
     let starts: BTreeSet<u64> = handlers.iter().map(|h| h.address as u64).collect();
