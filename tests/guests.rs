@@ -20,8 +20,10 @@ const BOOT: Duration = Duration::from_secs(180);
 /// For a small command.
 const SOON: Duration = Duration::from_secs(60);
 
+type Named = (&'static str, fn() -> Result<()>);
+
 fn main() -> ExitCode {
-    let tests: &[(&str, fn() -> Result<()>)] = &[
+    let tests: &[Named] = &[
         ("cloud_kernel_in_128_mib", || session(Flavour::Cloud, "128M", false)),
         ("cloud_kernel_in_4_gib_with_compressed_ram_disk", || session(Flavour::Cloud, "4G", true)),
         ("generic_kernel_in_128_mib", || session(Flavour::Generic, "128M", true)),
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
         ("kernel_panic_reboots_with_panic_1", kernel_panic_resets),
         ("input_typed_ahead_waits_for_the_shell", input_typed_ahead_waits_for_the_shell),
     ];
-    let only_softmetal: &[(&str, fn() -> Result<()>)] = &[
+    let only_softmetal: &[Named] = &[
         ("sigterm_presses_the_power_button", sigterm_presses_the_power_button),
         ("second_sigterm_ends_the_process", second_sigterm_ends_the_process),
         ("triple_fault_is_a_crash", triple_fault_is_a_crash),

@@ -129,6 +129,7 @@ impl Block {
 #[derive(Default)]
 pub(crate) struct BlockStore {
     pages: FxHashMap<u64, Box<CodePage>>,
+    #[allow(clippy::vec_box, reason = "handlers may still point into a dropped block")]
     graves: Vec<Box<Block>>,
     /// Blocks of one instruction that lies in two pages or in device memory, by its physical address and mode.
     loose: FxHashMap<(u64, Mode), ([u8; 15], Box<Block>)>,
@@ -390,25 +391,6 @@ impl Cpu {
             let synthetic = i32::from((*at).len == 0);
             self.attention_ref().due(links.n - (left - synthetic));
         }
-    }
-
-    /// Forgets everything decoded: for debug switches and resets.
-    pub(crate) fn drop_code(&mut self) {
-        for (physical, page) in self.blocks.pages.drain() {
-            for (_, block) in page.blocks {
-                block.kill();
-                self.blocks.graves.push(block);
-            }
-            if let Some(page) = self.ram.page(physical) {
-                page.code.store(0, SeqCst);
-            }
-        }
-        for (_, (_, block)) in self.blocks.loose.drain() {
-            block.kill();
-            self.blocks.graves.push(block);
-        }
-        self.jumps.fill(JumpEntry::EMPTY);
-        self.mmu.flush(true);
     }
 
     /// INVLPG's part of the jump cache.

@@ -191,10 +191,9 @@ impl Cpu {
             self.mode.insert(Mode::SINGLE);
             self.refresh_tlb();
         }
-        match self.enter() {
-            Ok(first) => interp::execute(self, first),
-            // A fault of the fetch, or a request to come back.
-            Err(crate::fault::Stop) => {}
+        // An error is a fault of the fetch, or a request to come back.
+        if let Ok(first) = self.enter() {
+            interp::execute(self, first);
         }
         if single && !trap {
             // The instruction may have changed the mode: SINGLE goes unless it set TF.

@@ -145,8 +145,7 @@ pub(crate) trait Emit: Sized {
     fn or_bit(&mut self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
     fn and_bit(&mut self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
     fn select(&mut self, w: Width, c: Self::Bit, a: Self::Val, b: Self::Val) -> Self::Val;
-    fn select_bit(&mut self, c: Self::Bit, a: Self::Bit, b: Self::Bit) -> Self::Bit;
-    fn from_bit(&mut self, w: Width, c: Self::Bit) -> Self::Val;
+    fn bit_value(&mut self, w: Width, c: Self::Bit) -> Self::Val;
 
     // Flags.
 
@@ -157,8 +156,6 @@ pub(crate) trait Emit: Sized {
     fn set_carry_overflow_if(&mut self, c: Self::Bit, cf: Self::Bit, of: Self::Bit);
     fn set_zero(&mut self, z: Self::Bit);
     fn carry(&mut self) -> Self::Bit;
-    fn overflow(&mut self) -> Self::Bit;
-    fn auxiliary(&mut self) -> Self::Bit;
     fn zero(&mut self) -> Self::Bit;
     /// The condition of Jcc, SETcc, CMOVcc.
     fn condition(&mut self, i: &Insn) -> Self::Bit;

@@ -4,25 +4,23 @@ use serde::{Deserialize, Serialize};
 
 /// Exception vectors, SDM 3A "Exception and Interrupt Reference".
 #[allow(missing_docs, reason = "the names are the manual's")]
-pub mod vector {
-    pub const DE: u8 = 0;
-    pub const DB: u8 = 1;
-    pub const NMI: u8 = 2;
-    pub const BP: u8 = 3;
-    pub const OF: u8 = 4;
-    pub const BR: u8 = 5;
-    pub const UD: u8 = 6;
-    pub const NM: u8 = 7;
-    pub const DF: u8 = 8;
-    pub const TS: u8 = 10;
-    pub const NP: u8 = 11;
-    pub const SS: u8 = 12;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
-    pub const MF: u8 = 16;
-    pub const AC: u8 = 17;
-    pub const MC: u8 = 18;
-    pub const XM: u8 = 19;
+pub(crate) mod vector {
+    pub(crate) const DE: u8 = 0;
+    pub(crate) const DB: u8 = 1;
+    pub(crate) const NMI: u8 = 2;
+    pub(crate) const BP: u8 = 3;
+    pub(crate) const OF: u8 = 4;
+    pub(crate) const BR: u8 = 5;
+    pub(crate) const UD: u8 = 6;
+    pub(crate) const NM: u8 = 7;
+    pub(crate) const DF: u8 = 8;
+    pub(crate) const TS: u8 = 10;
+    pub(crate) const NP: u8 = 11;
+    pub(crate) const SS: u8 = 12;
+    pub(crate) const GP: u8 = 13;
+    pub(crate) const PF: u8 = 14;
+    pub(crate) const MF: u8 = 16;
+    pub(crate) const XM: u8 = 19;
 }
 
 /// An exception on its way to the guest.
@@ -62,7 +60,7 @@ impl Fault {
 /// "The instruction ended early": what and why is in the CPU (`Cpu::why`, `Cpu::fault`). Zero-sized, so that a
 /// `Result<u64, Stop>` is a pair of registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop;
+pub(crate) struct Stop;
 
 /// What an instruction gives that may end early.
-pub type Done = Result<(), Stop>;
+pub(crate) type Done = Result<(), Stop>;

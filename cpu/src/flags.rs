@@ -10,33 +10,33 @@ use serde::{Deserialize, Serialize};
 
 /// Bits of RFLAGS.
 #[allow(missing_docs, reason = "the names are the manual's")]
-pub mod bits {
-    pub const CF: u64 = 1;
-    pub const FIXED: u64 = 2;
-    pub const PF: u64 = 4;
-    pub const AF: u64 = 0x10;
-    pub const ZF: u64 = 0x40;
-    pub const SF: u64 = 0x80;
-    pub const TF: u64 = 0x100;
-    pub const IF: u64 = 0x200;
-    pub const DF: u64 = 0x400;
-    pub const OF: u64 = 0x800;
-    pub const IOPL: u64 = 0x3000;
-    pub const NT: u64 = 0x4000;
-    pub const RF: u64 = 0x1_0000;
-    pub const VM: u64 = 0x2_0000;
-    pub const AC: u64 = 0x4_0000;
-    pub const VIF: u64 = 0x8_0000;
-    pub const VIP: u64 = 0x10_0000;
-    pub const ID: u64 = 0x20_0000;
+pub(crate) mod bits {
+    pub(crate) const CF: u64 = 1;
+    pub(crate) const FIXED: u64 = 2;
+    pub(crate) const PF: u64 = 4;
+    pub(crate) const AF: u64 = 0x10;
+    pub(crate) const ZF: u64 = 0x40;
+    pub(crate) const SF: u64 = 0x80;
+    pub(crate) const TF: u64 = 0x100;
+    pub(crate) const IF: u64 = 0x200;
+    pub(crate) const DF: u64 = 0x400;
+    pub(crate) const OF: u64 = 0x800;
+    pub(crate) const IOPL: u64 = 0x3000;
+    pub(crate) const NT: u64 = 0x4000;
+    pub(crate) const RF: u64 = 0x1_0000;
+    pub(crate) const VM: u64 = 0x2_0000;
+    pub(crate) const AC: u64 = 0x4_0000;
+    pub(crate) const VIF: u64 = 0x8_0000;
+    pub(crate) const VIP: u64 = 0x10_0000;
+    pub(crate) const ID: u64 = 0x20_0000;
     /// OF SF ZF AF PF CF.
-    pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
+    pub(crate) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 }
 use bits::*;
 
 /// What an instruction did to the status flags. Operands are zero-extended values of the width given along.
 #[derive(Clone, Copy, Debug)]
-pub enum Arith<V, B> {
+pub(crate) enum Arith<V, B> {
     /// r = a + b.
     Add {
         /// First operand.
@@ -74,7 +74,7 @@ pub enum Arith<V, B> {
 /// The four words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// ZF is `z == 0`.
     pub z: u64,
     /// SF from bit 63, PF from the low byte.
@@ -106,7 +106,7 @@ const fn place(w: Width, v: u64) -> u64 {
 impl Flags {
     /// Notes what an instruction did.
     #[inline(always)]
-    pub fn set(&mut self, w: Width, what: Arith<u64, bool>) {
+    pub(crate) fn set(&mut self, w: Width, what: Arith<u64, bool>) {
         let (r, l, t) = match what {
             Arith::Add { a, r } => (r, place(w, r), place(w, a)),
             Arith::Sub { a, b, r } => (r, place(w, a), place(w, b)),
@@ -121,47 +121,47 @@ impl Flags {
     }
     /// CF.
     #[inline(always)]
-    pub fn cf(&self) -> bool {
+    pub(crate) fn cf(&self) -> bool {
         self.l < self.t
     }
     /// OF.
     #[inline(always)]
-    pub fn of(&self) -> bool {
+    pub(crate) fn of(&self) -> bool {
         ((self.l ^ self.t) & (self.l ^ self.l.wrapping_sub(self.t))) >> 63 != 0
     }
     /// AF.
     #[inline(always)]
-    pub fn af(&self) -> bool {
+    pub(crate) fn af(&self) -> bool {
         (self.l ^ self.t ^ self.l.wrapping_sub(self.t)) & AF != 0
     }
     /// SF.
     #[inline(always)]
-    pub fn sf(&self) -> bool {
+    pub(crate) fn sf(&self) -> bool {
         (self.s as i64) < 0
     }
     /// PF.
     #[inline(always)]
-    pub fn pf(&self) -> bool {
+    pub(crate) fn pf(&self) -> bool {
         (self.s as u8).count_ones() & 1 == 0
     }
     /// Sets CF, OF and AF, leaves the others.
     #[inline(always)]
-    pub fn set_carries(&mut self, cf: bool, of: bool, af: bool) {
+    pub(crate) fn set_carries(&mut self, cf: bool, of: bool, af: bool) {
         (self.l, self.t) = LT[(af as usize) << 2 | (of as usize) << 1 | cf as usize];
     }
     /// Sets CF alone.
     #[inline(always)]
-    pub fn set_cf(&mut self, cf: bool) {
+    pub(crate) fn set_cf(&mut self, cf: bool) {
         self.set_carries(cf, self.of(), self.af());
     }
     /// Sets ZF alone.
     #[inline(always)]
-    pub fn set_zf(&mut self, zf: bool) {
+    pub(crate) fn set_zf(&mut self, zf: bool) {
         self.z = !zf as u64;
     }
     /// The condition of Jcc, SETcc, CMOVcc; `cc` is the low nibble of the opcode.
     #[inline(always)]
-    pub fn condition(&self, cc: u8) -> bool {
+    pub(crate) fn condition(&self, cc: u8) -> bool {
         let v = match cc >> 1 & 7 {
             0 => self.of(),
             1 => self.cf(),
@@ -175,7 +175,7 @@ impl Flags {
         v ^ (cc & 1 != 0)
     }
     /// The six status flags at their places in RFLAGS.
-    pub fn to_bits(&self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         let bit = |on: bool, at: u64| if on { at } else { 0 };
         bit(self.cf(), CF)
             | bit(self.pf(), PF)
@@ -185,7 +185,7 @@ impl Flags {
             | bit(self.of(), OF)
     }
     /// The words for given status flags.
-    pub fn from_bits(v: u64) -> Self {
+    pub(crate) fn from_bits(v: u64) -> Self {
         let mut flags = Flags {
             z: (v & ZF == 0) as u64,
             s: ((v & SF != 0) as u64) << 63 | (v & PF == 0) as u64,

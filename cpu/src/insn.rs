@@ -134,8 +134,4 @@ impl Insn {
     pub(crate) fn has(&self, bits: u8) -> bool {
         self.attr & bits != 0
     }
-    #[inline(always)]
-    pub(crate) fn width_is_vector(&self) -> bool {
-        self.w.0 > 8
-    }
 }

@@ -47,11 +47,11 @@ bitflags::bitflags! {
 impl Mode {
     /// 64-bit code.
     #[inline(always)]
-    pub const fn is_64(self) -> bool {
+    pub(crate) const fn is_64(self) -> bool {
         self.contains(Mode::LONG)
     }
     /// 16, 32 or 64.
-    pub const fn bitness(self) -> u32 {
+    pub(crate) const fn bitness(self) -> u32 {
         if self.contains(Mode::LONG) {
             64
         } else if self.contains(Mode::CODE32) {
@@ -61,7 +61,7 @@ impl Mode {
         }
     }
     /// Which bits of the instruction pointer count.
-    pub const fn ip_mask(self) -> u64 {
+    pub(crate) const fn ip_mask(self) -> u64 {
         if self.contains(Mode::LONG) { u64::MAX } else { 0xffff_ffff }
     }
 }
@@ -70,10 +70,6 @@ impl Cpu {
     /// Whether IA32_EFER.LMA is set.
     pub(crate) fn long_mode(&self) -> bool {
         self.efer & efer::LMA != 0
-    }
-    /// Protected mode, virtual-8086 excluded.
-    pub(crate) fn protected(&self) -> bool {
-        self.cr0 & cr0::PE != 0 && self.eflags & bits::VM == 0
     }
 
     /// Recomputes everything that follows from control registers, segments and RFLAGS. Called at the end of whatever

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Bytes of a page.
-pub const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 /// A run of guest-physical addresses backed by host memory.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Ram {
 /// # Safety
 /// `p` points to `w` readable bytes of guest RAM.
 #[inline(always)]
-pub unsafe fn peek(w: Width, p: *const u8) -> u64 {
+pub(crate) unsafe fn peek(w: Width, p: *const u8) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { host::peek(w, p) }
 }
@@ -123,7 +123,7 @@ pub unsafe fn peek(w: Width, p: *const u8) -> u64 {
 /// # Safety
 /// `p` points to `w` writable bytes of guest RAM.
 #[inline(always)]
-pub unsafe fn poke(w: Width, p: *mut u8, v: u64) {
+pub(crate) unsafe fn poke(w: Width, p: *mut u8, v: u64) {
     // SAFETY: the caller's promise.
     unsafe { host::poke(w, p, v) }
 }

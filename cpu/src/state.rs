@@ -477,12 +477,6 @@ impl Cpu {
     pub(crate) fn tsc(&self) -> u64 {
         self.bus.tsc().wrapping_add(self.tsc_offset)
     }
-    /// A general register, whole.
-    #[inline(always)]
-    pub(crate) fn g(&self, number: usize) -> u64 {
-        self.gpr[number & 15]
-    }
-
     /// The architectural state.
     pub fn state(&self) -> CpuState {
         CpuState {

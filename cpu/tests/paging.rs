@@ -61,7 +61,7 @@ fn expected(
         (true, Access::Fetch) => user_page && !no_execute,
         (true, Access::Read) => user_page,
         (true, _) => user_page && writable,
-        (false, Access::Fetch) => !no_execute && !(user_page && smep),
+        (false, Access::Fetch) => !(no_execute || user_page && smep),
         (false, Access::Read) => !(user_page && smap && !ac),
         (false, _) => !(user_page && smap && !ac) && (writable || !wp),
     };

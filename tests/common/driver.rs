@@ -16,13 +16,13 @@ const TAIL: usize = 3000;
 
 /// What runs the guest. `SOFTMETAL_TEST_ON=qemu` runs the tests on QEMU: the way to see whether a test is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emulator {
+pub(crate) enum Emulator {
     Softmetal,
     Qemu,
 }
 
 impl Emulator {
-    pub fn chosen() -> Self {
+    pub(crate) fn chosen() -> Self {
         match std::env::var("SOFTMETAL_TEST_ON").as_deref() {
             Err(_) | Ok("softmetal") => Self::Softmetal,
             Ok("qemu") => Self::Qemu,
@@ -33,7 +33,7 @@ impl Emulator {
 
 /// The machine that a test wants.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     pub kernel: PathBuf,
     pub initrd: Option<PathBuf>,
     pub memory: &'static str,
@@ -79,7 +79,7 @@ impl Options {
 }
 
 /// A running machine. Its process ends with this value.
-pub struct Guest {
+pub(crate) struct Guest {
     child: Child,
     input: ChildStdin,
     output: Receiver<Vec<u8>>,
@@ -93,7 +93,7 @@ pub struct Guest {
 
 impl Guest {
     /// Starts a machine.
-    pub fn start(options: &Options) -> Result<Self> {
+    pub(crate) fn start(options: &Options) -> Result<Self> {
         let mut command = options.command(Emulator::chosen());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -120,7 +120,7 @@ impl Guest {
     }
 
     /// Starts a machine and waits for the shell of the test RAM disk.
-    pub fn boot(options: &Options, limit: Duration) -> Result<Self> {
+    pub(crate) fn boot(options: &Options, limit: Duration) -> Result<Self> {
         let mut guest = Self::start(options)?;
         guest.expect(READY, limit)?;
         guest.expect("# ", limit)?;
@@ -128,7 +128,7 @@ impl Guest {
     }
 
     /// Waits for `text` on the console; the answer is what came before it.
-    pub fn expect(&mut self, text: &str, limit: Duration) -> Result<String> {
+    pub(crate) fn expect(&mut self, text: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(position) = find(&self.console[self.seen..], text.as_bytes()) {
@@ -151,7 +151,7 @@ impl Guest {
     }
 
     /// Types `text`.
-    pub fn send(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         self.input
             .write_all(text.as_bytes())
             .and_then(|()| self.input.flush())
@@ -159,7 +159,7 @@ impl Guest {
     }
 
     /// Runs a shell command; the answer is what it prints. A command that fails is an error.
-    pub fn run(&mut self, command: &str, limit: Duration) -> Result<String> {
+    pub(crate) fn run(&mut self, command: &str, limit: Duration) -> Result<String> {
         self.commands += 1;
         let number = self.commands;
         // The arithmetic keeps the typed line, which the shell echoes, apart from the answer.
@@ -180,12 +180,12 @@ impl Guest {
     }
 
     /// Sends a signal to the process.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(Pid::from_child(&self.child), signal).context("cannot send a signal")
     }
 
     /// Waits for the end of the process; the answer is its status and what it said on standard error.
-    pub fn finish(&mut self, limit: Duration) -> Result<(ExitStatus, String)> {
+    pub(crate) fn finish(&mut self, limit: Duration) -> Result<(ExitStatus, String)> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -201,7 +201,7 @@ impl Guest {
     }
 
     /// The end of the console, for the message of a failure.
-    pub fn tail(&mut self) -> String {
+    pub(crate) fn tail(&mut self) -> String {
         self.console.extend(self.output.try_iter().flatten());
         let start = self.console.len().saturating_sub(TAIL);
         let tail = String::from_utf8_lossy(&self.console[start..]);

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use softmetal::cli::debian::{Flavour, Guests, Kernel};
 
 #[allow(unused_imports)]
-pub use driver::{Emulator, Guest, Options};
+pub(crate) use driver::{Emulator, Guest, Options};
 
 /// A program that writes 0x15 to port 0xf4: Debian's kernels have no /dev/port.
 const OUTB: [u8; 34] = [
@@ -31,7 +31,7 @@ const OUTB: [u8; 34] = [
 ];
 
 /// The built-in demo guest as a file. Its command line: `quick`, or `run=COMMAND;COMMAND` and power off.
-pub fn demo_guest() -> PathBuf {
+pub(crate) fn demo_guest() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("test-roms/demo/demo.bin")
 }
 
@@ -41,7 +41,7 @@ fn cache() -> PathBuf {
 }
 
 /// A kernel, fetched when it is not in the cache. One test fetches, the others wait for it.
-pub fn kernel(flavour: Flavour) -> Result<Kernel> {
+pub(crate) fn kernel(flavour: Flavour) -> Result<Kernel> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     with_guests(|guests| {
@@ -51,7 +51,12 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel> {
 }
 
 /// A RAM disk for `kernel` in `folder`; init runs `script` before the shell.
-pub fn initramfs(kernel: &Kernel, folder: &Path, script: Option<&str>, compressed: bool) -> Result<PathBuf> {
+pub(crate) fn initramfs(
+    kernel: &Kernel,
+    folder: &Path,
+    script: Option<&str>,
+    compressed: bool,
+) -> Result<PathBuf> {
     let mut contents = with_guests(|guests| guests.initramfs(kernel, script.map(str::to_owned)))?;
     contents.files.push(("root/outb".into(), executable(&OUTB)));
     let mut bytes = contents.build();

@@ -316,12 +316,6 @@ impl Cpu {
         self.refresh_tlb();
     }
 
-    /// Drops the translations of all address spaces but for global pages.
-    pub(crate) fn flush_non_global(&mut self) {
-        self.mmu.flush(false);
-        self.refresh_tlb();
-    }
-
     /// The current PCID; 0 where there are none.
     pub(crate) fn pcid(&self) -> u16 {
         if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }

@@ -58,7 +58,7 @@ pub(crate) fn adc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let c = e.carry();
     let (a, r) = e.update(i, |e, a| {
         let s = e.add(w, a, b);
-        let c = e.from_bit(w, c);
+        let c = e.bit_value(w, c);
         e.add(w, s, c)
     })?;
     // Carry out of either of the two additions.
@@ -81,7 +81,7 @@ pub(crate) fn sbb<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let c = e.carry();
     let (a, r) = e.update(i, |e, a| {
         let s = e.sub(w, a, b);
-        let c = e.from_bit(w, c);
+        let c = e.bit_value(w, c);
         e.sub(w, s, c)
     })?;
     let below = e.ult(w, a, b);

@@ -189,6 +189,6 @@ pub(crate) fn bswap<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn setcc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let c = e.condition(i);
-    let v = e.from_bit(B, c);
+    let v = e.bit_value(B, c);
     e.put(i, v)
 }

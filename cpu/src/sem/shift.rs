@@ -145,7 +145,7 @@ pub(crate) fn rcl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (a, r) = e.update(i, |e, a| {
         let high = e.shl(w, a, n);
         let before = less(e, n, 1);
-        let middle = e.from_bit(w, carry);
+        let middle = e.bit_value(w, carry);
         let middle = e.shl(w, middle, before);
         let one = e.int(B, 1);
         let low = e.shr(w, a, one);
@@ -172,7 +172,7 @@ pub(crate) fn rcr<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let rest = e.sub(B, bits, n);
     let (a, r) = e.update(i, |e, a| {
         let low = e.shr(w, a, n);
-        let middle = e.from_bit(w, carry);
+        let middle = e.bit_value(w, carry);
         let middle = e.shl(w, middle, rest);
         let one = e.int(B, 1);
         let high = e.shl(w, a, one);

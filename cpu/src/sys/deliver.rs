@@ -131,9 +131,8 @@ impl Cpu {
             return Err(self.raise(Fault::gp(ext)));
         }
         let code = u32::from(selector & !3) | ext;
-        let d = self.descriptor(selector, vector::GP).map_err(|stop| {
+        let d = self.descriptor(selector, vector::GP).inspect_err(|_stop| {
             self.add_ext(ext);
-            stop
         })?;
         if !d.is_code() || d.dpl() > self.cpl {
             return Err(self.raise(Fault::gp(code)));

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Addresses of MSRs, named as in the SDM without the IA32_ prefix.
-mod msr {
+mod address {
     pub(super) const TSC: u32 = 0x10;
     pub(super) const PLATFORM_ID: u32 = 0x17;
     pub(super) const APIC_BASE: u32 = 0x1b;
@@ -33,7 +33,6 @@ mod msr {
     pub(super) const TSC_DEADLINE: u32 = 0x6e0;
     pub(super) const X2APIC_FIRST: u32 = 0x800;
     pub(super) const X2APIC_LAST: u32 = 0x8ff;
-    pub(super) const XSS: u32 = 0xda0;
     pub(super) const EFER: u32 = 0xc000_0080;
     pub(super) const STAR: u32 = 0xc000_0081;
     pub(super) const LSTAR: u32 = 0xc000_0082;
@@ -82,45 +81,45 @@ impl Cpu {
     fn read_msr(&mut self, n: u32) -> Result<u64, Stop> {
         let id = self.id;
         Ok(match n {
-            msr::TSC => self.tsc(),
-            msr::PLATFORM_ID => 0,
-            msr::APIC_BASE => self.bus.apic_base(id),
+            address::TSC => self.tsc(),
+            address::PLATFORM_ID => 0,
+            address::APIC_BASE => self.bus.apic_base(id),
             // Locked, with nothing enabled.
-            msr::FEATURE_CONTROL => 1,
-            msr::TSC_ADJUST => self.msrs.tsc_adjust,
-            msr::SPEC_CTRL => self.msrs.spec_ctrl,
-            msr::BIOS_SIGN_ID => self.msrs.bios_sign_id,
-            msr::MTRRCAP => MTRRCAP,
-            msr::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
-            msr::SYSENTER_CS => self.msrs.sysenter_cs,
-            msr::SYSENTER_ESP => self.msrs.sysenter_esp,
-            msr::SYSENTER_EIP => self.msrs.sysenter_eip,
+            address::FEATURE_CONTROL => 1,
+            address::TSC_ADJUST => self.msrs.tsc_adjust,
+            address::SPEC_CTRL => self.msrs.spec_ctrl,
+            address::BIOS_SIGN_ID => self.msrs.bios_sign_id,
+            address::MTRRCAP => MTRRCAP,
+            address::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+            address::SYSENTER_CS => self.msrs.sysenter_cs,
+            address::SYSENTER_ESP => self.msrs.sysenter_esp,
+            address::SYSENTER_EIP => self.msrs.sysenter_eip,
             // No machine-check banks.
-            msr::MCG_CAP | msr::MCG_STATUS => 0,
-            msr::MISC_ENABLE => self.msrs.misc_enable,
-            msr::MTRR_PHYSBASE0..=msr::MTRR_PHYSMASK7 => {
-                let (base, mask) = self.msrs.mtrr_variable[((n - msr::MTRR_PHYSBASE0) / 2) as usize];
+            address::MCG_CAP | address::MCG_STATUS => 0,
+            address::MISC_ENABLE => self.msrs.misc_enable,
+            address::MTRR_PHYSBASE0..=address::MTRR_PHYSMASK7 => {
+                let (base, mask) = self.msrs.mtrr_variable[((n - address::MTRR_PHYSBASE0) / 2) as usize];
                 if n & 1 == 0 { base } else { mask }
             }
-            msr::PAT => self.msrs.pat,
-            msr::MTRR_DEF_TYPE => self.msrs.mtrr_def_type,
-            msr::TSC_DEADLINE => match self.bus.tsc_deadline(id) {
+            address::PAT => self.msrs.pat,
+            address::MTRR_DEF_TYPE => self.msrs.mtrr_def_type,
+            address::TSC_DEADLINE => match self.bus.tsc_deadline(id) {
                 0 => 0,
                 deadline => deadline.wrapping_add(self.tsc_offset),
             },
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST => match self.bus.apic_msr_read(id, n) {
+            address::X2APIC_FIRST..=address::X2APIC_LAST => match self.bus.apic_msr_read(id, n) {
                 Ok(v) => v,
                 Err(crate::bus::Gp) => return Err(self.raise(Fault::gp(0))),
             },
-            msr::EFER => self.efer,
-            msr::STAR => self.msrs.star,
-            msr::LSTAR => self.msrs.lstar,
-            msr::CSTAR => self.msrs.cstar,
-            msr::FMASK => self.msrs.fmask,
-            msr::FS_BASE => self.segments[seg::FS].base,
-            msr::GS_BASE => self.segments[seg::GS].base,
-            msr::KERNEL_GS_BASE => self.msrs.kernel_gs_base,
-            msr::TSC_AUX => self.msrs.tsc_aux.into(),
+            address::EFER => self.efer,
+            address::STAR => self.msrs.star,
+            address::LSTAR => self.msrs.lstar,
+            address::CSTAR => self.msrs.cstar,
+            address::FMASK => self.msrs.fmask,
+            address::FS_BASE => self.segments[seg::FS].base,
+            address::GS_BASE => self.segments[seg::GS].base,
+            address::KERNEL_GS_BASE => self.msrs.kernel_gs_base,
+            address::TSC_AUX => self.msrs.tsc_aux.into(),
             _ => match MTRR_FIXED.iter().position(|&m| m == n) {
                 Some(k) => self.msrs.mtrr_fixed[k],
                 None => {
@@ -135,37 +134,37 @@ impl Cpu {
         let id = self.id;
         let gp = |ok: bool| if ok { Ok(()) } else { Err(()) };
         let checked = match n {
-            msr::TSC => {
+            address::TSC => {
                 let delta = v.wrapping_sub(self.tsc());
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
                 self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(delta);
                 Ok(())
             }
-            msr::APIC_BASE => self.bus.set_apic_base(id, v).map_err(|_| ()),
-            msr::TSC_ADJUST => {
+            address::APIC_BASE => self.bus.set_apic_base(id, v).map_err(|_| ()),
+            address::TSC_ADJUST => {
                 let delta = v.wrapping_sub(self.msrs.tsc_adjust);
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
                 self.msrs.tsc_adjust = v;
                 Ok(())
             }
             // IBRS, STIBP, SSBD, BHI_DIS_S.
-            msr::SPEC_CTRL => gp(v & !0x407 == 0).map(|()| self.msrs.spec_ctrl = v),
-            msr::PRED_CMD => gp(v & !1 == 0),
-            msr::BIOS_UPDT_TRIG => Ok(()),
-            msr::BIOS_SIGN_ID => Ok(()),
-            msr::SYSENTER_CS => {
+            address::SPEC_CTRL => gp(v & !0x407 == 0).map(|()| self.msrs.spec_ctrl = v),
+            address::PRED_CMD => gp(v & !1 == 0),
+            address::BIOS_UPDT_TRIG => Ok(()),
+            address::BIOS_SIGN_ID => Ok(()),
+            address::SYSENTER_CS => {
                 self.msrs.sysenter_cs = v;
                 Ok(())
             }
-            msr::SYSENTER_ESP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_esp = v),
-            msr::SYSENTER_EIP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_eip = v),
-            msr::MCG_STATUS => gp(v == 0),
-            msr::MISC_ENABLE => {
+            address::SYSENTER_ESP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_esp = v),
+            address::SYSENTER_EIP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_eip = v),
+            address::MCG_STATUS => gp(v == 0),
+            address::MISC_ENABLE => {
                 self.msrs.misc_enable = v & 1 | MISC_ENABLE_RESET & !1;
                 Ok(())
             }
-            msr::MTRR_PHYSBASE0..=msr::MTRR_PHYSMASK7 => {
-                let pair = &mut self.msrs.mtrr_variable[((n - msr::MTRR_PHYSBASE0) / 2) as usize];
+            address::MTRR_PHYSBASE0..=address::MTRR_PHYSMASK7 => {
+                let pair = &mut self.msrs.mtrr_variable[((n - address::MTRR_PHYSBASE0) / 2) as usize];
                 let beyond = v >> crate::mmu::PHYSICAL_BITS != 0;
                 if n & 1 == 0 {
                     gp(!beyond && v & 0xf00 == 0 && memory_type(v & 0xff, false)).map(|()| pair.0 = v)
@@ -173,31 +172,31 @@ impl Cpu {
                     gp(!beyond && v & 0x7ff == 0).map(|()| pair.1 = v)
                 }
             }
-            msr::PAT => {
+            address::PAT => {
                 gp((0..8).all(|k| memory_type(v >> (8 * k) & 0xff, true))).map(|()| self.msrs.pat = v)
             }
-            msr::MTRR_DEF_TYPE => {
+            address::MTRR_DEF_TYPE => {
                 gp(v & !0xcff == 0 && memory_type(v & 0xff, false)).map(|()| self.msrs.mtrr_def_type = v)
             }
-            msr::TSC_DEADLINE => {
+            address::TSC_DEADLINE => {
                 // 0 disarms, so a deadline that our offset makes 0 has long passed: the smallest there is.
                 let deadline = if v == 0 { 0 } else { v.wrapping_sub(self.tsc_offset).max(1) };
                 self.bus.set_tsc_deadline(id, deadline);
                 Ok(())
             }
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.bus.apic_msr_write(id, n, v).map_err(|_| ()),
-            msr::EFER => self.write_efer(v),
-            msr::STAR => {
+            address::X2APIC_FIRST..=address::X2APIC_LAST => self.bus.apic_msr_write(id, n, v).map_err(|_| ()),
+            address::EFER => self.write_efer(v),
+            address::STAR => {
                 self.msrs.star = v;
                 Ok(())
             }
-            msr::LSTAR => gp(self.canonical(v)).map(|()| self.msrs.lstar = v),
-            msr::CSTAR => gp(self.canonical(v)).map(|()| self.msrs.cstar = v),
-            msr::FMASK => gp(v >> 32 == 0).map(|()| self.msrs.fmask = v),
-            msr::FS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::FS, v)),
-            msr::GS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::GS, v)),
-            msr::KERNEL_GS_BASE => gp(self.canonical(v)).map(|()| self.msrs.kernel_gs_base = v),
-            msr::TSC_AUX => gp(v >> 32 == 0).map(|()| self.msrs.tsc_aux = v as u32),
+            address::LSTAR => gp(self.canonical(v)).map(|()| self.msrs.lstar = v),
+            address::CSTAR => gp(self.canonical(v)).map(|()| self.msrs.cstar = v),
+            address::FMASK => gp(v >> 32 == 0).map(|()| self.msrs.fmask = v),
+            address::FS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::FS, v)),
+            address::GS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::GS, v)),
+            address::KERNEL_GS_BASE => gp(self.canonical(v)).map(|()| self.msrs.kernel_gs_base = v),
+            address::TSC_AUX => gp(v >> 32 == 0).map(|()| self.msrs.tsc_aux = v as u32),
             _ => match MTRR_FIXED.iter().position(|&m| m == n) {
                 Some(k) => gp((0..8).all(|b| memory_type(v >> (8 * b) & 0xff, false)))
                     .map(|()| self.msrs.mtrr_fixed[k] = v),

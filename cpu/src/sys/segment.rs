@@ -253,10 +253,8 @@ fn inspect(
     let at = c.linear(base.wrapping_add(index));
     let d = Descriptor { raw: c.read_system(Q, at)?, at };
     let long = c.long_mode();
-    if d.kind() & rights::S == 0 {
-        if !system(d.kind(), long) {
-            return Ok(None);
-        }
+    if d.kind() & rights::S == 0 && !system(d.kind(), long) {
+        return Ok(None);
     }
     let conforming = d.is_code() && d.kind() & rights::CONFORMING != 0;
     let visible = conforming || (selector & 3) as u8 <= d.dpl() && c.cpl <= d.dpl();

@@ -263,10 +263,10 @@ fn compare_users(
     insn: &Instruction,
 ) {
     let result = insn.op0_register().full_register();
-    for k in 0..16 {
+    for (k, name) in GPR_NAMES.iter().enumerate() {
         let skip = skip_result && result.is_gpr() && result.number() == k;
         if ours.gpr[k] != theirs.gpr[k] && !skip {
-            let _ = writeln!(report, "  {}: {:x}, host {:x}", GPR_NAMES[k], ours.gpr[k], theirs.gpr[k]);
+            let _ = writeln!(report, "  {name}: {:x}, host {:x}", ours.gpr[k], theirs.gpr[k]);
         }
     }
     if ours.rip != theirs.rip {

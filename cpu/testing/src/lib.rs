@@ -4,7 +4,7 @@
 pub mod bus;
 pub mod compare;
 pub mod forms;
-mod host;
+pub mod host;
 pub mod ins;
 pub mod layout;
 mod machine;

@@ -78,7 +78,7 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
 }
 
 /// Bytes that an instruction writes to memory through its operands, for those who must know before they run it.
-pub fn writes_memory(insn: &Instruction) -> bool {
+pub(crate) fn writes_memory(insn: &Instruction) -> bool {
     let mut factory = InstructionInfoFactory::new();
     factory.info(insn).used_memory().iter().any(|m| {
         matches!(
