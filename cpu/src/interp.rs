@@ -842,9 +842,17 @@ fn stopped(c: &mut Cpu, i: &Insn) -> *const Insn {
     null()
 }
 
+/// Semantics in a function of their own. A local whose address a slow path takes keeps the compiler from making a jump of
+/// a tail call; so the general forms, which have slow paths, keep their locals here.
+#[inline(never)]
+fn apart<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> Done {
+    S::run(Interp::<F>::of(c), i)
+}
+
 /// A handler for [`Straight`] semantics.
 pub(crate) fn straight<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
-    match S::run(Interp::<F>::of(c), i) {
+    let done = if F::FAST { S::run(Interp::<F>::of(c), i) } else { apart::<S, F>(c, i) };
+    match done {
         Ok(()) => {
             // SAFETY: every block has something behind each instruction but its last, which is never Straight.
             let next = unsafe { &*std::ptr::from_ref(i).add(1) };

@@ -76,3 +76,41 @@ impl Cpu {
         self.flush_all();
     }
 }
+
+/// A handler of the interpreter.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// Semantics, width and operand kinds.
+    pub name: String,
+    /// Where its machine code is.
+    pub address: usize,
+    /// Whether the instruction ends its block, so that the handler returns.
+    pub ends_block: bool,
+}
+
+/// All handlers, each once.
+pub fn handlers() -> Vec<Handler> {
+    use crate::{
+        insn::Kind,
+        sem::{Op, general, specialised},
+    };
+    let mut found = std::collections::BTreeMap::new();
+    let kinds = [Kind::Reg, Kind::Mem, Kind::Imm, Kind::Far];
+    for n in 0..Op::COUNT {
+        let op = Op::from_number(n);
+        let mut note = |step: crate::insn::Step, form: String| {
+            let name = format!("{op:?} {form}");
+            let address = step as usize;
+            found.entry(address).or_insert(Handler { name, address, ends_block: op.ends_block() });
+        };
+        note(general(n), "in general".into());
+        for w in [1, 2, 4, 8, 16] {
+            for dst in kinds {
+                for src in kinds {
+                    note(specialised(op, w, dst, src, 0), format!("{w} {dst:?} {src:?}"));
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}

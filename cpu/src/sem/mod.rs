@@ -174,6 +174,9 @@ macro_rules! semantics {
         const OPS: &[Op] = &[$($(Op::$s,)*)* $($(Op::$p,)*)* $(Op::$c,)* $(Op::$l,)*];
 
         impl Op {
+            /// How many there are.
+            #[cfg(any(test, feature = "testing"))]
+            pub(crate) const COUNT: u16 = OPS.len() as u16;
             /// The inverse of `as u16`.
             pub(crate) fn from_number(n: u16) -> Op {
                 OPS[usize::from(n).min(OPS.len() - 1)]
