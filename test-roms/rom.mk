@@ -18,11 +18,14 @@ ALL_OBJS := $(addprefix $(BUILD)/,$(LIB_OBJS) $(OBJS) $(FLOAT_OBJS))
 
 $(NAME).bin: $(BUILD)/$(NAME).elf
 	$(OBJCOPY) -O binary $< $@
+	chmod 644 $@
 
 $(BUILD)/$(NAME).elf: $(ALL_OBJS) $(ROOT)rom.ld
 	$(CC) $(LDFLAGS) -o $@ $(ALL_OBJS)
 
 $(addprefix $(BUILD)/,$(LIB_OBJS) $(OBJS)): CFLAGS += -mgeneral-regs-only
+
+$(ALL_OBJS): $(ROOT)rom.mk
 
 $(BUILD)/%.o: %.c | $(BUILD)
 	$(CC) $(CFLAGS) -c -o $@ $<

@@ -281,8 +281,55 @@ fn pick_packed(x: &Instruction, op: VecOp, i: &mut Insn) -> Op {
         VecOp::ShrImmD => Op::PsrldImm,
         VecOp::ShlImmQ => Op::PsllqImm,
         VecOp::ShrImmQ => Op::PsrlqImm,
-        _ if shift => Op::PackedShift,
-        _ => Op::Packed,
+        VecOp::MulLoW => Op::Pmullw,
+        VecOp::MulHiW => Op::Pmulhw,
+        VecOp::MulHiUW => Op::Pmulhuw,
+        VecOp::MAddWD => Op::Pmaddwd,
+        VecOp::SadBW => Op::Psadbw,
+        VecOp::AddSB => Op::Paddsb,
+        VecOp::AddSW => Op::Paddsw,
+        VecOp::SubSB => Op::Psubsb,
+        VecOp::SubSW => Op::Psubsw,
+        VecOp::AddUsB => Op::Paddusb,
+        VecOp::AddUsW => Op::Paddusw,
+        VecOp::SubUsB => Op::Psubusb,
+        VecOp::SubUsW => Op::Psubusw,
+        VecOp::AvgB => Op::Pavgb,
+        VecOp::AvgW => Op::Pavgw,
+        VecOp::MinSW => Op::Pminsw,
+        VecOp::MaxSW => Op::Pmaxsw,
+        VecOp::CmpGtW => Op::Pcmpgtw,
+        VecOp::UnpackHiB => Op::Punpckhbw,
+        VecOp::UnpackHiW => Op::Punpckhwd,
+        VecOp::UnpackHiD => Op::Punpckhdq,
+        VecOp::PackSWB => Op::Packsswb,
+        VecOp::PackSDW => Op::Packssdw,
+        VecOp::PackUsWB => Op::Packuswb,
+        VecOp::ShufLoW => Op::Pshuflw,
+        VecOp::ShufHiW => Op::Pshufhw,
+        VecOp::ShufPd => Op::Shufpd,
+        VecOp::ShlW => Op::Psllw,
+        VecOp::ShlD => Op::Pslld,
+        VecOp::ShlQ => Op::Psllq,
+        VecOp::ShrW => Op::Psrlw,
+        VecOp::ShrD => Op::Psrld,
+        VecOp::ShrQ => Op::Psrlq,
+        VecOp::SarW => Op::Psraw,
+        VecOp::SarD => Op::Psrad,
+        VecOp::RcpPs => Op::Rcpps,
+        VecOp::RsqrtPs => Op::Rsqrtps,
+        VecOp::ShlImmW => Op::PsllwImm,
+        VecOp::ShrImmW => Op::PsrlwImm,
+        VecOp::SarImmW => Op::PsrawImm,
+        VecOp::SarImmD => Op::PsradImm,
+        // The rest are no mnemonics with two XMM operands.
+        VecOp::InsertW
+        | VecOp::ExtractW
+        | VecOp::MaskB
+        | VecOp::MaskD
+        | VecOp::MaskQ
+        | VecOp::MergeD
+        | VecOp::MergeQ => Op::Undefined,
     }
 }
 

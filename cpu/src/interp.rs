@@ -12,7 +12,10 @@ use crate::{
     insn::{Insn, Kind, Links, attr},
     mode::Mode,
     state::{Cpu, Why, reg, seg},
-    vector::{FloatOp, Lanes, VecOp},
+    vector::{
+        FloatOp, Lanes, VecOp,
+        wide::{self, Wide},
+    },
     width::{D, Q, Width},
 };
 use std::{marker::PhantomData, ptr::null};
@@ -352,7 +355,7 @@ fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
 impl<F: Form> Emit for Interp<F> {
     type Val = u64;
     type Bit = bool;
-    type Vec = u128;
+    type Vec = Wide;
     type Stop = Stop;
     type Flow = *const Insn;
 
@@ -727,12 +730,12 @@ impl<F: Form> Emit for Interp<F> {
     }
 
     #[inline(always)]
-    fn xmm(&mut self, r: u8) -> u128 {
-        self.0.xmm[(r & 15) as usize]
+    fn xmm(&mut self, r: u8) -> Wide {
+        wide::from_bits(self.0.xmm[(r & 15) as usize])
     }
     #[inline(always)]
-    fn set_xmm(&mut self, r: u8, v: u128) {
-        self.0.xmm[(r & 15) as usize] = v
+    fn set_xmm(&mut self, r: u8, v: Wide) {
+        self.0.xmm[(r & 15) as usize] = wide::bits(v)
     }
     #[inline(always)]
     fn mm(&mut self, r: u8) -> u64 {
@@ -743,7 +746,7 @@ impl<F: Form> Emit for Interp<F> {
         self.0.x87.regs[(r & 7) as usize] = crate::float::F80 { significand: v, sign_exponent: 0xffff };
     }
     #[inline(always)]
-    fn source_x(&mut self, i: &Insn) -> Result<u128, Stop> {
+    fn source_x(&mut self, i: &Insn) -> Result<Wide, Stop> {
         match F::src(i) {
             Kind::Reg => Ok(self.xmm(i.src)),
             k => {
@@ -754,14 +757,14 @@ impl<F: Form> Emit for Interp<F> {
                 if F::FAST {
                     return self.0.read_128_hit(a).ok_or(Stop);
                 }
-                self.0.read_128(a).map_err(|stop| self.0.operand_fault(i, stop))
+                self.0.read_128(a).map(wide::from_bits).map_err(|stop| self.0.operand_fault(i, stop))
             }
         }
     }
     #[inline(always)]
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<u64, Stop> {
         match F::src(i) {
-            Kind::Reg => Ok(w.mask(self.xmm(i.src) as u64)),
+            Kind::Reg => Ok(w.mask(wide::lane(self.xmm(i.src), 0))),
             k => self.read(k, w, i),
         }
     }
@@ -773,7 +776,7 @@ impl<F: Form> Emit for Interp<F> {
         }
     }
     #[inline(always)]
-    fn put_x(&mut self, i: &Insn, v: u128) -> Done {
+    fn put_x(&mut self, i: &Insn, v: Wide) -> Done {
         match F::dst(i) {
             Kind::Reg => {
                 self.set_xmm(i.dst, v);
@@ -787,7 +790,7 @@ impl<F: Form> Emit for Interp<F> {
                 if F::FAST {
                     return self.0.write_128_hit(a, v).ok_or(Stop);
                 }
-                self.0.write_128(a, v).map_err(|stop| self.0.operand_fault(i, stop))
+                self.0.write_128(a, wide::bits(v)).map_err(|stop| self.0.operand_fault(i, stop))
             }
         }
     }
@@ -797,25 +800,27 @@ impl<F: Form> Emit for Interp<F> {
         self.store(w, i, a, v)
     }
     #[inline(always)]
-    fn lane(&mut self, v: u128, n: u8) -> u64 {
-        (v >> (64 * (n & 1))) as u64
+    fn lane(&mut self, v: Wide, n: u8) -> u64 {
+        wide::lane(v, n)
     }
     #[inline(always)]
-    fn with_lane(&mut self, v: u128, n: u8, x: u64) -> u128 {
-        let at = 64 * (n & 1);
-        v & !(u128::from(u64::MAX) << at) | u128::from(x) << at
+    fn with_lane(&mut self, v: Wide, n: u8, x: u64) -> Wide {
+        wide::with_lane(v, n, x)
     }
     #[inline(always)]
-    fn lane_alone(&mut self, x: u64) -> u128 {
-        x.into()
+    fn lane_alone(&mut self, x: u64) -> Wide {
+        wide::alone(x)
     }
     #[inline(always)]
-    fn vec(&mut self, op: VecOp, a: u128, b: u128, imm: u8) -> u128 {
-        op.eval(a, b, imm)
+    fn vec(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
+        wide::eval(op, a, b, imm)
     }
     #[inline(always)]
-    fn float(&mut self, op: FloatOp, lanes: Lanes, a: u128, b: u128, imm: u8) -> Result<u128, Stop> {
-        self.0.sse_float(op, lanes, a, b, imm)
+    fn float(&mut self, op: FloatOp, lanes: Lanes, a: Wide, b: Wide, imm: u8) -> Result<Wide, Stop> {
+        if F::FAST {
+            return op.by_host(lanes, a, b, &mut self.0.mxcsr).ok_or(Stop);
+        }
+        self.0.sse_float(op, lanes, wide::bits(a), wide::bits(b), imm).map(wide::from_bits)
     }
 }
 

@@ -43,7 +43,10 @@ fn exits(handler: &Handler, starts: &BTreeSet<u64>) -> Exits {
         }
         let ends = matches!(
             insn.flow_control(),
-            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return | FlowControl::Exception
+            FlowControl::UnconditionalBranch
+                | FlowControl::IndirectBranch
+                | FlowControl::Return
+                | FlowControl::Exception
         );
         if !ends {
             todo.push(insn.next_ip());
@@ -76,9 +79,9 @@ fn straight_handlers_jump_to_the_next() {
 #[test]
 fn integer_handlers_call_nothing_through_a_pointer() {
     const INTEGER: &[&str] = &[
-        "Add", "Sub", "Adc", "Sbb", "Cmp", "And", "Or", "Xor", "Test", "Mov", "Shl", "Shr", "Sar", "Inc", "Dec", "Neg",
-        "Not", "MovzxB", "MovzxW", "MovsxB", "MovsxW", "Movsxd", "Lea", "Imul", "Push", "Pop", "Setcc", "Cmovcc", "Bt",
-        "Mul", "Div", "Rol", "Ror", "Xchg", "Cmpxchg", "Nop",
+        "Add", "Sub", "Adc", "Sbb", "Cmp", "And", "Or", "Xor", "Test", "Mov", "Shl", "Shr", "Sar", "Inc",
+        "Dec", "Neg", "Not", "MovzxB", "MovzxW", "MovsxB", "MovsxW", "Movsxd", "Lea", "Imul", "Push", "Pop",
+        "Setcc", "Cmovcc", "Bt", "Mul", "Div", "Rol", "Ror", "Xchg", "Cmpxchg", "Nop",
     ];
     let handlers = handlers();
     let starts: BTreeSet<u64> = handlers.iter().map(|h| h.address as u64).collect();

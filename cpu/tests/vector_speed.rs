@@ -4,6 +4,10 @@ use iced_x86::code_asm::*;
 use softmetal_cpu_testing::{End, Machine, layout::*};
 use std::time::Instant;
 
+/// Destinations one after the other, so that no instruction waits for the one before.
+const XMM: [AsmRegisterXmm; 8] = [xmm0, xmm1, xmm2, xmm3, xmm4, xmm5, xmm6, xmm7];
+const GENERAL: [AsmRegister64; 8] = [rax, rbx, rbp, r8, r9, r10, r11, r12];
+
 /// Runs `body` some hundred thousand times and prints nanoseconds per instruction of it.
 fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) {
     if std::env::var("SPEED_OF").is_ok_and(|only| !name.contains(&only)) {
@@ -41,42 +45,44 @@ fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), 
 #[test]
 #[ignore = "a report"]
 fn speed() {
-    time("integer add", 8, |a| (0..8).try_for_each(|_| a.add(rax, rdx)));
-    time("movups load", 8, |a| (0..8).try_for_each(|k| a.movups(xmm0, xmmword_ptr(rsi + 16 * k))));
-    time("movups store", 8, |a| (0..8).try_for_each(|k| a.movups(xmmword_ptr(rdi + 16 * k), xmm0)));
-    time("movaps load", 8, |a| (0..8).try_for_each(|k| a.movaps(xmm0, xmmword_ptr(rsi + 16 * k))));
-    time("movdqa register", 8, |a| (0..8).try_for_each(|_| a.movdqa(xmm0, xmm1)));
-    time("pxor", 8, |a| (0..8).try_for_each(|_| a.pxor(xmm0, xmm1)));
-    time("paddd", 8, |a| (0..8).try_for_each(|_| a.paddd(xmm0, xmm1)));
-    time("paddq", 8, |a| (0..8).try_for_each(|_| a.paddq(xmm0, xmm1)));
-    time("pcmpeqb memory", 8, |a| (0..8).try_for_each(|k| a.pcmpeqb(xmm0, xmmword_ptr(rsi + 16 * k))));
-    time("pmovmskb", 8, |a| (0..8).try_for_each(|_| a.pmovmskb(eax, xmm1)));
-    time("pminub", 8, |a| (0..8).try_for_each(|_| a.pminub(xmm0, xmm1)));
-    time("punpcklbw", 8, |a| (0..8).try_for_each(|_| a.punpcklbw(xmm0, xmm1)));
-    time("pshufd", 8, |a| (0..8).try_for_each(|_| a.pshufd(xmm0, xmm1, 0x1b)));
-    time("psrldq", 8, |a| (0..8).try_for_each(|_| a.psrldq(xmm0, 3)));
-    time("pmaddwd", 8, |a| (0..8).try_for_each(|_| a.pmaddwd(xmm0, xmm1)));
-    time("packuswb", 8, |a| (0..8).try_for_each(|_| a.packuswb(xmm0, xmm1)));
-    time("movq xmm, r64", 8, |a| (0..8).try_for_each(|_| a.movq(xmm0, rax)));
-    time("movsd load", 8, |a| (0..8).try_for_each(|k| a.movsd_2(xmm0, qword_ptr(rsi + 8 * k))));
-    time("addsd", 8, |a| (0..8).try_for_each(|_| a.addsd(xmm0, xmm1)));
-    time("mulsd", 8, |a| (0..8).try_for_each(|_| a.mulsd(xmm0, xmm1)));
-    time("addps", 8, |a| (0..8).try_for_each(|_| a.addps(xmm0, xmm1)));
-    time("ucomisd", 8, |a| (0..8).try_for_each(|_| a.ucomisd(xmm0, xmm1)));
-    time("cvtsi2sd", 8, |a| (0..8).try_for_each(|_| a.cvtsi2sd(xmm0, ecx)));
+    time("integer add", 8, |a| (0..8).try_for_each(|k| a.add(GENERAL[k], rdx)));
+    time("movups load", 8, |a| (0..8).try_for_each(|k| a.movups(XMM[k], xmmword_ptr(rsi + 16 * k as u64))));
+    time("movups store", 8, |a| (0..8).try_for_each(|k| a.movups(xmmword_ptr(rdi + 16 * k as u64), XMM[k])));
+    time("movaps load", 8, |a| (0..8).try_for_each(|k| a.movaps(XMM[k], xmmword_ptr(rsi + 16 * k as u64))));
+    time("movdqa register", 8, |a| (0..8).try_for_each(|k| a.movdqa(XMM[k], xmm9)));
+    time("pxor", 8, |a| (0..8).try_for_each(|k| a.pxor(XMM[k], xmm9)));
+    time("paddd", 8, |a| (0..8).try_for_each(|k| a.paddd(XMM[k], xmm9)));
+    time("paddq", 8, |a| (0..8).try_for_each(|k| a.paddq(XMM[k], xmm9)));
+    time("pcmpeqb memory", 8, |a| {
+        (0..8).try_for_each(|k| a.pcmpeqb(XMM[k], xmmword_ptr(rsi + 16 * k as u64)))
+    });
+    time("pmovmskb", 8, |a| (0..8).try_for_each(|_| a.pmovmskb(eax, xmm9)));
+    time("pminub", 8, |a| (0..8).try_for_each(|k| a.pminub(XMM[k], xmm9)));
+    time("punpcklbw", 8, |a| (0..8).try_for_each(|k| a.punpcklbw(XMM[k], xmm9)));
+    time("pshufd", 8, |a| (0..8).try_for_each(|k| a.pshufd(XMM[k], xmm9, 0x1b)));
+    time("psrldq", 8, |a| (0..8).try_for_each(|k| a.psrldq(XMM[k], 3)));
+    time("pmaddwd", 8, |a| (0..8).try_for_each(|k| a.pmaddwd(XMM[k], xmm9)));
+    time("packuswb", 8, |a| (0..8).try_for_each(|k| a.packuswb(XMM[k], xmm9)));
+    time("movq xmm, r64", 8, |a| (0..8).try_for_each(|k| a.movq(XMM[k], rax)));
+    time("movsd load", 8, |a| (0..8).try_for_each(|k| a.movsd_2(XMM[k], qword_ptr(rsi + 8 * k as u64))));
+    time("addsd", 8, |a| (0..8).try_for_each(|k| a.addsd(XMM[k], xmm9)));
+    time("mulsd", 8, |a| (0..8).try_for_each(|k| a.mulsd(XMM[k], xmm9)));
+    time("addps", 8, |a| (0..8).try_for_each(|k| a.addps(XMM[k], xmm9)));
+    time("ucomisd", 8, |a| (0..8).try_for_each(|k| a.ucomisd(XMM[k], xmm9)));
+    time("cvtsi2sd", 8, |a| (0..8).try_for_each(|k| a.cvtsi2sd(XMM[k], ecx)));
     time("cvttsd2si", 8, |a| (0..8).try_for_each(|_| a.cvttsd2si(eax, xmm0)));
     time("fld, fstp", 8, |a| {
         (0..4).try_for_each(|k| {
-            a.fld(qword_ptr(rsi + 8 * k))?;
-            a.fstp(qword_ptr(rdi + 8 * k))
+            a.fld(qword_ptr(rsi + 8 * k as u64))?;
+            a.fstp(qword_ptr(rdi + 8 * k as u64))
         })
     });
     time("fld, fadd, fmul, fstp", 8, |a| {
         (0..2).try_for_each(|k| {
-            a.fld(qword_ptr(rsi + 8 * k))?;
-            a.fadd(qword_ptr(rsi + 8 * k))?;
-            a.fmul(qword_ptr(rsi + 8 * k))?;
-            a.fstp(qword_ptr(rdi + 8 * k))
+            a.fld(qword_ptr(rsi + 8 * k as u64))?;
+            a.fadd(qword_ptr(rsi + 8 * k as u64))?;
+            a.fmul(qword_ptr(rsi + 8 * k as u64))?;
+            a.fstp(qword_ptr(rdi + 8 * k as u64))
         })
     });
     time("paddb mm", 8, |a| (0..8).try_for_each(|_| a.paddb(mm0, mm1)));

@@ -82,6 +82,12 @@ void run_topic(const char *name, void (*run)(void))
 	topic_end();
 }
 
+void finish(void)
+{
+	print("%u passed, %u failed, %u skipped\n", score.passed, score.failed, score.skipped);
+	debug_exit(score.failed ? 1 : 0);
+}
+
 bool word_on_command_line(const char *word)
 {
 	size_t n = strlen(word);

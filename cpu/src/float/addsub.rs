@@ -10,27 +10,35 @@ use super::round::{Unrounded, pack, shift_right_sticky};
 /// ADDPS, ADDSS, ADDPD, ADDSD: one element.
 #[inline]
 pub fn add<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> F::Bits {
-    if env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b) {
-        let (x, y) = (F::host(a), F::host(b));
-        let sum = x + y;
-        if let Some(result) = host_sum::<F>(x, y, sum, env) {
-            return result;
-        }
+    match add_by_host::<F>(a, b, env) {
+        Some(sum) => sum,
+        None => add_exactly::<F>(a, b, false, env),
     }
-    add_exactly::<F>(a, b, false, env)
+}
+
+/// [`add`] where the host's own sum is certain to be right.
+#[inline(always)]
+pub(crate) fn add_by_host<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> Option<F::Bits> {
+    if !(env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b)) {
+        return None;
+    }
+    let (x, y) = (F::host(a), F::host(b));
+    host_sum::<F>(x, y, x + y, env)
 }
 
 /// SUBPS, SUBSS, SUBPD, SUBSD: one element.
 #[inline]
 pub fn sub<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> F::Bits {
-    if env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b) {
-        let negated = F::from_u64(b.into() ^ F::SIGN);
-        let (x, y) = (F::host(a), F::host(negated));
-        if let Some(result) = host_sum::<F>(x, y, x + y, env) {
-            return result;
-        }
+    match sub_by_host::<F>(a, b, env) {
+        Some(difference) => difference,
+        None => add_exactly::<F>(a, b, true, env),
     }
-    add_exactly::<F>(a, b, true, env)
+}
+
+/// [`sub`] where the host's own difference is certain to be right.
+#[inline(always)]
+pub(crate) fn sub_by_host<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> Option<F::Bits> {
+    add_by_host::<F>(a, F::from_u64(b.into() ^ F::SIGN), env)
 }
 
 /// The host's sum when it is certain to be ours, PE raised as needed.

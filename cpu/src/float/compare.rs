@@ -28,17 +28,26 @@ pub enum Invalid {
 /// COMISS, COMISD, UCOMISS, UCOMISD.
 #[inline]
 pub fn compare<F: HostFormat>(a: F::Bits, b: F::Bits, invalid: Invalid, env: &mut Env) -> Relation {
-    if is_plain::<F>(a) && is_plain::<F>(b) {
-        let (x, y) = (F::host(a), F::host(b));
-        return if x < y {
-            Relation::Less
-        } else if x > y {
-            Relation::Greater
-        } else {
-            Relation::Equal
-        };
+    match compare_by_host::<F>(a, b) {
+        Some(relation) => relation,
+        None => compare_unpacked(&unpack_sse::<F>(a, env), &unpack_sse::<F>(b, env), invalid, env),
     }
-    compare_unpacked(&unpack_sse::<F>(a, env), &unpack_sse::<F>(b, env), invalid, env)
+}
+
+/// [`compare`] where the host's own comparison is certain to be right and nothing is raised.
+#[inline(always)]
+pub(crate) fn compare_by_host<F: HostFormat>(a: F::Bits, b: F::Bits) -> Option<Relation> {
+    if !(is_plain::<F>(a) && is_plain::<F>(b)) {
+        return None;
+    }
+    let (x, y) = (F::host(a), F::host(b));
+    Some(if x < y {
+        Relation::Less
+    } else if x > y {
+        Relation::Greater
+    } else {
+        Relation::Equal
+    })
 }
 
 /// Compares, raising IE and DE. An unsupported encoding counts as a signalling NaN.

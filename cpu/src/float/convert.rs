@@ -11,26 +11,56 @@ use super::round::{Unrounded, pack, round_to_integer};
 /// CVTSS2SD, CVTPS2PD: one element.
 #[inline]
 pub fn f32_to_f64(a: u32, env: &mut Env) -> u64 {
-    if is_plain::<F32>(a) {
-        return f64::from(f32::from_bits(a)).to_bits();
+    match f32_to_f64_by_host(a) {
+        Some(v) => v,
+        None => convert_exactly::<F32, F64>(a, env),
     }
-    convert_exactly::<F32, F64>(a, env)
+}
+
+/// [`f32_to_f64`] where the host's own conversion is certain to be right and nothing is raised.
+#[inline(always)]
+pub(crate) fn f32_to_f64_by_host(a: u32) -> Option<u64> {
+    is_plain::<F32>(a).then(|| f64::from(f32::from_bits(a)).to_bits())
 }
 
 /// CVTSD2SS, CVTPD2PS: one element.
 #[inline]
 pub fn f64_to_f32(a: u64, env: &mut Env) -> u32 {
-    if env.host_rounds() && is_plain::<F64>(a) {
-        let narrow = f64::from_bits(a) as f32;
-        let bits = narrow.to_bits();
-        if is_inside::<F32>(bits) {
-            if !env.inexact_is_known() && f64::from(narrow).to_bits() != a {
-                env.raise(PE);
-            }
-            return bits;
-        }
+    match f64_to_f32_by_host(a, env) {
+        Some(v) => v,
+        None => convert_exactly::<F64, F32>(a, env),
     }
-    convert_exactly::<F64, F32>(a, env)
+}
+
+/// [`f64_to_f32`] where the host's own conversion is certain to be right.
+#[inline(always)]
+pub(crate) fn f64_to_f32_by_host(a: u64, env: &mut Env) -> Option<u32> {
+    if !(env.host_rounds() && is_plain::<F64>(a)) {
+        return None;
+    }
+    let narrow = f64::from_bits(a) as f32;
+    let bits = narrow.to_bits();
+    if !is_inside::<F32>(bits) {
+        return None;
+    }
+    if !env.inexact_is_known() && f64::from(narrow).to_bits() != a {
+        env.raise(PE);
+    }
+    Some(bits)
+}
+
+/// CVTTSS2SI, CVTTSD2SI where the host's own conversion is certain to be right: in range, 64 bits.
+#[inline(always)]
+pub(crate) fn truncate_by_host(a: f64, env: &mut Env) -> Option<i64> {
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    if !(env.host_rounds() && is_plain::<F64>(a.to_bits()) && a.abs() < LIMIT) {
+        return None;
+    }
+    let v = a as i64;
+    if v as f64 != a {
+        env.raise(PE);
+    }
+    Some(v)
 }
 
 #[inline(never)]

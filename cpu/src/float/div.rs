@@ -10,19 +10,26 @@ use super::round::{Unrounded, pack};
 /// DIVPS, DIVSS, DIVPD, DIVSD: one element.
 #[inline]
 pub fn div<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> F::Bits {
-    if env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b) && !is_zero::<F>(b) {
-        let quotient = F::bits(F::host(a) / F::host(b));
-        if is_inside::<F>(quotient) {
-            if !env.inexact_is_known() && !quotient_is_exact::<F>(a, b, quotient) {
-                env.raise(PE);
-            }
-            return quotient;
-        }
-        if is_zero::<F>(a) {
-            return quotient;
-        }
+    match div_by_host::<F>(a, b, env) {
+        Some(quotient) => quotient,
+        None => div_exactly::<F>(a, b, env),
     }
-    div_exactly::<F>(a, b, env)
+}
+
+/// [`div`] where the host's own quotient is certain to be right.
+#[inline(always)]
+pub(crate) fn div_by_host<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> Option<F::Bits> {
+    if !(env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b) && !is_zero::<F>(b)) {
+        return None;
+    }
+    let quotient = F::bits(F::host(a) / F::host(b));
+    if is_inside::<F>(quotient) {
+        if !env.inexact_is_known() && !quotient_is_exact::<F>(a, b, quotient) {
+            env.raise(PE);
+        }
+        return Some(quotient);
+    }
+    is_zero::<F>(a).then_some(quotient)
 }
 
 /// Whether the rounded quotient of normal numbers is exact: multiplied back, it gives the dividend.

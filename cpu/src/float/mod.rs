@@ -30,3 +30,10 @@ pub use format::{Class, F16, F32, F64, Format, HostFormat, Unpacked, unpack};
 pub use mul::{fma, mul};
 pub use sqrt::sqrt;
 pub use x87::F80;
+
+pub(crate) use addsub::{add_by_host, sub_by_host};
+pub(crate) use compare::compare_by_host;
+pub(crate) use convert::{f32_to_f64_by_host, f64_to_f32_by_host, truncate_by_host};
+pub(crate) use div::div_by_host;
+pub(crate) use mul::mul_by_host;
+pub(crate) use sqrt::sqrt_by_host;

@@ -12,19 +12,26 @@ use super::round::{Unrounded, pack};
 /// MULPS, MULSS, MULPD, MULSD: one element.
 #[inline]
 pub fn mul<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> F::Bits {
-    if env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b) {
-        let product = F::bits(F::host(a) * F::host(b));
-        if is_inside::<F>(product) {
-            if !env.inexact_is_known() && !product_is_exact::<F>(a, b, product) {
-                env.raise(PE);
-            }
-            return product;
-        }
-        if is_zero::<F>(a) || is_zero::<F>(b) {
-            return product;
-        }
+    match mul_by_host::<F>(a, b, env) {
+        Some(product) => product,
+        None => mul_exactly::<F>(a, b, env),
     }
-    mul_exactly::<F>(a, b, env)
+}
+
+/// [`mul`] where the host's own product is certain to be right.
+#[inline(always)]
+pub(crate) fn mul_by_host<F: HostFormat>(a: F::Bits, b: F::Bits, env: &mut Env) -> Option<F::Bits> {
+    if !(env.host_rounds() && is_plain::<F>(a) && is_plain::<F>(b)) {
+        return None;
+    }
+    let product = F::bits(F::host(a) * F::host(b));
+    if is_inside::<F>(product) {
+        if !env.inexact_is_known() && !product_is_exact::<F>(a, b, product) {
+            env.raise(PE);
+        }
+        return Some(product);
+    }
+    (is_zero::<F>(a) || is_zero::<F>(b)).then_some(product)
 }
 
 /// Whether the rounded product of normal numbers is exact: trailing zeros add up.

@@ -8,14 +8,23 @@ use super::round::{Unrounded, pack};
 /// SQRTPS, SQRTSS, SQRTPD, SQRTSD: one element.
 #[inline]
 pub fn sqrt<F: HostFormat>(a: F::Bits, env: &mut Env) -> F::Bits {
-    if env.host_rounds() && is_plain::<F>(a) && (a.into() & F::SIGN == 0 || is_zero::<F>(a)) {
-        let root = F::bits(F::sqrt(F::host(a)));
-        if !env.inexact_is_known() && !is_zero::<F>(a) && !root_is_exact::<F>(a, root) {
-            env.raise(PE);
-        }
-        return root;
+    match sqrt_by_host::<F>(a, env) {
+        Some(root) => root,
+        None => sqrt_exactly::<F>(a, env),
     }
-    sqrt_exactly::<F>(a, env)
+}
+
+/// [`sqrt`] where the host's own root is certain to be right.
+#[inline(always)]
+pub(crate) fn sqrt_by_host<F: HostFormat>(a: F::Bits, env: &mut Env) -> Option<F::Bits> {
+    if !(env.host_rounds() && is_plain::<F>(a) && (a.into() & F::SIGN == 0 || is_zero::<F>(a))) {
+        return None;
+    }
+    let root = F::bits(F::sqrt(F::host(a)));
+    if !env.inexact_is_known() && !is_zero::<F>(a) && !root_is_exact::<F>(a, root) {
+        env.raise(PE);
+    }
+    Some(root)
 }
 
 #[inline(always)]

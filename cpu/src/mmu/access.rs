@@ -7,7 +7,8 @@ use crate::{
     mode::Mode,
     ram::{PAGE, peek, poke},
     state::{Cpu, Segment, seg},
-    width::{B, Q, Width},
+    vector::wide::{self, Wide},
+    width::{B, Width},
 };
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst, fence};
 
@@ -81,21 +82,18 @@ impl Cpu {
 
     /// Reads 16 bytes through the TLB alone.
     #[inline(always)]
-    pub(crate) fn read_128_hit(&self, linear: u64) -> Option<u128> {
+    pub(crate) fn read_128_hit(&self, linear: u64) -> Option<Wide> {
         let p = self.probe(linear, 16, false)?;
         // SAFETY: a hit means 16 bytes of guest RAM at p.
-        Some(unsafe { u128::from(peek(Q, p)) | u128::from(peek(Q, p.add(8))) << 64 })
+        Some(unsafe { wide::load(p) })
     }
 
     /// Writes 16 bytes through the TLB alone.
     #[inline(always)]
-    pub(crate) fn write_128_hit(&mut self, linear: u64, v: u128) -> Option<()> {
+    pub(crate) fn write_128_hit(&mut self, linear: u64, v: Wide) -> Option<()> {
         let p = self.probe(linear, 16, true)?;
         // SAFETY: a hit means 16 bytes of writable guest RAM at p.
-        unsafe {
-            poke(Q, p, v as u64);
-            poke(Q, p.add(8), (v >> 64) as u64);
-        }
+        unsafe { wide::store(p, v) };
         Some(())
     }
 
@@ -121,7 +119,7 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn read_128(&mut self, linear: u64) -> Result<u128, Stop> {
         match self.read_128_hit(linear) {
-            Some(v) => Ok(v),
+            Some(v) => Ok(wide::bits(v)),
             None => {
                 let mut bytes = [0; 16];
                 self.read_bytes(linear, &mut bytes)?;
@@ -133,7 +131,7 @@ impl Cpu {
     /// Writes 16 bytes.
     #[inline(always)]
     pub(crate) fn write_128(&mut self, linear: u64, v: u128) -> Done {
-        match self.write_128_hit(linear, v) {
+        match self.write_128_hit(linear, wide::from_bits(v)) {
             Some(()) => Ok(()),
             None => self.write_bytes(linear, &v.to_le_bytes()),
         }

@@ -37,7 +37,6 @@ macro_rules! mnemonics {
     };
 }
 
-// The ones that string and memory functions, checksums and ciphers are made of have handlers of their own.
 mnemonics! { combine:
     pand And,
     pandn AndNot,
@@ -66,6 +65,43 @@ mnemonics! { combine:
     punpckhqdq UnpackHiQ,
     pshufd ShufD,
     shufps ShufPs,
+    pmullw MulLoW,
+    pmulhw MulHiW,
+    pmulhuw MulHiUW,
+    pmaddwd MAddWD,
+    psadbw SadBW,
+    paddsb AddSB,
+    paddsw AddSW,
+    psubsb SubSB,
+    psubsw SubSW,
+    paddusb AddUsB,
+    paddusw AddUsW,
+    psubusb SubUsB,
+    psubusw SubUsW,
+    pavgb AvgB,
+    pavgw AvgW,
+    pminsw MinSW,
+    pmaxsw MaxSW,
+    pcmpgtw CmpGtW,
+    punpckhbw UnpackHiB,
+    punpckhwd UnpackHiW,
+    punpckhdq UnpackHiD,
+    packsswb PackSWB,
+    packssdw PackSDW,
+    packuswb PackUsWB,
+    pshuflw ShufLoW,
+    pshufhw ShufHiW,
+    shufpd ShufPd,
+    psllw ShlW,
+    pslld ShlD,
+    psllq ShlQ,
+    psrlw ShrW,
+    psrld ShrD,
+    psrlq ShrQ,
+    psraw SarW,
+    psrad SarD,
+    rcpps RcpPs,
+    rsqrtps RsqrtPs,
 }
 mnemonics! { shift:
     pslldq ShlBytes,
@@ -74,18 +110,10 @@ mnemonics! { shift:
     psrld_imm ShrImmD,
     psllq_imm ShlImmQ,
     psrlq_imm ShrImmQ,
-}
-
-/// Any other: `cc` is the number of its operation.
-#[inline(always)]
-pub(crate) fn packed<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    combine(e, i, VecOp::from_number(i.cc))
-}
-
-/// Any other shift by an immediate.
-#[inline(always)]
-pub(crate) fn packed_shift<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    shift(e, i, VecOp::from_number(i.cc))
+    psllw_imm ShlImmW,
+    psrlw_imm ShrImmW,
+    psraw_imm SarImmW,
+    psrad_imm SarImmD,
 }
 
 /// PINSRW: SDM 2B "PINSRW".

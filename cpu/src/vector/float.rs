@@ -1,11 +1,16 @@
 //! Floating-point operations under MXCSR.
 
-use super::lanes::{dwords, from_dwords, from_qwords, qwords};
+use super::{
+    lanes::{dwords, from_dwords, from_qwords, qwords},
+    wide::{self, Wide},
+};
 use crate::{
     fault::{Fault, Stop, vector},
     float::{
-        Env, F32, F64, Invalid, Relation, ToInteger, add, compare, compare_predicate, div, f32_to_f64,
-        f64_to_f32, from_i64, i32_to_f64, max, min, mul, sqrt, sub, to_i32, to_i64,
+        Env, F32, F64, Invalid, Relation, ToInteger, add, add_by_host, compare, compare_by_host,
+        compare_predicate, div, div_by_host, f32_to_f64, f32_to_f64_by_host, f64_to_f32, f64_to_f32_by_host,
+        from_i64, i32_to_f64, max, min, mul, mul_by_host, sqrt, sqrt_by_host, sub, sub_by_host, to_i32,
+        to_i64, truncate_by_host,
     },
     state::{Cpu, cr4},
 };
@@ -124,6 +129,12 @@ fn relation(lanes: Lanes, a: u128, b: u128, invalid: Invalid, env: &mut Env) -> 
         Lanes::Ss | Lanes::Ps => compare::<F32>(a as u32, b as u32, invalid, env),
         Lanes::Sd | Lanes::Pd => compare::<F64>(a as u64, b as u64, invalid, env),
     };
+    number(relation).into()
+}
+
+/// A relation as semantics see it.
+#[inline(always)]
+fn number(relation: Relation) -> u64 {
     match relation {
         Relation::Greater => 0,
         Relation::Less => 1,
@@ -205,6 +216,94 @@ impl FloatOp {
                 }
             },
         }
+    }
+}
+
+/// A function of two elements and the environment on the scalar lanes, if it gives anything.
+macro_rules! on_scalar {
+    ($lanes:ident, $a:ident, $b:ident, |$format:ident, $x:ident, $y:ident| $result:expr) => {
+        match $lanes {
+            Lanes::Ss => {
+                type $format = F32;
+                let (low, $y) = (wide::lane($a, 0), wide::lane($b, 0) as u32);
+                let $x = low as u32;
+                wide::with_lane($a, 0, low & !0xffff_ffff | u64::from($result))
+            }
+            Lanes::Sd => {
+                type $format = F64;
+                let ($x, $y) = (wide::lane($a, 0), wide::lane($b, 0));
+                wide::with_lane($a, 0, $result)
+            }
+            Lanes::Ps | Lanes::Pd => return None,
+        }
+    };
+}
+
+impl FloatOp {
+    /// The operation on scalar lanes where the host's own arithmetic is certain to be right and nothing needs more than a
+    /// few instructions; else None, and nothing has changed.
+    #[inline(always)]
+    pub(crate) fn by_host(self, lanes: Lanes, a: Wide, b: Wide, mxcsr: &mut u32) -> Option<Wide> {
+        let mut env = Env::sse(*mxcsr);
+        let env_ref = &mut env;
+        let r = match self {
+            FloatOp::Add => on_scalar!(lanes, a, b, |F, x, y| add_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Sub => on_scalar!(lanes, a, b, |F, x, y| sub_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Mul => on_scalar!(lanes, a, b, |F, x, y| mul_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Div => on_scalar!(lanes, a, b, |F, x, y| div_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Sqrt => on_scalar!(lanes, a, b, |F, _x, y| sqrt_by_host::<F>(y, env_ref)?),
+            FloatOp::Min => on_scalar!(lanes, a, b, |F, x, y| {
+                if compare_by_host::<F>(x, y)? == Relation::Less { x } else { y }
+            }),
+            FloatOp::Max => on_scalar!(lanes, a, b, |F, x, y| {
+                if compare_by_host::<F>(x, y)? == Relation::Greater { x } else { y }
+            }),
+            FloatOp::Comi | FloatOp::Ucomi => {
+                let (x, y) = (wide::lane(a, 0), wide::lane(b, 0));
+                let relation = match lanes {
+                    Lanes::Ss | Lanes::Ps => compare_by_host::<F32>(x as u32, y as u32)?,
+                    Lanes::Sd | Lanes::Pd => compare_by_host::<F64>(x, y)?,
+                };
+                wide::alone(number(relation))
+            }
+            FloatOp::FromD | FloatOp::FromQ => {
+                let v = wide::lane(b, 0);
+                let v = if self == FloatOp::FromD { i64::from(v as i32) } else { v as i64 };
+                // What fits the significand is exact.
+                match lanes {
+                    Lanes::Sd if v.unsigned_abs() >> 53 == 0 => wide::with_lane(a, 0, (v as f64).to_bits()),
+                    Lanes::Ss if v.unsigned_abs() >> 24 == 0 => {
+                        let low = wide::lane(a, 0) & !0xffff_ffff | u64::from((v as f32).to_bits());
+                        wide::with_lane(a, 0, low)
+                    }
+                    _ => return None,
+                }
+            }
+            FloatOp::ToDTruncated | FloatOp::ToQTruncated => {
+                let x = wide::lane(b, 0);
+                let x = match lanes {
+                    Lanes::Ss => f64::from_bits(f32_to_f64_by_host(x as u32)?),
+                    Lanes::Sd => f64::from_bits(x),
+                    Lanes::Ps | Lanes::Pd => return None,
+                };
+                let v = truncate_by_host(x, env_ref)?;
+                if self == FloatOp::ToQTruncated {
+                    wide::alone(v as u64)
+                } else {
+                    wide::alone(i32::try_from(v).ok()? as u32 as u64)
+                }
+            }
+            FloatOp::Widen if lanes == Lanes::Ss => {
+                wide::with_lane(a, 0, f32_to_f64_by_host(wide::lane(b, 0) as u32)?)
+            }
+            FloatOp::Narrow if lanes == Lanes::Sd => {
+                let v = f64_to_f32_by_host(wide::lane(b, 0), env_ref)?;
+                wide::with_lane(a, 0, wide::lane(a, 0) & !0xffff_ffff | u64::from(v))
+            }
+            _ => return None,
+        };
+        *mxcsr = env.mxcsr();
+        Some(r)
     }
 }
 

@@ -9,6 +9,9 @@ mod multiply;
 mod shuffle;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
+#[cfg_attr(target_arch = "x86_64", path = "wide_x86_64.rs")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "wide_portable.rs")]
+pub(crate) mod wide;
 
 pub(crate) use float::{FloatOp, Lanes};
 

@@ -1,7 +1,7 @@
 //! Every operation against the host's own instruction.
 #![allow(unsafe_code)]
 
-use super::{OPERATIONS, VecOp};
+use super::{OPERATIONS, VecOp, wide};
 use std::arch::x86_64::*;
 
 fn host(v: u128) -> __m128i {
@@ -209,6 +209,8 @@ fn operations_are_the_hosts() {
             let imm = IMMEDIATES[n % IMMEDIATES.len()];
             // SAFETY: every x86-64 host has SSE2.
             let Some(expected) = (unsafe { expected(op, a, b, imm) }) else { continue };
+            let fast = wide::bits(wide::eval(op, wide::from_bits(a), wide::from_bits(b), imm));
+            assert_eq!(fast, expected, "{op:?} by the host of {a:032x}, {b:032x}, {imm}");
             assert_eq!(op.eval(a, b, imm), expected, "{op:?} of {a:032x}, {b:032x}, {imm}");
         }
     }

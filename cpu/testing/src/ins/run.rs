@@ -63,8 +63,9 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
     for line in file.lines.iter_mut().flatten() {
         report.lines += 1;
         let insn =
-            Decoder::with_ip(line.mode.bitness(), &line.bytes, INSN, DecoderOptions::NONE).decode();
-        let wrong = |report: &mut Report, why: String| report.wrong.push(format!("{name}:{}: {why}", line.number));
+            Decoder::with_ip(line.mode.bitness(), &line.bytes, line.mode.ip(), DecoderOptions::NONE).decode();
+        let wrong =
+            |report: &mut Report, why: String| report.wrong.push(format!("{name}:{}: {why}", line.number));
         let disassembly = text(&insn);
         if line.text != disassembly {
             if bless {
@@ -143,19 +144,19 @@ fn begin(machine: &mut Machine, line: &Line) -> Result<(CpuState, Vec<u8>), Stri
         let wide = line.mode == Mode::Protected32;
         state.efer &= !(efer::LME | efer::LMA);
         state.cr0 &= !(1 << 31);
-        // Without paging the instruction lies where its page frame is.
-        state.rip = CODE_FRAME + (INSN - CODE);
-        state.gpr[4] = SCRATCH_FRAME + (USER_STACK - SCRATCH);
-        let size = if wide { Segment::BIG } else { 0 };
+        // Without paging everything lies where its page frames are: 32-bit code is flat; 16-bit segments begin there.
+        let (code, data) = if wide { (0, 0) } else { (CODE_FRAME, SCRATCH_FRAME) };
+        state.rip = CODE_FRAME + (INSN - CODE) - code;
+        state.gpr[4] = SCRATCH_FRAME + (USER_STACK - SCRATCH) - data;
+        let (size, limit) = if wide { (Segment::BIG, u32::MAX) } else { (0, 0xffff) };
         for (k, segment) in state.segments.iter_mut().enumerate() {
-            let selector = match (k, wide) {
-                (1, true) => selector::CODE32,
-                (1, false) => selector::CODE16,
-                (_, true) => selector::DATA,
-                (_, false) => selector::DATA16,
+            let (selector, base, rights) = match (k, wide) {
+                (1, true) => (selector::CODE32, code, 0x809b),
+                (1, false) => (selector::CODE16, code, 0x9b),
+                (_, true) => (selector::DATA, data, 0x8093),
+                (_, false) => (selector::DATA16, data, 0x93),
             };
-            let attributes = if k == 1 { 0x809b } else { 0x8093 };
-            *segment = Segment { selector, base: 0, limit: u32::MAX, attributes: attributes | size };
+            *segment = Segment { selector, base, limit, attributes: rights | size };
         }
     }
     let mut scratch = vec![0; SCRATCH_SIZE as usize];
@@ -239,11 +240,17 @@ fn suits_host(line: &Line, insn: &Instruction, state: &CpuState) -> bool {
             .virtual_address(k, 0, |r, _, _| register(&user, r))
             .is_some_and(|at| (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&at)),
         OpKind::MemorySegRSI => (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&user.gpr[6]),
-        OpKind::MemoryESRDI | OpKind::MemorySegRDI => (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&user.gpr[7]),
+        OpKind::MemoryESRDI | OpKind::MemorySegRDI => {
+            (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&user.gpr[7])
+        }
         OpKind::Register | OpKind::NearBranch64 => true,
         k => !matches!(
             k,
-            OpKind::MemorySegESI | OpKind::MemorySegSI | OpKind::MemoryESEDI | OpKind::MemoryESDI | OpKind::MemorySegEDI
+            OpKind::MemorySegESI
+                | OpKind::MemorySegSI
+                | OpKind::MemoryESEDI
+                | OpKind::MemoryESDI
+                | OpKind::MemorySegEDI
         ),
     });
     matches!(line.mode, Mode::Long | Mode::User) && plain && confined && runs_on_host(insn)
@@ -358,12 +365,7 @@ fn written((fault, items): &Changes) -> String {
 }
 
 /// How a line's outputs and what happened differ: everything named must be so, everything else unchanged.
-fn difference(
-    line: &Line,
-    before: &(CpuState, Vec<u8>),
-    after: &Outcome,
-    ignored: u64,
-) -> Option<String> {
+fn difference(line: &Line, before: &(CpuState, Vec<u8>), after: &Outcome, ignored: u64) -> Option<String> {
     let mut want = (before.0.clone(), before.1.clone());
     let length = if line.fault.is_some() { 0 } else { line.bytes.len() as u64 };
     want.0.rip = before.0.rip.wrapping_add(length);
