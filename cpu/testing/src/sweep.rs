@@ -140,6 +140,9 @@ pub fn blocks(codes: &[Code], seed: u64, count: u64, options: Options) -> Option
                 code.extend(form.bytes);
             }
         }
+        if code.is_empty() {
+            continue;
+        }
         for _ in 0..3 {
             let mut user = blank();
             user.gpr.iter_mut().for_each(|r| *r = random.operand());
