@@ -1,11 +1,13 @@
 //! Integer instructions, compared with the host's own CPU: all 8-bit operands, then random forms of every instruction.
 
 use iced_x86::{Code, CpuidFeature as F, Encoder, Instruction, Mnemonic, Register};
+use softmetal_cpu::Options;
 use softmetal_cpu_testing::{
     compare::{Differences, Pair, blank, flags_text},
     flag, forms,
     layout::*,
-    sweep::{Sweep, Swept},
+    options,
+    sweep::{Sweep, Swept, blocks},
 };
 
 fn encode(insn: &Instruction) -> Vec<u8> {
@@ -147,24 +149,41 @@ fn integer_codes() -> Vec<Code> {
     forms::codes(INTEGER).into_iter().filter(|&code| is_integer(code)).collect()
 }
 
-fn sweep(seed: u64, forms: u64) -> Option<Swept> {
+fn sweep(seed: u64, forms: u64, options: Options) -> Option<Swept> {
     let codes = integer_codes();
-    Sweep { codes: &codes, seed, forms, states: 8, prepare: &|_, _, _| (), strict: false }.run()
+    Sweep { codes: &codes, seed, forms, states: 8, prepare: &|_, _, _| (), strict: false, options }.run()
 }
 
 #[test]
 fn random_forms_of_every_integer_instruction() {
-    let Some(swept) = sweep(1, 150) else { return };
+    let Some(swept) = sweep(1, 150, options()[0]) else { return };
     println!("{} codes, {} cases; skipped {:?}", swept.ran.len(), swept.differences.cases, swept.skipped);
     swept.differences.assert_none();
     assert!(swept.ran.len() > 550, "all codes that may run on the host have forms");
+}
+
+#[test]
+fn the_same_without_speed_ups() {
+    for (k, options) in options().into_iter().enumerate().skip(2) {
+        let Some(swept) = sweep(3 + k as u64, 20, options) else { return };
+        swept.differences.assert_none();
+    }
+}
+
+/// Runs of instructions, so that flags and registers pass from any of them to any other.
+#[test]
+fn random_blocks() {
+    for (k, options) in options().into_iter().enumerate() {
+        let Some(differences) = blocks(&integer_codes(), 10 + k as u64, 2000, options) else { return };
+        differences.assert_none();
+    }
 }
 
 /// Prints which status flags differ from this host's, those included that the manual leaves undefined.
 #[test]
 #[ignore = "a report, for those who choose what undefined flags become"]
 fn census() {
-    for (code, flags) in sweep(2, 60).unwrap_or_default().ran {
+    for (code, flags) in sweep(2, 60, options()[0]).unwrap_or_default().ran {
         if flags != 0 {
             println!("{code:?}: {}", flags_text(flags));
         }

@@ -3,7 +3,7 @@
 use crate::{
     host::{Host, HostFault, runs_on_host, writes_memory},
     layout::*,
-    machine::{Machine, flag},
+    machine::{End, Machine, flag},
     undefined::{Undefined, undefined},
 };
 use iced_x86::{
@@ -11,7 +11,7 @@ use iced_x86::{
     OpKind, Register,
 };
 use softmetal_cpu::{
-    Fault,
+    Fault, Options,
     state::{Mxcsr, X87},
     testing::User,
 };
@@ -71,8 +71,13 @@ pub struct Pair {
 impl Pair {
     /// None where the host cannot serve.
     pub fn new() -> Option<Pair> {
+        Pair::with_options(Options { cpus: 1, ..Options::default() })
+    }
+
+    /// With speed-ups of the emulated CPU switched off.
+    pub fn with_options(options: Options) -> Option<Pair> {
         let host = Host::new()?;
-        let mut machine = Machine::default();
+        let mut machine = Machine::new(options);
         machine.cpu.set_state(&Machine::user_state());
         Some(Pair {
             machine,
@@ -189,6 +194,54 @@ impl Pair {
         describe(&mut message, before, &self.insn);
         message.push_str(&report);
         Err(message)
+    }
+
+    /// Runs straight code on both sides, as blocks and not instruction by instruction. AF is not compared: the code may
+    /// leave it undefined. A fault must come at the same instruction.
+    ///
+    /// # Panics
+    /// If an instruction must not run on the host.
+    pub fn check_block(&mut self, code: &[u8], before: &User) -> Result<(), String> {
+        let mut listing = String::new();
+        for insn in &mut Decoder::with_ip(64, code, INSN, DecoderOptions::NONE) {
+            assert!(runs_on_host(&insn), "{} must not run on the host", text(&insn));
+            let _ = writeln!(listing, "  {}", text(&insn));
+            self.insn = insn;
+        }
+        self.machine.load(code);
+        self.host.load(code);
+        let (mut ours, mut theirs) = (*before, *before);
+        let mut state = Machine::user_state();
+        (state.gpr, state.rflags, state.rip) = (before.gpr, before.rflags, before.rip);
+        self.machine.cpu.set_state(&state);
+        let our_end = self.machine.run();
+        let theirs_end = self.host.run(&mut theirs);
+        let mut report = String::new();
+        match our_end {
+            End::Vector(vector) => {
+                let frame = self.machine.pushed(vector);
+                ours = self.machine.cpu.user();
+                (ours.gpr[4], ours.rip, ours.rflags) = (frame.rsp, frame.rip, frame.rflags & !flag::RF);
+                // UD2 stands behind the code.
+                let whole = vector == 6 && frame.rip == INSN + code.len() as u64;
+                let their_vector = theirs_end.err().map(|fault| fault.vector);
+                if their_vector != (!whole).then_some(vector) {
+                    let _ =
+                        writeln!(report, "  ended with {vector} at {:x}, host {theirs_end:x?}", frame.rip);
+                }
+            }
+            end => {
+                let _ = writeln!(report, "  ended with {end:?}");
+            }
+        }
+        compare_users(&mut report, &ours, &theirs, flag::AF, false, &self.insn);
+        self.compare_memory(&mut report);
+        if report.is_empty() {
+            return Ok(());
+        }
+        let mut message = listing;
+        describe(&mut message, before, &self.insn);
+        Err(message + &report)
     }
 
     fn compare_memory(&mut self, report: &mut String) {
@@ -341,10 +394,16 @@ pub struct Differences {
 impl Differences {
     /// Runs and counts one case.
     pub fn check(&mut self, pair: &mut Pair, user: &User) {
+        let result = pair.check(user);
+        self.note(format!("{:?}", pair.insn().code()), result);
+    }
+
+    /// Counts one case of something that has a name.
+    pub fn note(&mut self, name: String, result: Result<(), String>) {
         self.cases += 1;
-        if let Err(report) = pair.check(user) {
+        if let Err(report) = result {
             self.count += 1;
-            let seen = self.by_code.entry(format!("{:?}", pair.insn().code())).or_default();
+            let seen = self.by_code.entry(name).or_default();
             *seen += 1;
             if *seen <= 2 && self.first.len() < 40 {
                 self.first.push(report);

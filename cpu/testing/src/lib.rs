@@ -15,6 +15,6 @@ pub mod undefined;
 
 pub use host::{Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};
-pub use program::{assemble, options};
+pub use program::{assemble, assemble_for, options};
 pub use random::Random;
 pub use softmetal_cpu::testing::User;

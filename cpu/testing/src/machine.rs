@@ -288,29 +288,36 @@ impl Machine {
 
     /// Runs one instruction to its end, all iterations of a REP too.
     pub fn step(&mut self) -> Result<(), Fault> {
-        let start = self.cpu.user();
+        let start = self.cpu.user().rip;
         self.cpu.step()?;
-        let mut now = self.cpu.user();
-        if now.rip != start.rip {
+        if self.cpu.user().rip != start || !self.repeats(start) {
             return Ok(());
         }
-        let mut bytes = [0; 15];
-        if start.rip & !0xfff == CODE {
-            self.read(CODE_FRAME + (start.rip - CODE), &mut bytes);
-        } else if start.rip < RAM {
-            self.read(start.rip, &mut bytes);
-        }
-        let insn = Decoder::new(64, &bytes, DecoderOptions::NONE).decode();
-        if insn.has_rep_prefix() || insn.has_repne_prefix() {
-            for _ in 0..1 << 20 {
-                if now.rip != start.rip {
-                    break;
-                }
-                self.cpu.step()?;
-                now = self.cpu.user();
+        for _ in 0..1 << 20 {
+            self.cpu.step()?;
+            if self.cpu.user().rip != start {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Whether the instruction at an offset in CS has a REP prefix.
+    fn repeats(&self, rip: u64) -> bool {
+        let cs = self.cpu.state().segments[1];
+        let bitness = match cs.attributes & (Segment::LONG | Segment::BIG) {
+            0 => 16,
+            Segment::BIG => 32,
+            _ => 64,
+        };
+        let linear = if bitness == 64 { rip } else { rip.wrapping_add(cs.base) };
+        let physical = if linear & !0xfff == CODE { CODE_FRAME + (linear - CODE) } else { linear };
+        let mut bytes = [0; 15];
+        if physical < RAM - 15 {
+            self.read(physical, &mut bytes);
+        }
+        let insn = Decoder::new(bitness, &bytes, DecoderOptions::NONE).decode();
+        insn.has_rep_prefix() || insn.has_repne_prefix()
     }
 
     /// Runs one instruction from given user registers.

@@ -8,7 +8,19 @@ use softmetal_cpu::Options;
 /// # Panics
 /// If the code cannot be encoded.
 pub fn assemble(at: u64, build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
-    let mut a = CodeAssembler::new(64).expect("64 is a bitness");
+    assemble_for(64, at, build)
+}
+
+/// Assembles 16-, 32- or 64-bit code.
+///
+/// # Panics
+/// If the code cannot be encoded.
+pub fn assemble_for(
+    bitness: u32,
+    at: u64,
+    build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Vec<u8> {
+    let mut a = CodeAssembler::new(bitness).expect("16, 32 and 64 are bitnesses");
     build(&mut a).expect("the test's instructions exist");
     a.assemble(at).expect("the test's branches reach")
 }

@@ -5,10 +5,12 @@ use crate::{
     forms::{self, aim, form},
     host::runs_on_host,
     layout::SCRATCH_SIZE,
+    machine::flag,
     random::{Random, cases},
+    undefined::rflags,
 };
-use iced_x86::{Code, Instruction};
-use softmetal_cpu::testing::User;
+use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use softmetal_cpu::{Options, testing::User};
 
 /// A sweep over codes. `prepare` gives vector registers, MXCSR and x87 state to each case; the general registers are set
 /// so that addresses lead to the scratch memory.
@@ -25,6 +27,8 @@ pub struct Sweep<'a> {
     pub prepare: &'a dyn Fn(&mut User, &mut Random, &Instruction),
     /// Compare undefined flags and results too.
     pub strict: bool,
+    /// Speed-ups of the emulated CPU that are off.
+    pub options: Options,
 }
 
 /// What a sweep found.
@@ -41,7 +45,7 @@ pub struct Swept {
 impl Sweep<'_> {
     /// Runs it. None where the host cannot serve.
     pub fn run(&self) -> Option<Swept> {
-        let mut pair = Pair::new()?;
+        let mut pair = Pair::with_options(self.options)?;
         let mut random = Random::new(self.seed);
         let mut swept = Swept::default();
         let mut bytes = vec![0; SCRATCH_SIZE as usize];
@@ -79,4 +83,74 @@ impl Sweep<'_> {
             }
         }
     }
+}
+
+/// Whether an instruction may stand in a run of them: it leaves nothing undefined but AF, and nothing reads that; its memory
+/// does not depend on registers; it leaves the stack pointer alone.
+fn fits_block(insn: &Instruction) -> bool {
+    let undefined = rflags(insn.rflags_undefined()) & !flag::AF;
+    let reads_af = matches!(insn.mnemonic(), Mnemonic::Lahf | Mnemonic::Cmpxchg16b);
+    let fixed = insn.memory_index() == Register::None
+        && matches!(insn.memory_base(), Register::None | Register::RIP | Register::EIP);
+    let bit_string = matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+        && insn.op0_kind() == OpKind::Memory;
+    use Mnemonic as M;
+    // Rotates and shifts by other counts than 1 leave OF undefined.
+    let shift = matches!(
+        insn.mnemonic(),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    ) && (insn.op_kind(insn.op_count() - 1) == OpKind::Register
+        || insn.immediate(insn.op_count() - 1) != 1);
+    let scan = matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Bswap);
+    let mut factory = InstructionInfoFactory::new();
+    let stack = factory
+        .info(insn)
+        .used_registers()
+        .iter()
+        .any(|used| used.register().full_register() == Register::RSP && used.access() != OpAccess::Read);
+    undefined == 0
+        && !reads_af
+        && fixed
+        && !bit_string
+        && !scan
+        && !shift
+        && !stack
+        && !insn.is_string_instruction()
+        && insn.stack_pointer_increment() == 0
+        && runs_on_host(insn)
+}
+
+/// Random runs of instructions from `codes`, run as blocks. None where the host cannot serve.
+pub fn blocks(codes: &[Code], seed: u64, count: u64, options: Options) -> Option<Differences> {
+    let mut pair = Pair::with_options(options)?;
+    let mut random = Random::new(seed);
+    let mut found = Differences::default();
+    let mut bytes = vec![0; SCRATCH_SIZE as usize];
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&random.operand().to_le_bytes());
+    }
+    pair.set_scratch(&bytes);
+    for _ in 0..cases(count) {
+        let mut code = Vec::new();
+        let length = 1 + random.below(40);
+        for _ in 0..length {
+            let code_of = random.pick(codes);
+            // RIP-relative operands count from where forms are made for, so those must stay before the page's end.
+            if let Some(form) = form(code_of, &mut random).filter(|form| fits_block(&form.insn)) {
+                code.extend(form.bytes);
+            }
+        }
+        if code.is_empty() {
+            continue;
+        }
+        for _ in 0..3 {
+            let mut user = blank();
+            user.gpr.iter_mut().for_each(|r| *r = random.operand());
+            user.gpr[4] = crate::layout::USER_STACK;
+            user.rflags = 0x202 | random.next() & flag::STATUS;
+            let result = pair.check_block(&code, &user);
+            found.note("block".into(), result);
+        }
+    }
+    Some(found)
 }

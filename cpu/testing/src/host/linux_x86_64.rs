@@ -35,8 +35,8 @@ struct Context {
 const CONTEXT: u64 = CODE + 0x1000;
 /// Where the trampoline stores what the instruction left.
 const EPILOGUE: u64 = CODE + 0x400;
-/// The longest instruction and a jump.
-const INSN_ROOM: usize = 32;
+/// Bytes for instructions and the jump behind them: the rest of the page.
+const INSN_ROOM: usize = 0x7f0;
 
 /// One user at a time: the addresses are fixed.
 static LOCK: Mutex<()> = Mutex::new(());
@@ -152,9 +152,9 @@ impl Host {
         unsafe { libc::mprotect(SCRATCH_READ_ONLY as *mut c_void, 0x1000, protection) };
     }
 
-    /// Puts one instruction in its place.
+    /// Puts one instruction, or a run of them, in its place.
     pub fn load(&mut self, insn: &[u8]) {
-        assert!(insn.len() <= 15, "an instruction has at most 15 bytes");
+        assert!(insn.len() + 5 <= INSN_ROOM, "the instructions fit behind the trampoline");
         if self.loaded == insn {
             return;
         }
@@ -171,7 +171,7 @@ impl Host {
         std::hint::black_box(std::arch::x86_64::__cpuid(0));
     }
 
-    /// Runs the loaded instruction once. `user` becomes what it left, or, where it faulted, what stood then.
+    /// Runs what is loaded once. `user` becomes what it left, or, where it faulted, what stood then.
     pub fn run(&mut self, user: &mut User) -> Result<(), HostFault> {
         let after = INSN + self.len as u64;
         // SAFETY: the context page is mapped while self lives, and nothing else refers to it.

@@ -17,7 +17,8 @@
 //!   (exponent and significand as `3fff:8000000000000000`; `mm` the significand alone, physical registers), `fcw`, `fsw`,
 //!   `ftw` (a bit for each register in use), `cr0 cr2 cr3 cr4 efer xcr0`, `fs.base`, `gs.base`, `es cs ss ds fs gs` (selectors,
 //!   behind the arrow).
-//! - Memory: `mem[20001000]=00 11 22 33` by linear address, in the scratch memory.
+//! - Memory: `mem[20001000]=00 11 22 33` by linear address, in the scratch memory. It is at 110000 for 32-bit code, and the
+//!   data and stack segments of 16-bit code begin with it.
 //! - Faults: `#UD`, `#GP(0)`, with what else has changed behind them.
 
 mod parse;

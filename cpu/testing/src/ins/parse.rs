@@ -1,6 +1,6 @@
 //! Text to lines. Pure.
 
-use crate::{compare::GPR_NAMES, machine::flag};
+use crate::{compare::GPR_NAMES, layout::*, machine::flag};
 use std::fmt::{self, Display};
 
 /// A mode prefix.
@@ -24,6 +24,14 @@ impl Mode {
             Mode::Long | Mode::User => 64,
             Mode::Protected32 => 32,
             Mode::Protected16 => 16,
+        }
+    }
+    /// Where the instruction lies in its code segment.
+    pub fn ip(self) -> u64 {
+        match self {
+            Mode::Long | Mode::User => INSN,
+            Mode::Protected32 => CODE_FRAME + (INSN - CODE),
+            Mode::Protected16 => INSN - CODE,
         }
     }
     fn prefix(self) -> &'static str {

@@ -62,7 +62,8 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
     let mut host = Host::new();
     for line in file.lines.iter_mut().flatten() {
         report.lines += 1;
-        let insn = Decoder::with_ip(line.mode.bitness(), &line.bytes, INSN, DecoderOptions::NONE).decode();
+        let insn =
+            Decoder::with_ip(line.mode.bitness(), &line.bytes, line.mode.ip(), DecoderOptions::NONE).decode();
         let wrong =
             |report: &mut Report, why: String| report.wrong.push(format!("{name}:{}: {why}", line.number));
         let disassembly = text(&insn);
@@ -143,19 +144,19 @@ fn begin(machine: &mut Machine, line: &Line) -> Result<(CpuState, Vec<u8>), Stri
         let wide = line.mode == Mode::Protected32;
         state.efer &= !(efer::LME | efer::LMA);
         state.cr0 &= !(1 << 31);
-        // Without paging the instruction lies where its page frame is.
-        state.rip = CODE_FRAME + (INSN - CODE);
-        state.gpr[4] = SCRATCH_FRAME + (USER_STACK - SCRATCH);
-        let size = if wide { Segment::BIG } else { 0 };
+        // Without paging everything lies where its page frames are: 32-bit code is flat; 16-bit segments begin there.
+        let (code, data) = if wide { (0, 0) } else { (CODE_FRAME, SCRATCH_FRAME) };
+        state.rip = CODE_FRAME + (INSN - CODE) - code;
+        state.gpr[4] = SCRATCH_FRAME + (USER_STACK - SCRATCH) - data;
+        let (size, limit) = if wide { (Segment::BIG, u32::MAX) } else { (0, 0xffff) };
         for (k, segment) in state.segments.iter_mut().enumerate() {
-            let selector = match (k, wide) {
-                (1, true) => selector::CODE32,
-                (1, false) => selector::CODE16,
-                (_, true) => selector::DATA,
-                (_, false) => selector::DATA16,
+            let (selector, base, rights) = match (k, wide) {
+                (1, true) => (selector::CODE32, code, 0x809b),
+                (1, false) => (selector::CODE16, code, 0x9b),
+                (_, true) => (selector::DATA, data, 0x8093),
+                (_, false) => (selector::DATA16, data, 0x93),
             };
-            let attributes = if k == 1 { 0x809b } else { 0x8093 };
-            *segment = Segment { selector, base: 0, limit: u32::MAX, attributes: attributes | size };
+            *segment = Segment { selector, base, limit, attributes: rights | size };
         }
     }
     let mut scratch = vec![0; SCRATCH_SIZE as usize];
