@@ -1,10 +1,12 @@
 //! Control and debug registers, and what acts on caches and TLBs: SDM 3A "Control Registers".
 
 use crate::{
-    fault::{Done, Fault},
+    fault::{Done, Fault, Stop},
+    flags::bits::RF,
     insn::{Insn, Kind},
     mode::Mode,
     state::{Cpu, Segment, Why, cr0, cr4, efer, seg},
+    sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
 
@@ -102,6 +104,9 @@ impl Cpu {
             self.load_pdptrs(self.cr3)?;
         }
         self.cr4 = v;
+        if changed & cr4::DE != 0 {
+            self.refresh_breakpoints();
+        }
         if changed & CR4_FLUSHES != 0 {
             self.flush_all();
         }
@@ -213,10 +218,23 @@ fn debug_register(c: &mut Cpu, n: u8) -> Result<usize, crate::fault::Stop> {
             return Err(c.raise(Fault::UD));
         }
         c.privileged()?;
+        general_detect(c)?;
         return Ok(n + 2);
     }
     c.privileged()?;
+    general_detect(c)?;
     Ok(n)
+}
+
+/// #DB, a fault, for an access to a debug register with DR7.GD set.
+fn general_detect(c: &mut Cpu) -> Done {
+    if c.dr[7] & GENERAL_DETECT != 0 {
+        // Unlike an instruction breakpoint's, its image of RF is set.
+        c.eflags |= RF;
+        c.debug_exception(dr6::BD);
+        return Err(Stop);
+    }
+    Ok(())
 }
 
 /// MOV r, DRn.
@@ -238,6 +256,8 @@ pub(crate) fn mov_to_dr(c: &mut Cpu, i: &Insn) -> Done {
         7 => v & 0xffff_2bff | 0x400,
         _ => v,
     };
+    c.refresh_breakpoints();
+    c.refresh_mode();
     Ok(())
 }
 

@@ -42,6 +42,8 @@ impl Cpu {
             self.statistics.faults += 1;
             if fault.vector == vector::PF {
                 self.cr2 = fault.address;
+            } else if fault.vector == vector::DB {
+                self.dr[7] &= !super::debug::GENERAL_DETECT;
             }
             let (rsp, eflags) = (self.gpr[4], self.eflags);
             // The image of RF is set for faults, so that an instruction breakpoint does not strike again.

@@ -5,6 +5,7 @@ pub(crate) mod atomic;
 pub(crate) mod bcd;
 pub(crate) mod control;
 pub(crate) mod cpuid;
+pub(crate) mod debug;
 pub(crate) mod deliver;
 pub(crate) mod far;
 pub(crate) mod flags;
