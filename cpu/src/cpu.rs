@@ -171,6 +171,13 @@ impl Cpu {
                 Activity::WaitForSipi => return Exit::WaitForSipi,
                 Activity::Shutdown => return Exit::TripleFault,
             }
+            if self.breakpoints.pending != 0 {
+                self.trap_behind(false);
+                if self.why == Why::Fault {
+                    self.deliver_fault();
+                    continue;
+                }
+            }
             let shadow = self.shadow;
             let single = self.between_instructions();
             if self.activity != Activity::Active {

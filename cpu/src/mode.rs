@@ -52,7 +52,7 @@ impl Mode {
     }
     /// 64-bit code without alignment checks.
     #[inline(always)]
-    pub const fn plain_64(self) -> bool {
+    pub(crate) const fn plain_64(self) -> bool {
         self.bits() & (Mode::LONG.bits() | Mode::ALIGN.bits()) == Mode::LONG.bits()
     }
     /// 16, 32 or 64.
@@ -97,7 +97,9 @@ impl Cpu {
         mode.set(Mode::USER, self.cpl == 3);
         mode.set(Mode::V86, v86);
         mode.set(Mode::PROTECTED, self.cr0 & cr0::PE != 0 && !v86);
-        let flat = long || cs.is_flat(true) && [seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat(false));
+        let flat = long
+            || cs.is_flat(true)
+                && [seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat(false));
         mode.set(Mode::FLAT, flat);
         mode.set(Mode::NO_X87, self.cr0 & (cr0::EM | cr0::TS) != 0);
         mode.set(Mode::SSE_NM, self.cr0 & cr0::TS != 0);

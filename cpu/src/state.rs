@@ -131,9 +131,7 @@ impl Segment {
     /// but that of accesses through CS.
     pub fn is_flat(&self, code: bool) -> bool {
         let (mask, wanted) = if code { (0x98, 0x98) } else { (0x9e, 0x92) };
-        self.base == 0
-            && self.limit == u32::MAX
-            && self.attributes & (Self::UNUSABLE | mask) == wanted
+        self.base == 0 && self.limit == u32::MAX && self.attributes & (Self::UNUSABLE | mask) == wanted
     }
 }
 

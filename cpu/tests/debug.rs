@@ -53,7 +53,11 @@ fn a_data_breakpoint_traps_behind_the_store() {
                 a.mov(dword_ptr(rbx + 4), eax)?;
                 a.mov(byte_ptr(rbx + 3), 7)
             });
-            assert_eq!(frame.rip, KERNEL_CODE + behind.len() as u64, "a trap: RIP is that of the next instruction");
+            assert_eq!(
+                frame.rip,
+                KERNEL_CODE + behind.len() as u64,
+                "a trap: RIP is that of the next instruction"
+            );
             assert_eq!(frame.rflags & flag::RF, 0);
             assert_eq!(m.cpu.state().dr[6], DR6 | 1);
             assert_eq!(m.read_u64(KERNEL_DATA), 7 << 24, "the store is done");
@@ -137,7 +141,11 @@ fn an_instruction_breakpoint_is_a_fault_that_rf_lets_pass() {
             assert_eq!(m.run(), End::Vector(1));
             let frame = m.pushed(1);
             assert_eq!(frame.rip, KERNEL_CODE + 1);
-            assert_eq!(frame.rflags & flag::RF, 0, "the image of RF is not set for an instruction breakpoint");
+            assert_eq!(
+                frame.rflags & flag::RF,
+                0,
+                "the image of RF is not set for an instruction breakpoint"
+            );
             assert_eq!((m.cpu.state().gpr[0], m.cpu.state().dr[6]), (0, DR6 | 1));
             // Back to it with RF set.
             let mut state = m.cpu.state();
@@ -245,9 +253,12 @@ const UNALIGNED: &[(&[u8], &str)] = &[
 fn alignment_is_checked_at_cpl_3_with_am_and_ac() {
     for options in options() {
         for &(code, text) in UNALIGNED {
-            for (am, ac, odd, faults) in
-                [(true, true, 1, true), (false, true, 1, false), (true, false, 1, false), (true, true, 0, false)]
-            {
+            for (am, ac, odd, faults) in [
+                (true, true, 1, true),
+                (false, true, 1, false),
+                (true, false, 1, false),
+                (true, true, 0, false),
+            ] {
                 let mut m = Machine::new(options);
                 let mut state = Machine::user_state();
                 let at = DATA + 0x100 + odd;
@@ -263,7 +274,11 @@ fn alignment_is_checked_at_cpl_3_with_am_and_ac() {
                     End::Vector(v) => v,
                     end => panic!("{text}: {end:?}"),
                 };
-                assert_eq!(vector == 17, faults, "{text} with AM {am}, AC {ac}, off by {odd}: vector {vector}");
+                assert_eq!(
+                    vector == 17,
+                    faults,
+                    "{text} with AM {am}, AC {ac}, off by {odd}: vector {vector}"
+                );
                 if faults {
                     assert_eq!((m.pushed(17).error, m.pushed(17).rip), (Some(0), INSN), "{text}");
                 }

@@ -61,12 +61,11 @@ impl Cpu {
             if v & cr0::PG != 0 {
                 if self.efer & efer::LME != 0 {
                     let long_cs = self.segments[seg::CS].attributes & Segment::LONG != 0;
-                    if self.cr4 & cr4::PAE == 0 || long_cs {
+                    // Neither may TR hold a 16-bit TSS.
+                    if self.cr4 & cr4::PAE == 0 || long_cs || self.tr.kind() & !2 == 1 {
                         return Err(self.raise(Fault::gp(0)));
                     }
                     self.efer |= efer::LMA;
-                } else if self.cr4 & cr4::PAE != 0 {
-                    self.load_pdptrs(self.cr3)?;
                 }
             } else {
                 // Leaving paging from 64-bit code, or with PCIDs on, is not allowed.
@@ -75,6 +74,10 @@ impl Cpu {
                 }
                 self.efer &= !efer::LMA;
             }
+        }
+        let pae = v & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && self.efer & efer::LME == 0;
+        if pae && changed & (cr0::PG | cr0::CD | cr0::NW) != 0 {
+            self.load_pdptrs(self.cr3)?;
         }
         self.cr0 = v;
         if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
@@ -128,7 +131,7 @@ impl Cpu {
     }
 
     /// PAE paging: the four PDPTEs are registers, loaded with CR3. SDM 3A "PDPTE Registers".
-    fn load_pdptrs(&mut self, cr3: u64) -> Done {
+    pub(crate) fn load_pdptrs(&mut self, cr3: u64) -> Done {
         let base = cr3 & 0xffff_ffe0;
         let mut new = [0; 4];
         for (k, pdpte) in new.iter_mut().enumerate() {
