@@ -66,10 +66,12 @@ impl Handle {
         pc.pm.lock().press_power_button()
     }
 
-    /// Offers input to the first serial port, which takes as much as it has room for: so many bytes.
+    /// Offers input to the first serial port, which takes as much as it has room for: so many bytes. It takes none before
+    /// the guest listens, so that drivers that clear the port when they start lose nothing.
     pub fn serial_input(&self, bytes: &[u8]) -> usize {
         let pc = self.pc();
-        pc.com1.lock().receive(bytes)
+        let mut com1 = pc.com1.lock();
+        if com1.wants_input() { com1.receive(bytes) } else { 0 }
     }
 
     /// Stops the guest between two instructions, and its clock with it. Returns when it stands.

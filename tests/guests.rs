@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         ("reset_starts_again", reset_starts_again),
         ("debug_exit_gives_the_status", debug_exit_gives_the_status),
         ("kernel_panic_reboots_with_panic_1", kernel_panic_resets),
+        ("input_typed_ahead_waits_for_the_shell", input_typed_ahead_waits_for_the_shell),
     ];
     let only_softmetal: &[Named] = &[
         ("sigterm_presses_the_power_button", sigterm_presses_the_power_button),
@@ -216,6 +217,16 @@ fn kernel_panic_resets() -> Result<()> {
     guest.expect("Kernel panic - not syncing: VFS: Unable to mount root fs", BOOT)?;
     let (status, messages) = guest.finish(SOON)?;
     ensure!(status.code() == Some(0), "the reset after a panic ends with {status}: {messages}");
+    Ok(())
+}
+
+fn input_typed_ahead_waits_for_the_shell() -> Result<()> {
+    let setup = setup(Flavour::Cloud, None, false)?;
+    let mut guest = Guest::start(&setup.options)?;
+    guest.send("echo typed-$((40 + 2))-ahead\npoweroff -f\n")?;
+    guest.expect("typed-42-ahead", BOOT)?;
+    let (status, messages) = guest.finish(SOON)?;
+    ensure!(status.code() == Some(0), "poweroff ends with {status}: {messages}; {}", guest.tail());
     Ok(())
 }
 

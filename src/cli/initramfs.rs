@@ -138,7 +138,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /lib/modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
-[ -e /dev/input/event0 ] && acpid
+[ -e /dev/input/event0 ] && acpid -l /dev/null -p /run/acpid.pid
 [ -x /etc/rc ] && . /etc/rc
 dmesg -n 4
 echo "softmetal: the guest is up"
@@ -146,7 +146,7 @@ setsid sh -c 'exec sh -l <>/dev/ttyS0 >&0 2>&1'
 poweroff -f
 "#;
 
-const POWER_BUTTON: &str = "#!/bin/sh\necho 'softmetal: power button'\npoweroff -f\n";
+const POWER_BUTTON: &str = "#!/bin/sh\necho 'softmetal: power button' >/dev/console\npoweroff -f\n";
 const PROFILE: &str = "cd /root\nPS1='# '\n";
 
 /// What goes into the RAM disk.

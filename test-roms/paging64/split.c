@@ -103,7 +103,7 @@ void test_split(void)
 	map(w, frame_b, PAGE_P | PAGE_RW);
 	map(w + PAGE_SIZE, frame_a, PAGE_P | PAGE_RW);
 	*(volatile u64 *)(w + PAGE_SIZE - 3) = 0x1122334455667788;
-	check(frame_b[4093] == 0x88 && frame_b[4095] == 0x66 && frame_a[0] == 0x55 && frame_a[4] == 0x11, "store over two pages that lie apart");
+	check(read8((u64)&frame_b[4093]) == 0x88 && read8((u64)&frame_b[4095]) == 0x66 && read8((u64)&frame_a[0]) == 0x55 && read8((u64)&frame_a[4]) == 0x11, "store over two pages that lie apart");
 	check(*(volatile u64 *)(w + PAGE_SIZE - 3) == 0x1122334455667788, "load over two pages that lie apart");
 	memset(frame_a, 0xc3, PAGE_SIZE);
 	memset(frame_b, 0xc3, PAGE_SIZE);
