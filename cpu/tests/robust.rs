@@ -68,25 +68,30 @@ fn state(random: &mut Random) -> CpuState {
     s
 }
 
+/// Runs the code from many places and states, in one machine whose tables suffer from what ran before.
 fn run(random: &mut Random, code: &[u8], options: softmetal_cpu::Options) {
     let mut m = Machine::new(options);
     m.write(CODE_FRAME + 0x800, code);
-    m.cpu.set_state(&state(random));
-    let single = random.once_in(2);
-    for _ in 0..200 {
-        if !m.cpu.turn(single, 500) {
-            break;
+    for _ in 0..12 {
+        let mut from = state(random);
+        from.rip += random.below(code.len() as u64);
+        m.cpu.set_state(&from);
+        let single = random.once_in(2);
+        for _ in 0..60 {
+            if !m.cpu.turn(single, 300) {
+                break;
+            }
         }
+        let saved = m.cpu.state();
+        m.cpu.set_state(&saved);
+        assert_eq!(m.cpu.state(), saved, "the state is whole");
     }
-    let saved = m.cpu.state();
-    m.cpu.set_state(&saved);
-    assert_eq!(m.cpu.state(), saved, "the state is whole");
 }
 
 #[test]
 fn random_bytes() {
     let mut random = Random::new(21);
-    for n in 0..cases(1500) {
+    for n in 0..cases(600) {
         let code: Vec<u8> = (0..200).map(|_| random.next() as u8).collect();
         run(&mut random, &code, options()[n as usize % 4]);
     }
@@ -98,7 +103,7 @@ fn random_instructions() {
     let mut random = Random::new(22);
     let codes: Vec<Code> =
         Code::values().filter(|code| code.op_code().is_instruction() && code.op_code().mode64()).collect();
-    for n in 0..cases(1500) {
+    for n in 0..cases(600) {
         let mut code = Vec::new();
         while code.len() < 120 {
             let of = random.pick(&codes);
