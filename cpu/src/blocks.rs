@@ -186,7 +186,7 @@ impl Cpu {
         }
         let (physical, code) = self.fetch_page(rip)?;
         let offset = (rip & (PAGE - 1)) as u16;
-        if code.is_null() {
+        if code.is_null() || self.code_room() < 15 * BLOCK as u64 {
             return self.loose_block(rip, physical);
         }
         let key = u32::from(offset) << 16 | u32::from(self.mode.bits());
@@ -208,6 +208,14 @@ impl Cpu {
             self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context, insn: first };
         }
         Ok(first)
+    }
+
+    /// Bytes from RIP to the limit of the code segment, where it has one to look at. Instructions near it run one by one.
+    fn code_room(&self) -> u64 {
+        if self.mode.intersects(Mode::LONG.union(Mode::FLAT)) {
+            return u64::MAX;
+        }
+        (u64::from(self.segments[seg::CS].limit) + 1).saturating_sub(self.ip())
     }
 
     /// Frees dropped blocks. Called by the dispatcher, where no handler is inside any block.
@@ -291,8 +299,11 @@ impl Cpu {
             if same {
                 let linking = if mode.contains(Mode::SINGLE) || self.options.no_chain {
                     Linking::Leave
-                } else {
+                } else if mode.contains(Mode::FLAT) {
                     Linking::Page
+                } else {
+                    // Each step is checked against the limit of the code segment.
+                    Linking::Cache
                 };
                 self.statistics.blocks += 1;
                 self.statistics.decoded += decoded.insns.len() as u64;
@@ -309,11 +320,23 @@ impl Cpu {
         let offset = (rip & (PAGE - 1)) as u16;
         let mut decoded = decode::one(&bytes[..room], offset, self.mode);
         if decoded.is_none() && room < 15 {
+            let second = rip.wrapping_add(room as u64);
+            if self.mode.is_64() && !self.canonical(second) {
+                return Err(self.raise(Fault::gp(0)));
+            }
+            if self.code_room() <= room as u64 {
+                return Err(self.raise(Fault::gp(0)));
+            }
             let next = self.fetch_translate(
                 rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
             )?;
             self.fetch_bytes(next, &mut bytes[room..]);
             decoded = decode::one(&bytes, offset, self.mode);
+        }
+        if let Some(decoded) = &decoded
+            && u64::from(decoded.end.wrapping_sub(offset)) > self.code_room()
+        {
+            return Err(self.raise(Fault::gp(0)));
         }
         let key = (physical, self.mode);
         match self.blocks.loose.get(&key) {

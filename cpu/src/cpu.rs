@@ -121,6 +121,7 @@ impl Cpu {
             nmi_blocked: false,
             nmi_pending: false,
             interrupt_pending: false,
+            breakpoints: Default::default(),
             activity: Activity::Active,
             injected: None,
             mmu,
@@ -170,7 +171,23 @@ impl Cpu {
                 Activity::WaitForSipi => return Exit::WaitForSipi,
                 Activity::Shutdown => return Exit::TripleFault,
             }
+            if self.breakpoints.pending != 0 {
+                self.trap_behind(false);
+                if self.why == Why::Fault {
+                    self.deliver_fault();
+                    continue;
+                }
+            }
+            let shadow = self.shadow;
             let single = self.between_instructions();
+            if self.activity != Activity::Active {
+                // A triple fault of the delivery.
+                continue;
+            }
+            if self.break_before(shadow) {
+                self.deliver_fault();
+                continue;
+            }
             self.bury();
             self.step_blocks(single);
             match self.why {
@@ -187,6 +204,8 @@ impl Cpu {
         let trap = self.mode.contains(Mode::TRAP);
         // RF protects one instruction; one that faults sets it in the image that it pushes.
         self.eflags &= !bits::RF;
+        let single = single | std::mem::take(&mut self.breakpoints.again) | (self.breakpoints.pending != 0);
+        self.breakpoints.alone = single || self.mode.contains(Mode::SINGLE);
         if single && !trap {
             self.mode.insert(Mode::SINGLE);
             self.refresh_tlb();
@@ -204,22 +223,9 @@ impl Cpu {
             TrapRule::Ended => self.eflags & bits::TF != 0,
             TrapRule::Never => false,
         };
-        if trap && self.why != Why::Fault {
-            self.single_step();
-        }
-    }
-
-    /// The trap after an instruction that began with TF set: SDM 3B "Single-Step Exception Condition".
-    fn single_step(&mut self) {
-        if self.shadow == Shadow::MovSs {
-            return;
-        }
-        self.dr[6] |= 1 << 14;
-        if self.why == Why::Halt {
-            self.activity = Activity::Active;
-        }
-        self.fault = Fault::new(vector::DB);
-        self.why = Why::Fault;
+        self.trap_behind(trap);
+        // What event delivery and other accesses outside of blocks hit is noted.
+        self.breakpoints.alone = true;
     }
 
     /// Serves the attention word.

@@ -199,7 +199,7 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
     let has_memory = k0 == Kind::Mem && count > 0 || k1 == Kind::Mem && count > 1;
     let mut far = false;
     if has_memory {
-        far = address(x, mode, base, &mut i);
+        far = address(x, mode, base, &mut i) || mode.contains(Mode::ALIGN);
     } else if string || x.memory_size().size() != 0 {
         i.asize = string_address_size(x);
         i.seg = segment(x, mode);
@@ -342,7 +342,8 @@ fn gate(op: Op, mode: Mode) -> Op {
 /// The semantics of an instruction, and what they want to know in `cc`, `w` and LOCK.
 fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
     use Mnemonic as M;
-    let long = mode.is_64();
+    // Alignment checks are in the general forms.
+    let long = mode.plain_64();
     let either = |in_64: Op, else_: Op| if long { in_64 } else { else_ };
     match x.mnemonic() {
         M::Add => Op::Add,
@@ -734,7 +735,9 @@ fn near(x: &Instruction, mode: Mode, i: &mut Insn, fast: Op, legacy: Op) -> Op {
     });
     let base = page_base(mode.bitness());
     i.imm = x.near_branch_target().wrapping_sub(base) as i32;
-    let plain = mode.is_64() || i.w.0 == 4 && mode.contains(Mode::FLAT) && matches!(fast, Op::Jcc | Op::Jmp);
+    let stackless = matches!(fast, Op::Jcc | Op::Jmp);
+    let flat = i.w.0 == 4 && mode.contains(Mode::FLAT) && stackless;
+    let plain = mode.plain_64() || mode.is_64() && stackless || flat;
     if plain { fast } else { legacy }
 }
 

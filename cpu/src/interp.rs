@@ -145,14 +145,19 @@ impl Cpu {
     pub(crate) fn far_address(&mut self, i: &Insn, by: u64, size: u64, write: bool) -> Result<u64, Stop> {
         let a = self.far_offset(i).wrapping_add(by);
         let s = (i.seg & 7) as usize;
-        if self.mode.is_64() {
+        if self.mode.plain_64() {
             return Ok(a.wrapping_add(self.seg_base[s]));
         }
-        let a = if i.asize == 2 { a as u16 as u64 } else { a as u32 as u64 };
-        if self.mode.contains(Mode::FLAT) && s < seg::FS {
-            return Ok(a);
-        }
-        self.segment_check(s, a, size, write)
+        let linear = if self.mode.is_64() {
+            a.wrapping_add(self.seg_base[s])
+        } else {
+            let a = if i.asize == 2 { a as u16 as u64 } else { a as u32 as u64 };
+            // CS cannot be written, and not always be read.
+            let flat = self.mode.contains(Mode::FLAT) && s < seg::FS && s != seg::CS;
+            if flat { a } else { self.segment_check(s, a, size, write)? }
+        };
+        self.check_alignment(linear, size)?;
+        Ok(linear)
     }
 
     /// Linear address of the memory operand of plain code, checked for `size` bytes.

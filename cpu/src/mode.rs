@@ -50,6 +50,11 @@ impl Mode {
     pub(crate) const fn is_64(self) -> bool {
         self.contains(Mode::LONG)
     }
+    /// 64-bit code without alignment checks.
+    #[inline(always)]
+    pub(crate) const fn plain_64(self) -> bool {
+        self.bits() & (Mode::LONG.bits() | Mode::ALIGN.bits()) == Mode::LONG.bits()
+    }
     /// 16, 32 or 64.
     pub(crate) const fn bitness(self) -> u32 {
         if self.contains(Mode::LONG) {
@@ -92,7 +97,9 @@ impl Cpu {
         mode.set(Mode::USER, self.cpl == 3);
         mode.set(Mode::V86, v86);
         mode.set(Mode::PROTECTED, self.cr0 & cr0::PE != 0 && !v86);
-        let flat = long || [seg::CS, seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat());
+        let flat = long
+            || cs.is_flat(true)
+                && [seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat(false));
         mode.set(Mode::FLAT, flat);
         mode.set(Mode::NO_X87, self.cr0 & (cr0::EM | cr0::TS) != 0);
         mode.set(Mode::SSE_NM, self.cr0 & cr0::TS != 0);
@@ -100,7 +107,7 @@ impl Cpu {
         mode.set(Mode::MMX_UD, self.cr0 & cr0::EM != 0);
         mode.set(Mode::WAIT_NM, self.cr0 & (cr0::MP | cr0::TS) == cr0::MP | cr0::TS);
         mode.set(Mode::TRAP, self.eflags & bits::TF != 0);
-        mode.set(Mode::SINGLE, self.eflags & bits::TF != 0);
+        mode.set(Mode::SINGLE, self.eflags & bits::TF != 0 || self.breakpoints.code);
         mode.set(Mode::ALIGN, self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.eflags & bits::AC != 0);
         self.mode = mode;
         for s in [seg::ES, seg::CS, seg::SS, seg::DS] {
@@ -120,6 +127,12 @@ impl Cpu {
         let apart = self.mode.contains(Mode::SINGLE) || self.options.no_chain;
         self.context =
             if apart { u64::MAX } else { self.mmu.generation() << 16 | u64::from(self.mode.bits()) };
+        if !apart && !self.mode.contains(Mode::FLAT) {
+            // Whether a block fits the code segment was checked for one base and limit.
+            let cs = &self.segments[seg::CS];
+            let place = (cs.base << 32 | u64::from(cs.limit)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.context ^= place & !0xffff;
+        }
     }
 
     /// Begins the shadow of STI or MOV SS.

@@ -127,9 +127,11 @@ impl Segment {
     pub fn real(selector: u16) -> Self {
         Segment { selector, base: u64::from(selector) << 4, limit: 0xffff, attributes: 0x93 }
     }
-    /// Base 0, limit 4 GiB, usable for what its type allows without any check.
-    pub fn is_flat(&self) -> bool {
-        self.base == 0 && self.limit == u32::MAX && self.attributes & (Self::UNUSABLE | 0x84) == 0x80
+    /// Base 0, limit 4 GiB, present, and writable data that expands upwards (`code` false) or code: what needs no check
+    /// but that of accesses through CS.
+    pub fn is_flat(&self, code: bool) -> bool {
+        let (mask, wanted) = if code { (0x98, 0x98) } else { (0x9e, 0x92) };
+        self.base == 0 && self.limit == u32::MAX && self.attributes & (Self::UNUSABLE | mask) == wanted
     }
 }
 
@@ -394,6 +396,7 @@ pub struct Cpu {
     pub(crate) nmi_blocked: bool,
     pub(crate) nmi_pending: bool,
     pub(crate) interrupt_pending: bool,
+    pub(crate) breakpoints: crate::sys::debug::Breakpoints,
     pub(crate) activity: Activity,
     pub(crate) injected: Option<Fault>,
     pub(crate) mmu: Mmu,
@@ -540,6 +543,8 @@ impl Cpu {
         // SDM 3C "Guest Register State": the DPL of SS is always the CPL.
         self.cpl = state.segments[crate::state::seg::SS].dpl();
         self.flush_all();
+        self.breakpoints = crate::sys::debug::Breakpoints { alone: true, ..Default::default() };
+        self.refresh_breakpoints();
         self.refresh_mode();
         self.set_ip(state.rip);
     }

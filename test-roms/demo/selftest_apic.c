@@ -134,33 +134,6 @@ void test_apic(void)
 	check(nmis == 1 && nmi_stack == tss.ist[IST_NMI], "NMI to the own id: %u", nmis);
 }
 
-static bool swallow(struct trap_frame *f)
-{
-	if (f->vector >= 16)
-		return false;
-	lapic_write(LAPIC_EOI, 0);
-	return true;
-}
-
-// A vector below 16 is refused, and reported. QEMU 7.2 delivers it.
-void test_apic_exactly(void)
-{
-	if (!lapic_present()) {
-		skip("no local APIC");
-		return;
-	}
-	trap_hook = swallow;
-	lapic_write(LAPIC_ESR, 0);
-	lapic_write(LAPIC_LVT_ERROR, VECTOR_TEST);
-	irq_count[VECTOR_TEST] = 0;
-	lapic_icr(0, ICR_SELF | 5);
-	check(arrives(VECTOR_TEST), "no error interrupt after an IPI with vector 5");
-	trap_hook = 0;
-	lapic_write(LAPIC_ESR, 0);
-	check(lapic_read(LAPIC_ESR) & 0x60, "ESR after an IPI with vector 5: %x", lapic_read(LAPIC_ESR));
-	lapic_write(LAPIC_LVT_ERROR, LVT_MASKED);
-}
-
 // ---- Serial port
 
 static bool received(u8 *c)

@@ -6,7 +6,6 @@
 #define PF_P 1
 #define PF_W 2
 #define PF_U 4
-#define PF_RSVD 8
 #define PF_I 16
 
 static u8 frames[4][4096] ALIGNED(4096);
@@ -14,7 +13,6 @@ static u8 frames[4][4096] ALIGNED(4096);
 static void read_it(void *argument) { asm volatile("movb (%0), %%al" :: "r"(argument) : "rax"); }
 static void write_it(void *argument) { asm volatile("movb $0xc3, (%0)" :: "r"(argument) : "memory"); }
 static void add_to_it(void *argument) { asm volatile("lock addl $0, (%0)" :: "r"(argument) : "memory", "cc"); }
-static void add_to_it_unlocked(void *argument) { asm volatile("addl $0, (%0)" :: "r"(argument) : "memory", "cc"); }
 static void run_it(void *argument) { asm volatile("call *%0" :: "r"(argument) : "memory"); }
 static void write_wide(void *argument) { asm volatile("movl $0, (%0)" :: "r"(argument) : "memory"); }
 static void compare_wide(void *argument)
@@ -124,40 +122,6 @@ void test_paging(void)
 	int vector = catch_trap(try_rep_movsb, registers);
 	check(vector == VECTOR_PF && trap.error_code == PF_W && trap_cr2 == unmapped && trap.rcx == 90 && trap.rdi == unmapped
 	      && trap.rsi == rsi + 10, "rep movsb into an unmapped page: exception %d, rcx %lu, rdi %lx", vector, trap.rcx, trap.rdi);
-}
-
-// QEMU 7.2 reports reserved bits without P, and the read of a read-modify-write as a read.
-void test_paging_exactly(void)
-{
-	u64 w = TEST_WINDOW, unmapped = w + PAGE_SIZE, no_execute = w + 3 * PAGE_SIZE;
-	set_window();
-	expect_fault("add to an unmapped page", add_to_it_unlocked, unmapped, PF_W, unmapped);
-	expect_fault("locked add across into an unmapped page", add_to_it, unmapped - 2, PF_W, unmapped);
-
-	u64 *entry = page_entry(w, 1), width = cpuid_checked(0x80000008, 0).eax & 255;
-	if (width && width < 52) {
-		*entry |= 1ul << 51;
-		invlpg(w);
-		expect_fault("a reserved bit in a page table entry", read_it, w, PF_P | PF_RSVD, w);
-		*entry &= ~(1ul << 51);
-		invlpg(w);
-	}
-	if (rdmsr(MSR_EFER) & EFER_NXE) {
-		wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~EFER_NXE);
-		write_cr3(read_cr3());
-		expect_fault("NX with EFER.NXE clear is reserved", read_it, no_execute, PF_P | PF_RSVD, no_execute);
-		wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
-		write_cr3(read_cr3());
-	}
-
-	u64 large = TEST_WINDOW + HUGE_PAGE, *directory = page_entry(large, 2);
-	if (directory) {
-		*directory = PAGE_P | PAGE_PS | 1ul << 14;
-		invlpg(large);
-		expect_fault("a 2 MiB page that is not aligned", read_it, large, PF_P | PF_RSVD, large);
-		*directory = 0;
-		invlpg(large);
-	}
 }
 
 // ---- Accessed and dirty

@@ -30,7 +30,6 @@ void test_msrs_exactly(void)
 	refuses("KernelGSbase", MSR_KERNEL_GS_BASE, NON_CANONICAL);
 	refuses("SYSENTER_ESP", MSR_SYSENTER_ESP, NON_CANONICAL);
 	refuses("SYSENTER_EIP", MSR_SYSENTER_EIP, NON_CANONICAL);
-	refuses("SFMASK, upper half", MSR_SFMASK, 1ul << 32);
 	refuses("EFER, reserved bit", MSR_EFER, efer | 1ul << 9);
 	refuses("EFER, upper half", MSR_EFER, efer | 1ul << 40);
 	refuses("EFER.LME cleared with paging on", MSR_EFER, efer & ~EFER_LME);

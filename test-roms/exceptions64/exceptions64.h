@@ -58,3 +58,8 @@ void test_ldt(void);
 void test_io_permissions(void);
 void test_msrs_exactly(void);
 void test_control_exactly(void);
+void test_debug(void);
+void test_debug_exactly(void);
+void test_alignment_exactly(void);
+void test_syscall_flags_exactly(void);
+void test_illegal_vector_exactly(void);

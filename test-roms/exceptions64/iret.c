@@ -57,6 +57,15 @@ void test_iret(void)
 	frame(rip, KERNEL_CS, 0, rsp, KERNEL_DS);
 	expect("NT set", iret, 0, (struct regs){ .rdi = STACK_PAGE + 2048, .rflags = FLAG_NT }, VECTOR_GP, 0, 3);
 
+	// Data segments that ring 3 may not have become null on the way there, others stay.
+	u16 ds, es;
+	frame(rip, USER_CS, 0, rsp, USER_DS);
+	asm volatile("mov %0, %%ds; mov %1, %%es" :: "r"(KERNEL_DS), "r"(USER_DS));
+	run_snippet(iret, 0, (struct regs){ .rdi = STACK_PAGE + 2048 });
+	asm volatile("mov %%ds, %0; mov %%es, %1" : "=r"(ds), "=r"(es));
+	check(ds == 0 && es == USER_DS, "DS and ES after a way to ring 3: %x, %x", ds, es);
+	asm volatile("mov %0, %%ds; mov %0, %%es" :: "r"(KERNEL_DS));
+
 	// The frame itself.
 	expect("frame on an absent page", iret, 0, (struct regs){ .rdi = ABSENT }, VECTOR_DF, 0, 3);	// no stack for the #PF either
 	idt_set(VECTOR_PF, vector_entry(VECTOR_PF), 0, IST_TEST);
@@ -71,10 +80,12 @@ void test_iret(void)
 	expect("from ring 3 to ring 3", iret, 3, (struct regs){ .rdi = STACK_PAGE + 2048 }, VECTOR_USER_EXIT, 0, 7);
 }
 
-// QEMU 7.2 goes to an address that is not canonical and faults there, and gives #NP for an absent SS.
+// QEMU 7.2 takes a CS with L and D, goes to an address that is not canonical and faults there, and gives #NP for an absent SS.
 void test_iret_exactly(void)
 {
 	u64 rip = CODE_PAGE + 5, rsp = STACK_END, *spare = &gdt[SPARE_SELECTOR / 8], s = SPARE_SELECTOR;
+	*spare = 0x00ef9b000000ffff;
+	refused("CS with L and D", frame(rip, s, 0, rsp, KERNEL_DS), VECTOR_GP, s);
 	refused("RIP that is not canonical", frame(NON_CANONICAL, KERNEL_CS, 0, rsp, KERNEL_DS), VECTOR_GP, 0);
 	*spare = 0x00cf73000000ffff;
 	refused("SS that is not present", frame(rip, USER_CS, 0, rsp, s | 3), VECTOR_SS, s);

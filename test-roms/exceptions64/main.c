@@ -17,6 +17,11 @@ void rom_main(void)
 	run_topic("error codes of second exceptions exactly", test_double_fault_codes_exactly);
 	run_topic("priorities", test_priorities);
 	run_topic("priorities exactly", test_priorities_exactly);
+	run_topic("single step", test_debug);
+	run_topic("debug exceptions exactly", test_debug_exactly);
+	run_topic("alignment checks exactly", test_alignment_exactly);
+	run_topic("SYSCALL and flags exactly", test_syscall_flags_exactly);
+	run_topic("illegal vector of an IPI exactly", test_illegal_vector_exactly);
 	run_topic("NMI", test_nmi);
 	run_topic("IDT limit exactly", test_idt_limit);
 	run_topic("call gates", test_call_gates);

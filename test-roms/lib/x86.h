@@ -79,17 +79,8 @@ static inline u64 read64(u64 address) { return *(volatile u64 *)address; }
 static inline void write32(u64 address, u32 v) { *(volatile u32 *)address = v; }
 static inline void write64(u64 address, u64 v) { *(volatile u64 *)address = v; }
 
-static inline u64 rdmsr(u32 msr)
-{
-	u32 low, high;
-	asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(msr));
-	return (u64)high << 32 | low;
-}
-
-static inline void wrmsr(u32 msr, u64 v)
-{
-	asm volatile("wrmsr" :: "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-}
+u64 rdmsr(u32 msr);
+void wrmsr(u32 msr, u64 v);
 
 #define CONTROL_REGISTER(n) \
 	static inline u64 read_cr##n(void) { u64 v; asm volatile("mov %%cr" #n ", %0" : "=r"(v) :: "memory"); return v; } \
@@ -112,28 +103,12 @@ DEBUG_REGISTER(7)
 
 struct cpuid { u32 eax, ebx, ecx, edx; };
 
-static inline struct cpuid cpuid(u32 leaf, u32 subleaf)
-{
-	struct cpuid r;
-	asm volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
-	return r;
-}
+struct cpuid cpuid(u32 leaf, u32 subleaf);
+// With all zeros beyond the last leaf, where Intel processors repeat the last basic one.
+struct cpuid cpuid_checked(u32 leaf, u32 subleaf);
 
-// CPUID with all zeros beyond the last leaf, where Intel processors repeat the last basic one.
-static inline struct cpuid cpuid_checked(u32 leaf, u32 subleaf)
-{
-	struct cpuid none = { 0, 0, 0, 0 };
-	if (cpuid(leaf & 0x80000000, 0).eax < leaf)
-		return none;
-	return cpuid(leaf, subleaf);
-}
-
-static inline u64 rdtsc(void)
-{
-	u32 low, high;
-	asm volatile("lfence; rdtsc" : "=a"(low), "=d"(high) :: "memory");
-	return (u64)high << 32 | low;
-}
+// Not before earlier instructions have ended.
+u64 rdtsc(void);
 
 static inline u64 read_flags(void) { u64 v; asm volatile("pushfq; pop %0" : "=r"(v) :: "memory"); return v; }
 static inline void write_flags(u64 v) { asm volatile("push %0; popfq" :: "r"(v) : "memory", "cc"); }

@@ -167,7 +167,7 @@ impl Cpu {
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
         let writable = access == Access::Write && page.code.load(SeqCst) == 0;
-        if !self.options.no_tlb {
+        if !self.options.no_tlb && !(self.breakpoints.data && self.page_is_watched(linear)) {
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
             let entry = self.mmu.entry(class, linear);
@@ -181,6 +181,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(crate) fn read_slow(&mut self, w: Width, linear: u64, class: Class) -> Result<u64, Stop> {
+        if self.breakpoints.data {
+            self.watch(linear, w.0.into(), false)?;
+        }
         if u64::from(w.0) > room(linear) {
             let mut bytes = [0; 8];
             self.read_bytes_as(linear, &mut bytes[..w.0 as usize], class)?;
@@ -196,6 +199,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(crate) fn write_slow(&mut self, w: Width, linear: u64, v: u64, class: Class) -> Done {
+        if self.breakpoints.data {
+            self.watch(linear, w.0.into(), true)?;
+        }
         if u64::from(w.0) > room(linear) {
             return self.write_bytes_as(linear, &v.to_le_bytes()[..w.0 as usize], class);
         }
@@ -221,6 +227,10 @@ impl Cpu {
     }
 
     fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], class: Class) -> Done {
+        if self.breakpoints.data {
+            self.watch(linear, out.len() as u64, false)?;
+        }
+        self.check_end(linear, out.len() as u64)?;
         let first = (out.len() as u64).min(room(linear)) as usize;
         let (a, b) = out.split_at_mut(first);
         for (at, part) in [(linear, a), (linear.wrapping_add(first as u64), b)] {
@@ -246,6 +256,10 @@ impl Cpu {
     }
 
     fn write_bytes_as(&mut self, linear: u64, bytes: &[u8], class: Class) -> Done {
+        if self.breakpoints.data {
+            self.watch(linear, bytes.len() as u64, true)?;
+        }
+        self.check_end(linear, bytes.len() as u64)?;
         let first = (bytes.len() as u64).min(room(linear)) as usize;
         let (a, b) = bytes.split_at(first);
         let low = self.place(linear, Access::Write, class)?;
@@ -278,12 +292,25 @@ impl Cpu {
         }
     }
 
+    /// #GP(0) for an access that begins in a canonical half and ends beyond it, before any page of it can fault.
+    fn check_end(&mut self, linear: u64, size: u64) -> Done {
+        let last = linear.wrapping_add(size.saturating_sub(1));
+        if self.long_mode() && self.canonical(linear) && !self.canonical(last) {
+            return Err(self.raise(Fault::gp(0)));
+        }
+        Ok(())
+    }
+
     /// Checks that `size` bytes may be written, so that an instruction that stores twice can fault before it writes.
     pub(crate) fn check_write(&mut self, linear: u64, size: u64) -> Done {
         if self.probe(linear, size.min(PAGE), true).is_some() {
             return Ok(());
         }
         let class = self.data_class();
+        if self.breakpoints.data {
+            self.watch_later(linear, size)?;
+        }
+        self.check_end(linear, size)?;
         self.place(linear, Access::Write, class)?;
         if size > room(linear) {
             // CR2 is the first byte that cannot be written.
@@ -297,6 +324,9 @@ impl Cpu {
     pub(crate) fn span(&mut self, linear: u64, write: bool) -> Result<Option<*mut u8>, Stop> {
         if let Some(p) = self.probe(linear, 1, write) {
             return Ok(Some(p));
+        }
+        if self.breakpoints.data && self.page_is_watched(linear) {
+            return Ok(None);
         }
         let access = if write { Access::Write } else { Access::Read };
         match self.place(linear, access, self.data_class())? {
@@ -364,6 +394,9 @@ impl Cpu {
         f: impl Fn(&mut Self, u64) -> u64,
     ) -> Result<(u64, u64), Stop> {
         let class = self.data_class();
+        if self.breakpoints.data {
+            self.watch(linear, w.0.into(), true)?;
+        }
         if u64::from(w.0) <= room(linear) {
             match self.place(linear, Access::Write, class)? {
                 Place::Ram(p, physical) if locked => {
@@ -475,6 +508,27 @@ impl Cpu {
             return Err(self.raise(bad));
         }
         Ok(segment.base.wrapping_add(offset.into()) as u32 as u64)
+    }
+
+    /// #AC(0) for an operand that is not aligned, where alignment checks are on: SDM 3A "Interrupt 17—Alignment Check
+    /// Exception (#AC)". Non-canonical addresses fault for that.
+    #[inline]
+    pub(crate) fn check_alignment(&mut self, linear: u64, size: u64) -> Done {
+        if !self.mode.contains(Mode::ALIGN) {
+            return Ok(());
+        }
+        let to = match size {
+            2 | 4 | 8 => size,
+            // A far pointer or pseudo-descriptor of 2 + 4 bytes.
+            6 => 4,
+            // Extended reals; 16-byte operands that need no alignment of their own.
+            10 | 16 => 8,
+            _ => 1,
+        };
+        if linear & (to - 1) != 0 && (!self.mode.is_64() || self.canonical(linear)) {
+            return Err(self.raise(Fault::with_code(vector::AC, 0)));
+        }
+        Ok(())
     }
 
     /// A non-canonical address faults with #GP where the data segment is not SS, with #SS where it is.

@@ -1,10 +1,12 @@
 //! Control and debug registers, and what acts on caches and TLBs: SDM 3A "Control Registers".
 
 use crate::{
-    fault::{Done, Fault},
+    fault::{Done, Fault, Stop},
+    flags::bits::RF,
     insn::{Insn, Kind},
     mode::Mode,
     state::{Cpu, Segment, Why, cr0, cr4, efer, seg},
+    sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
 
@@ -59,12 +61,11 @@ impl Cpu {
             if v & cr0::PG != 0 {
                 if self.efer & efer::LME != 0 {
                     let long_cs = self.segments[seg::CS].attributes & Segment::LONG != 0;
-                    if self.cr4 & cr4::PAE == 0 || long_cs {
+                    // Neither may TR hold a 16-bit TSS.
+                    if self.cr4 & cr4::PAE == 0 || long_cs || self.tr.kind() & !2 == 1 {
                         return Err(self.raise(Fault::gp(0)));
                     }
                     self.efer |= efer::LMA;
-                } else if self.cr4 & cr4::PAE != 0 {
-                    self.load_pdptrs(self.cr3)?;
                 }
             } else {
                 // Leaving paging from 64-bit code, or with PCIDs on, is not allowed.
@@ -73,6 +74,10 @@ impl Cpu {
                 }
                 self.efer &= !efer::LMA;
             }
+        }
+        let pae = v & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && self.efer & efer::LME == 0;
+        if pae && changed & (cr0::PG | cr0::CD | cr0::NW) != 0 {
+            self.load_pdptrs(self.cr3)?;
         }
         self.cr0 = v;
         if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
@@ -102,6 +107,9 @@ impl Cpu {
             self.load_pdptrs(self.cr3)?;
         }
         self.cr4 = v;
+        if changed & cr4::DE != 0 {
+            self.refresh_breakpoints();
+        }
         if changed & CR4_FLUSHES != 0 {
             self.flush_all();
         }
@@ -123,7 +131,7 @@ impl Cpu {
     }
 
     /// PAE paging: the four PDPTEs are registers, loaded with CR3. SDM 3A "PDPTE Registers".
-    fn load_pdptrs(&mut self, cr3: u64) -> Done {
+    pub(crate) fn load_pdptrs(&mut self, cr3: u64) -> Done {
         let base = cr3 & 0xffff_ffe0;
         let mut new = [0; 4];
         for (k, pdpte) in new.iter_mut().enumerate() {
@@ -213,10 +221,23 @@ fn debug_register(c: &mut Cpu, n: u8) -> Result<usize, crate::fault::Stop> {
             return Err(c.raise(Fault::UD));
         }
         c.privileged()?;
+        general_detect(c)?;
         return Ok(n + 2);
     }
     c.privileged()?;
+    general_detect(c)?;
     Ok(n)
+}
+
+/// #DB, a fault, for an access to a debug register with DR7.GD set.
+fn general_detect(c: &mut Cpu) -> Done {
+    if c.dr[7] & GENERAL_DETECT != 0 {
+        // Unlike an instruction breakpoint's, its image of RF is set.
+        c.eflags |= RF;
+        c.debug_exception(dr6::BD);
+        return Err(Stop);
+    }
+    Ok(())
 }
 
 /// MOV r, DRn.
@@ -238,6 +259,8 @@ pub(crate) fn mov_to_dr(c: &mut Cpu, i: &Insn) -> Done {
         7 => v & 0xffff_2bff | 0x400,
         _ => v,
     };
+    c.refresh_breakpoints();
+    c.refresh_mode();
     Ok(())
 }
 

@@ -5,7 +5,10 @@ use crate::{
     flags::bits::{IF, NT, RF, TF, VM},
     mode::Mode,
     state::{Cpu, Segment, Why, cr0, seg},
-    sys::segment::{Descriptor, rights},
+    sys::{
+        segment::{Descriptor, rights},
+        task::Cause,
+    },
     width::{D, Q, W, Width},
 };
 
@@ -42,6 +45,8 @@ impl Cpu {
             self.statistics.faults += 1;
             if fault.vector == vector::PF {
                 self.cr2 = fault.address;
+            } else if fault.vector == vector::DB {
+                self.dr[7] &= !super::debug::GENERAL_DETECT;
             }
             let (rsp, eflags) = (self.gpr[4], self.eflags);
             // The image of RF is set for faults, so that an instruction breakpoint does not strike again.
@@ -143,7 +148,7 @@ impl Cpu {
         Ok(d)
     }
 
-    fn add_ext(&mut self, ext: u32) {
+    pub(crate) fn add_ext(&mut self, ext: u32) {
         if self.fault.vector != vector::PF
             && let Some(code) = &mut self.fault.error_code
         {
@@ -261,8 +266,8 @@ impl Cpu {
         }
         let gate = self.read_system(Q, self.idtr.base.wrapping_add(entry) as u32 as u64)?;
         let kind = gate >> 40 & 31;
-        // Interrupt and trap gates of 16 (6, 7) and 32 bits (14, 15).
-        if !matches!(kind, 6 | 7 | 14 | 15) {
+        // Task gates (5), interrupt and trap gates of 16 (6, 7) and 32 bits (14, 15).
+        if !matches!(kind, 5 | 6 | 7 | 14 | 15) {
             return Err(self.raise(Fault::gp(code)));
         }
         if source == Source::Software && ((gate >> 45 & 3) as u8) < self.cpl {
@@ -270,6 +275,9 @@ impl Cpu {
         }
         if gate >> 47 & 1 == 0 {
             return Err(self.raise(Fault::with_code(vector::NP, code)));
+        }
+        if kind == 5 {
+            return self.enter_task((gate >> 16) as u16, Cause::Call, source.ext(), error);
         }
         let wide = kind >= 14;
         let w = if wide { D } else { W };
@@ -292,12 +300,8 @@ impl Cpu {
         let result = (|| {
             if switch {
                 let (ss, sp) = self.inner_stack(new_cpl, source.ext())?;
-                self.cpl = new_cpl;
                 self.eflags &= !VM;
-                self.segments[seg::SS] = ss;
-                self.gpr[4] =
-                    if ss.attributes & Segment::BIG != 0 { sp } else { self.gpr[4] & !0xffff | sp & 0xffff };
-                self.refresh_mode();
+                self.use_stack(ss, sp, new_cpl);
                 if v86 {
                     for s in [seg::GS, seg::FS, seg::DS, seg::ES] {
                         self.push(w, old[s].selector.into())?;
@@ -315,6 +319,9 @@ impl Cpu {
             self.mark_accessed(&mut target)
         })();
         if let Err(stop) = result {
+            if switch {
+                self.name_stack(self.segments[seg::SS].selector, source.ext());
+            }
             self.segments = old;
             self.cpl = old_cpl;
             self.gpr[4] = old_sp;
@@ -352,7 +359,7 @@ impl Cpu {
         if selector & !3 == 0 || (selector & 3) as u8 != cpl {
             return Err(self.raise(bad));
         }
-        let mut d = self.descriptor(selector, vector::TS)?;
+        let mut d = self.descriptor(selector, vector::TS).inspect_err(|_| self.add_ext(ext))?;
         if !d.is_data() || d.kind() & rights::RW == 0 || d.dpl() != cpl {
             return Err(self.raise(bad));
         }

@@ -5,7 +5,7 @@ use crate::{
     flags::bits::{self, AC, DF, IF, IOPL, NT, RF, STATUS, TF, VIF, VIP, VM},
     insn::Insn,
     mode::Mode,
-    state::{Cpu, Segment, seg},
+    state::{Cpu, Segment, cr4, seg},
     sys::segment::{Descriptor, rights},
     width::{D, Q, W, Width},
 };
@@ -28,7 +28,7 @@ fn target(c: &mut Cpu, i: &Insn) -> Result<Target, Stop> {
 
 impl Cpu {
     /// CS, and RIP after the mode has followed it. `cpl` becomes the new privilege.
-    fn set_code(&mut self, cs: Segment, cpl: u8, ip: u64) {
+    pub(crate) fn set_code(&mut self, cs: Segment, cpl: u8, ip: u64) {
         self.segments[seg::CS] = Segment { selector: cs.selector & !3 | u16::from(cpl), ..cs };
         self.cpl = cpl;
         self.refresh_mode();
@@ -36,7 +36,7 @@ impl Cpu {
     }
 
     /// CS of real and virtual-8086 mode.
-    fn set_code_real(&mut self, selector: u16, ip: u64) {
+    pub(crate) fn set_code_real(&mut self, selector: u16, ip: u64) {
         let cs = &mut self.segments[seg::CS];
         cs.selector = selector;
         cs.base = u64::from(selector) << 4;
@@ -131,7 +131,10 @@ pub(crate) fn jmp_far(c: &mut Cpu, i: &Insn) -> Done {
         c.set_code(d.segment(selector), c.cpl, offset);
         return Ok(());
     }
-    Err(c.raise(Fault::gp(u32::from(t.selector & !3))))
+    if c.long_mode() {
+        return Err(c.raise(Fault::gp(u32::from(t.selector & !3))));
+    }
+    c.through_gate(t.selector, d, false)
 }
 
 /// CALL far.
@@ -169,7 +172,10 @@ pub(crate) fn call_far(c: &mut Cpu, i: &Insn) -> Done {
         }
         return call_inner(c, selector, d, offset, [cs, ip]);
     }
-    Err(c.raise(Fault::gp(u32::from(t.selector & !3))))
+    if c.long_mode() {
+        return Err(c.raise(Fault::gp(u32::from(t.selector & !3))));
+    }
+    c.through_gate(t.selector, d, true)
 }
 
 /// A call through a 64-bit gate to an inner level: the stack comes from the TSS, SS becomes null.
@@ -317,12 +323,19 @@ pub(crate) fn ret_far(c: &mut Cpu, i: &Insn) -> Done {
 pub(crate) fn iret(c: &mut Cpu, i: &Insn) -> Done {
     let w = i.w;
     let size = u64::from(w.0);
-    if c.mode.contains(Mode::V86) && c.iopl() < 3 {
+    let v86 = c.mode.contains(Mode::V86);
+    // Virtual-8086 mode without I/O privilege: with VME, VIF stands in for IF.
+    let virtual_if = v86 && c.iopl() < 3;
+    if virtual_if && (c.cr4 & cr4::VME == 0 || w != W) {
         return Err(c.raise(Fault::gp(0)));
     }
+    // Even an IRET that faults ends the blocking of NMIs.
+    c.nmi_blocked = false;
     if c.mode.contains(Mode::PROTECTED) && c.eflags & NT != 0 {
-        // Long mode has no task switches; outside of it the back link is followed by the task code.
-        return Err(c.raise(Fault::gp(0)));
+        if c.long_mode() {
+            return Err(c.raise(Fault::gp(0)));
+        }
+        return c.return_to_task();
     }
     let (ip, _) = c.peek_stack(w)?;
     let (cs, _) = c.peek_stack_at(w, size)?;
@@ -332,19 +345,25 @@ pub(crate) fn iret(c: &mut Cpu, i: &Insn) -> Done {
         if ip > c.segments[seg::CS].limit.into() {
             return Err(c.raise(Fault::gp(0)));
         }
-        let v86 = c.mode.contains(Mode::V86);
+        let old = c.rflags();
+        if virtual_if && (flags & TF != 0 || flags & IF != 0 && old & VIP != 0) {
+            return Err(c.raise(Fault::gp(0)));
+        }
         c.gpr[4] = after;
         let mut may = STATUS | TF | IF | DF | NT | RF | AC | bits::ID;
         if !v86 {
             may |= IOPL;
         }
-        if w == W {
-            may &= 0xffff;
+        let mut flags = flags;
+        if virtual_if {
+            may = may & !IF | VIF;
+            flags = flags & !VIF | if flags & IF != 0 { VIF } else { 0 };
         }
-        let old = c.rflags();
+        if w == W {
+            may &= 0xffff | if virtual_if { VIF } else { 0 };
+        }
         c.set_rflags(old & !may | flags & may);
         c.set_code_real(cs, ip);
-        c.nmi_blocked = false;
         return Ok(());
     }
     if w == D && flags & VM != 0 && c.cpl == 0 && !c.long_mode() {
@@ -373,7 +392,6 @@ pub(crate) fn iret(c: &mut Cpu, i: &Insn) -> Done {
         may &= 0xffff;
     }
     c.set_rflags(old & !may | flags & may);
-    c.nmi_blocked = false;
     c.refresh_mode();
     Ok(())
 }
@@ -385,6 +403,9 @@ fn iret_to_v86(c: &mut Cpu, ip: u64, cs: u16, flags: u64) -> Done {
         *word = c.peek_stack_at(D, 12 + 4 * k as u64)?.0;
     }
     let [sp, ss, es, ds, fs, gs] = words;
+    if ip > 0xffff {
+        return Err(c.raise(Fault::gp(0)));
+    }
     let keep = c.rflags() & 0xffff_ffff_0000_0000;
     c.set_rflags(keep | flags & 0x003f_7fd5 | bits::FIXED);
     for (s, selector) in [
@@ -399,8 +420,7 @@ fn iret_to_v86(c: &mut Cpu, ip: u64, cs: u16, flags: u64) -> Done {
     }
     c.gpr[4] = sp;
     c.cpl = 3;
-    c.nmi_blocked = false;
     c.refresh_mode();
-    c.set_ip(ip & 0xffff);
+    c.set_ip(ip);
     Ok(())
 }

@@ -35,6 +35,9 @@ impl Cpu {
     }
 
     pub(crate) fn port_in(&mut self, port: u16, w: Width) -> u64 {
+        if self.breakpoints.port {
+            self.watch_port(port, w.0.into());
+        }
         self.statistics.device_accesses += 1;
         let mut bytes = [0; 8];
         self.bus.port_read(self.id, port, &mut bytes[..usize::from(w.0)]);
@@ -42,6 +45,9 @@ impl Cpu {
     }
 
     pub(crate) fn port_out(&mut self, port: u16, w: Width, v: u64) {
+        if self.breakpoints.port {
+            self.watch_port(port, w.0.into());
+        }
         self.statistics.device_accesses += 1;
         self.bus.port_write(self.id, port, &v.to_le_bytes()[..usize::from(w.0)]);
     }

@@ -31,13 +31,18 @@ impl Cpu {
 
     /// Linear address of `size` bytes of the stack at an offset in SS.
     pub(crate) fn stack_address(&mut self, offset: u64, size: u64, write: bool) -> Result<u64, Stop> {
-        if self.mode.is_64() {
+        if self.mode.plain_64() {
             return Ok(offset);
         }
-        if self.mode.contains(Mode::FLAT) {
-            return Ok(offset as u32 as u64);
-        }
-        self.segment_check(seg::SS, offset & self.stack_mask(), size, write)
+        let linear = if self.mode.is_64() {
+            offset
+        } else if self.mode.contains(Mode::FLAT) {
+            offset as u32 as u64
+        } else {
+            self.segment_check(seg::SS, offset & self.stack_mask(), size, write)?
+        };
+        self.check_alignment(linear, size)?;
+        Ok(linear)
     }
 
     /// Pushes with the current privilege.

@@ -4,7 +4,10 @@
 
 use crate::{
     fault::{Done, Stop},
-    flags::{Arith, bits::DF},
+    flags::{
+        Arith,
+        bits::{DF, RF},
+    },
     insn::{Insn, attr},
     mode::Mode,
     ram::{PAGE, peek, poke},
@@ -30,7 +33,7 @@ impl Strings {
     }
     /// Iterations until somebody must look: all of `most`, but one where each is followed by a single-step trap.
     fn batch(&self, c: &Cpu, most: u64) -> u64 {
-        self.count(c).min(if c.mode.contains(Mode::TRAP) { 1 } else { most })
+        self.count(c).min(if c.iterations_trap() { 1 } else { most })
     }
     /// Iterations left; 1 without a prefix.
     fn count(&self, c: &Cpu) -> u64 {
@@ -85,24 +88,29 @@ impl Strings {
     fn again(&self, c: &mut Cpu, i: &Insn) {
         if self.repeat && self.count(c) != 0 {
             c.rip = c.rip_of(i);
+            // Events between iterations push RF set.
+            c.eflags |= RF;
         }
     }
 }
 
 fn linear(c: &mut Cpu, s: &Strings, segment: usize, r: u8, write: bool) -> Result<u64, Stop> {
     let offset = c.get(s.a, r);
-    if c.mode.is_64() {
-        return Ok(offset.wrapping_add(c.seg_base[segment]));
-    }
-    if c.mode.contains(Mode::FLAT) && segment < seg::FS {
-        return Ok(offset as u32 as u64);
-    }
-    c.segment_check(segment, offset, s.w.0.into(), write)
+    let size = u64::from(s.w.0);
+    let linear = if c.mode.is_64() {
+        offset.wrapping_add(c.seg_base[segment])
+    } else if c.mode.contains(Mode::FLAT) && segment < seg::FS && segment != seg::CS {
+        offset as u32 as u64
+    } else {
+        c.segment_check(segment, offset, size, write)?
+    };
+    c.check_alignment(linear, size)?;
+    Ok(linear)
 }
 
 /// Whether bulk work is right: flat addresses, so that one check serves a page.
 fn bulk(c: &Cpu) -> bool {
-    c.mode.is_64() || c.mode.contains(Mode::FLAT)
+    c.mode.intersects(Mode::LONG.union(Mode::FLAT)) && !c.mode.contains(Mode::ALIGN)
 }
 
 /// Runs `one` up to [`BATCH`] times. `one` says whether to stop early.

@@ -219,8 +219,8 @@ impl FloatOp {
     }
 }
 
-/// A function of two elements and the environment on the scalar lanes, if it gives anything.
-macro_rules! on_scalar {
+/// A function of two elements on each lane, for [`FloatOp::by_host`].
+macro_rules! by_lanes {
     ($lanes:ident, $a:ident, $b:ident, |$format:ident, $x:ident, $y:ident| $result:expr) => {
         match $lanes {
             Lanes::Ss => {
@@ -234,28 +234,48 @@ macro_rules! on_scalar {
                 let ($x, $y) = (wide::lane($a, 0), wide::lane($b, 0));
                 wide::with_lane($a, 0, $result)
             }
-            Lanes::Ps | Lanes::Pd => return None,
+            Lanes::Ps => {
+                type $format = F32;
+                let mut halves = [0; 2];
+                for (n, half) in halves.iter_mut().enumerate() {
+                    let (a, b) = (wide::lane($a, n as u8), wide::lane($b, n as u8));
+                    let ($x, $y) = (a as u32, b as u32);
+                    let low: u32 = $result;
+                    let ($x, $y) = ((a >> 32) as u32, (b >> 32) as u32);
+                    let high: u32 = $result;
+                    *half = u64::from(low) | u64::from(high) << 32;
+                }
+                wide::with_lane(wide::alone(halves[0]), 1, halves[1])
+            }
+            Lanes::Pd => {
+                type $format = F64;
+                let ($x, $y) = (wide::lane($a, 0), wide::lane($b, 0));
+                let low: u64 = $result;
+                let ($x, $y) = (wide::lane($a, 1), wide::lane($b, 1));
+                let high: u64 = $result;
+                wide::with_lane(wide::alone(low), 1, high)
+            }
         }
     };
 }
 
 impl FloatOp {
-    /// The operation on scalar lanes where the host's own arithmetic is certain to be right and nothing needs more than a
+    /// The operation where the host's own arithmetic is certain to be right and nothing needs more than a
     /// few instructions; else None, and nothing has changed.
     #[inline(always)]
     pub(crate) fn by_host(self, lanes: Lanes, a: Wide, b: Wide, mxcsr: &mut u32) -> Option<Wide> {
         let mut env = Env::sse(*mxcsr);
         let env_ref = &mut env;
         let r = match self {
-            FloatOp::Add => on_scalar!(lanes, a, b, |F, x, y| add_by_host::<F>(x, y, env_ref)?),
-            FloatOp::Sub => on_scalar!(lanes, a, b, |F, x, y| sub_by_host::<F>(x, y, env_ref)?),
-            FloatOp::Mul => on_scalar!(lanes, a, b, |F, x, y| mul_by_host::<F>(x, y, env_ref)?),
-            FloatOp::Div => on_scalar!(lanes, a, b, |F, x, y| div_by_host::<F>(x, y, env_ref)?),
-            FloatOp::Sqrt => on_scalar!(lanes, a, b, |F, _x, y| sqrt_by_host::<F>(y, env_ref)?),
-            FloatOp::Min => on_scalar!(lanes, a, b, |F, x, y| {
+            FloatOp::Add => by_lanes!(lanes, a, b, |F, x, y| add_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Sub => by_lanes!(lanes, a, b, |F, x, y| sub_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Mul => by_lanes!(lanes, a, b, |F, x, y| mul_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Div => by_lanes!(lanes, a, b, |F, x, y| div_by_host::<F>(x, y, env_ref)?),
+            FloatOp::Sqrt => by_lanes!(lanes, a, b, |F, _x, y| sqrt_by_host::<F>(y, env_ref)?),
+            FloatOp::Min => by_lanes!(lanes, a, b, |F, x, y| {
                 if compare_by_host::<F>(x, y)? == Relation::Less { x } else { y }
             }),
-            FloatOp::Max => on_scalar!(lanes, a, b, |F, x, y| {
+            FloatOp::Max => by_lanes!(lanes, a, b, |F, x, y| {
                 if compare_by_host::<F>(x, y)? == Relation::Greater { x } else { y }
             }),
             FloatOp::Comi | FloatOp::Ucomi => {

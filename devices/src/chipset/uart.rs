@@ -527,7 +527,12 @@ impl Uart {
         let enable = control.contains(FifoControl::ENABLE);
         if enable != self.state.fifos_enabled {
             self.state.fifos_enabled = enable;
-            self.clear_receiver();
+            // Linux enables the interrupt first and the FIFOs right after. Input that was held back until then comes in
+            // between; it counts as just after the switch, or what was typed ahead would lose its first character.
+            let interrupts = self.state.interrupt_enable.contains(InterruptEnable::RECEIVED_DATA);
+            if !(enable && interrupts) {
+                self.clear_receiver();
+            }
         }
         // The other bits are programmed only together with the enable bit.
         if enable {

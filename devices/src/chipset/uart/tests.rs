@@ -351,6 +351,17 @@ fn fifo_switch_and_reset_drop_what_was_received() {
 }
 
 #[test]
+fn input_between_interrupt_and_fifo_switch_is_kept() {
+    let mut b = bench();
+    b.uart.write_byte(IER, 0x01);
+    assert_eq!(b.uart.receive(b"ab"), 1);
+    b.uart.write_byte(FCR, 0x01);
+    assert!(b.line());
+    assert_eq!(b.uart.receive(b"b"), 1);
+    assert_eq!([b.uart.read_byte(RBR), b.uart.read_byte(RBR)], *b"ab");
+}
+
+#[test]
 fn save_and_load_in_the_middle() {
     let mut b = bench();
     b.uart.write_byte(FCR, 0x81);
