@@ -140,7 +140,7 @@ fn interpreter(c: &mut Criterion) {
     for (name, mut program) in loops() {
         group.bench_function(format!("loop/{name}"), |b| b.iter_custom(|n| program.time(n)));
     }
-    for n in [500, 4000] {
+    for n in [500, 1000, 2000, 4000] {
         let mut program = straight(n);
         group.bench_function(format!("straight/{n}"), |b| b.iter_custom(|k| program.time(k)));
     }

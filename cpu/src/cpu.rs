@@ -259,7 +259,7 @@ impl Cpu {
 
     /// Delivers what waits for an instruction boundary. True if the next instruction runs in a shadow, and something
     /// waits for its end.
-    fn between_instructions(&mut self) -> bool {
+    pub(crate) fn between_instructions(&mut self) -> bool {
         let shadow = std::mem::take(&mut self.shadow);
         if let Some(event) = self.injected.take() {
             self.fault = event;

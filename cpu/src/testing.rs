@@ -3,8 +3,9 @@
 use crate::{
     fault::Fault,
     flags::bits,
-    state::{Cpu, Why, X87},
+    state::{Activity, Cpu, Why, X87},
 };
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The registers that user code sees: what a test sets, runs and compares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +62,24 @@ impl Cpu {
         }
     }
 
+    /// One turn of [`Cpu::run`]: delivers what waits, runs for about `budget` instructions at most, delivers an exception.
+    /// False once the CPU halts or has shut down.
+    pub fn turn(&mut self, single: bool, budget: i32) -> bool {
+        if self.activity != Activity::Active {
+            return false;
+        }
+        self.attention_ref().budget.store(budget, Relaxed);
+        let single = self.between_instructions() || single;
+        self.bury();
+        self.step_blocks(single);
+        match self.why {
+            Why::Fault => self.deliver_fault(),
+            Why::Halt => self.activity = Activity::Halted,
+            Why::Continue | Why::TripleFault => {}
+        }
+        self.activity == Activity::Active
+    }
+
     /// The harness has written `len` bytes of RAM, within one page, behind the CPU's back.
     pub fn ram_written(&mut self, physical: u64, len: u64) {
         self.stored(physical, len);
@@ -68,7 +87,7 @@ impl Cpu {
 
     /// Ends a HLT as an interrupt would, without one.
     pub fn wake(&mut self) {
-        self.activity = crate::state::Activity::Active;
+        self.activity = Activity::Active;
     }
 
     /// Drops all translations of addresses.

@@ -1,0 +1,194 @@
+//! Nothing that a guest does may panic or hang the host: random bytes and random instructions from random states, and loops
+//! that only a request ends.
+
+use iced_x86::{Code, code_asm::*};
+use softmetal_cpu::{
+    CpuState, Exit, Request,
+    state::{Segment, cr0, cr4, efer},
+};
+use softmetal_cpu_testing::{Machine, Random, assemble, flag, forms, layout::*, options, random::cases};
+use std::time::Duration;
+
+/// A state in any mode, with registers that point near memory as often as not.
+fn state(random: &mut Random) -> CpuState {
+    let mut s = if random.once_in(2) { Machine::user_state() } else { Machine::supervisor_state() };
+    s.rip = INSN;
+    for r in &mut s.gpr {
+        *r = match random.below(4) {
+            0 => DATA + random.below(0x3000),
+            1 => KERNEL_DATA + random.below(0x1000),
+            _ => random.operand(),
+        };
+    }
+    if random.once_in(2) {
+        s.gpr[4] = if s.segments[2].dpl() == 3 { USER_STACK } else { STACK - 0x1000 };
+    }
+    s.rflags = 2 | random.next() & 0x24_4fd5 | random.below(4) << 12;
+    if random.once_in(2) {
+        s.rflags &= !flag::TF;
+    }
+    s.xmm.iter_mut().for_each(|v| *v = u128::from(random.operand()) << 64 | u128::from(random.operand()));
+    s.mxcsr = random.next() as u32 & 0xffff;
+    s.x87.control = random.next() as u16 & 0x1f7f | 0x40;
+    s.x87.status = random.next() as u16;
+    s.x87.tags = random.next() as u8;
+    s.x87.refresh_summary();
+    s.cr4 |= random.next()
+        & (cr4::OSXSAVE | cr4::FSGSBASE | cr4::SMAP | cr4::SMEP | cr4::UMIP | cr4::TSD | cr4::DE);
+    s.xcr0 = 3;
+    s.cr0 |= random.next() & (cr0::AM | if random.once_in(8) { cr0::TS | cr0::EM } else { 0 });
+    s.msrs.star = 0x18 << 48 | 8 << 32;
+    s.msrs.lstar = HANDLERS;
+    s.msrs.sysenter_cs = 8;
+    match random.below(6) {
+        // 32- or 16-bit protected mode, or real mode, without paging.
+        0 | 1 => {
+            s.efer &= !(efer::LME | efer::LMA);
+            s.cr0 &= !cr0::PG;
+            let big = if random.once_in(2) { Segment::BIG } else { 0 };
+            for (k, segment) in s.segments.iter_mut().enumerate() {
+                let dpl = u32::from(segment.dpl()) << 5;
+                segment.attributes = if k == 1 { 0x809b } else { 0x8093 } | big | dpl;
+                if random.once_in(3) {
+                    segment.limit = random.operand() as u32;
+                    segment.base = random.operand() as u32 as u64;
+                }
+            }
+            if random.once_in(3) {
+                s.cr0 &= !cr0::PE;
+            } else if random.once_in(4) {
+                s.rflags |= 0x2_0000;
+            }
+            s.rip = CODE_FRAME + 0x800;
+        }
+        // Compatibility mode.
+        2 => s.segments[1].attributes = s.segments[1].attributes & !Segment::LONG | Segment::BIG,
+        _ => {}
+    }
+    s
+}
+
+/// Runs the code from many places and states, in one machine whose tables suffer from what ran before.
+fn run(random: &mut Random, code: &[u8], options: softmetal_cpu::Options) {
+    let mut m = Machine::new(options);
+    m.write(CODE_FRAME + 0x800, code);
+    for _ in 0..12 {
+        let mut from = state(random);
+        from.rip += random.below(code.len() as u64);
+        m.cpu.set_state(&from);
+        let single = random.once_in(2);
+        for _ in 0..60 {
+            if !m.cpu.turn(single, 300) {
+                break;
+            }
+        }
+        let saved = m.cpu.state();
+        m.cpu.set_state(&saved);
+        assert_eq!(m.cpu.state(), saved, "the state is whole");
+    }
+}
+
+#[test]
+fn random_bytes() {
+    let mut random = Random::new(21);
+    for n in 0..cases(600) {
+        let code: Vec<u8> = (0..200).map(|_| random.next() as u8).collect();
+        run(&mut random, &code, options()[n as usize % 4]);
+    }
+}
+
+/// Valid instructions of every kind, so that each is tried in modes and states where it must not work.
+#[test]
+fn random_instructions() {
+    let mut random = Random::new(22);
+    let codes: Vec<Code> =
+        Code::values().filter(|code| code.op_code().is_instruction() && code.op_code().mode64()).collect();
+    for n in 0..cases(600) {
+        let mut code = Vec::new();
+        while code.len() < 120 {
+            let of = random.pick(&codes);
+            match forms::form(of, &mut random) {
+                Some(form) => code.extend(form.bytes),
+                // What forms cannot make: system instructions and prefixes, in bytes.
+                None => {
+                    let bytes: &[&[u8]] = &[
+                        &[0x0f, 0x01],
+                        &[0x0f, 0x00],
+                        &[0x0f, 0x20],
+                        &[0x0f, 0x22],
+                        &[0x0f, 0x23],
+                        &[0x0f, 0xae],
+                        &[0x0f, 0xc7],
+                        &[0xcf],
+                        &[0xcb],
+                        &[0xea],
+                        &[0x8e],
+                        &[0xff],
+                        &[0xf3],
+                        &[0x66],
+                        &[0x67],
+                        &[0x0f, 0x30],
+                        &[0x0f, 0x32],
+                        &[0x9d],
+                        &[0xc8],
+                        &[0xe2],
+                        &[0x0f, 0x05],
+                        &[0x0f, 0x07],
+                        &[0x0f, 0x34],
+                    ];
+                    code.extend(random.pick(bytes));
+                    code.extend((random.next() as u32).to_le_bytes());
+                }
+            }
+        }
+        code.truncate(200);
+        run(&mut random, &code, options()[n as usize % 4]);
+    }
+}
+
+/// Loops that only a request from another thread ends.
+#[test]
+fn endless_loops_end_on_request() {
+    type Build = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    let loops: &[(&str, Build)] = &[
+        ("jmp to itself", |a| a.jmp(KERNEL_CODE)),
+        ("through the jump cache", |a| {
+            a.mov(rbx, KERNEL_CODE)?;
+            a.jmp(rbx)
+        }),
+        ("calls", |a| {
+            a.add(rsp, 8)?;
+            a.call(KERNEL_CODE)
+        }),
+        ("rep", |a| {
+            a.mov(rcx, u64::MAX)?;
+            a.mov(rsi, KERNEL_DATA)?;
+            a.mov(r8, rsi)?;
+            a.rep().lodsb()?;
+            a.jmp(KERNEL_CODE)
+        }),
+        ("code that changes itself", |a| {
+            a.inc(dword_ptr(KERNEL_CODE + 0x40))?;
+            a.jmp(KERNEL_CODE)
+        }),
+        ("interrupts", |a| {
+            a.lea(rsp, ptr(rsp + 40))?;
+            a.int(0x70)
+        }),
+    ];
+    for (name, build) in loops {
+        for options in options() {
+            let mut m = Machine::new(options);
+            m.program(&assemble(KERNEL_CODE, build));
+            m.gate(0x70, KERNEL_CODE, 0, 0, 0xe);
+            let attention = m.cpu.attention();
+            let killer = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                attention.request(Request::EXIT);
+            });
+            let exit = m.cpu.run();
+            killer.join().expect("the thread only sleeps and asks");
+            assert!(exit == Exit::Requested || *name == "rep" && exit == Exit::Halted, "{name}: {exit:?}");
+        }
+    }
+}
