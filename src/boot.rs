@@ -165,12 +165,9 @@ fn enter_protected(state: &mut CpuState, entry: &ProtectedEntry) {
     state.cr0 = cr0::PE | cr0::ET;
 
     state.gpr = [0; 16];
-    for (offset, value) in [
-        (reg::RAX, entry.eax),
-        (reg::RBX, entry.ebx),
-        (reg::RSI, entry.esi),
-        (reg::RSP, entry.esp),
-    ] {
+    for (offset, value) in
+        [(reg::RAX, entry.eax), (reg::RBX, entry.ebx), (reg::RSI, entry.esi), (reg::RSP, entry.esp)]
+    {
         state.gpr[register(offset)] = value.into();
     }
     state.rip = entry.eip.into();

@@ -74,7 +74,9 @@ impl Config {
     /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
     pub fn read_kernel(&self) -> Result<Cow<'static, [u8]>, UseError> {
         match &self.kernel {
-            KernelSource::File(path) => read_file("--kernel", path, "a kernel such as a Linux bzImage").map(Cow::Owned),
+            KernelSource::File(path) => {
+                read_file("--kernel", path, "a kernel such as a Linux bzImage").map(Cow::Owned)
+            }
             KernelSource::BuiltIn(image) => Ok(Cow::Borrowed(image)),
         }
     }
@@ -379,7 +381,10 @@ mod tests {
         let dir = std::env::temp_dir();
         let mut config = Config::new(KernelSource::File(dir.clone()));
         let message = config.read_kernel().unwrap_err().to_string();
-        assert!(message.contains("this is a directory; it should be a kernel such as a Linux bzImage"), "{message}");
+        assert!(
+            message.contains("this is a directory; it should be a kernel such as a Linux bzImage"),
+            "{message}"
+        );
         config.kernel = KernelSource::File(dir.join("softmetal-no-such-file"));
         let message = config.read_kernel().unwrap_err().to_string();
         assert!(message.starts_with("--kernel ") && message.contains("no such file"), "{message}");
@@ -414,7 +419,10 @@ mod tests {
         let modules = config.read_modules(true).unwrap();
         let texts: Vec<_> = modules.iter().map(|module| module.command_line.as_str()).collect();
         assert_eq!(texts, [format!("{} x=1 y", path("one")), path("two,three"), path("one")]);
-        assert_eq!(modules[1], ModuleFile { file: path("two,three"), command_line: path("two,three"), bytes: b"2".into() });
+        assert_eq!(
+            modules[1],
+            ModuleFile { file: path("two,three"), command_line: path("two,three"), bytes: b"2".into() }
+        );
         config.initrd = vec![path("two,three").into()];
         assert_eq!(config.read_modules(false).unwrap()[0].bytes, b"2", "a Linux kernel takes one file");
     }

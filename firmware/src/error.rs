@@ -143,7 +143,9 @@ pub enum BootError {
         what: String,
     },
     /// A multiboot header with demands that nobody knows.
-    #[error("kernel {file} has a multiboot header with the unknown demands {flags:#x}; give one that follows multiboot 1")]
+    #[error(
+        "kernel {file} has a multiboot header with the unknown demands {flags:#x}; give one that follows multiboot 1"
+    )]
     MultibootDemands {
         /// The file's name.
         file: String,
@@ -151,7 +153,9 @@ pub enum BootError {
         flags: u32,
     },
     /// The entry is not in what the file loads.
-    #[error("kernel {file} cannot be entered: the entry {entry:#x} lies outside of what it loads; build it again")]
+    #[error(
+        "kernel {file} cannot be entered: the entry {entry:#x} lies outside of what it loads; build it again"
+    )]
     EntryOutside {
         /// The file's name.
         file: String,

@@ -98,7 +98,8 @@ pub(crate) fn is_multiboot(image: &[u8]) -> bool {
 impl<'a> MultibootKernel<'a> {
     /// Reads an ELF file or a flat image with a header; `file` is its name for messages.
     pub fn parse(file: &'a str, image: &'a [u8]) -> Result<Self, BootError> {
-        let damaged = |what: &str| BootError::DamagedMultiboot { file: file.to_owned(), what: what.to_owned() };
+        let damaged =
+            |what: &str| BootError::DamagedMultiboot { file: file.to_owned(), what: what.to_owned() };
         let header = Header::find(image).ok_or_else(|| damaged("it has no multiboot header"))?;
         let flags = header.flags().unwrap_or_default();
         let known = wants::PAGE_ALIGNED_MODULES | wants::MEMORY | wants::VIDEO;
@@ -112,7 +113,8 @@ impl<'a> MultibootKernel<'a> {
             None
         };
         let (segments, entry) = if flags & wants::ADDRESSES != 0 {
-            let addresses = header.addresses().ok_or_else(|| damaged("its header ends before the addresses"))?;
+            let addresses =
+                header.addresses().ok_or_else(|| damaged("its header ends before the addresses"))?;
             let segment = flat_segment(image, header.offset, addresses).map_err(|what| damaged(what))?;
             (vec![segment], u64::from(addresses[4]))
         } else if elf::is_elf(image) {
@@ -152,7 +154,8 @@ fn flat_segment<'a>(
     offset: usize,
     [header_addr, load_addr, load_end_addr, bss_end_addr, _]: [u32; 5],
 ) -> Result<Segment<'a>, &'static str> {
-    let before_header = header_addr.checked_sub(load_addr).ok_or("its header lies before its load address")?;
+    let before_header =
+        header_addr.checked_sub(load_addr).ok_or("its header lies before its load address")?;
     let start = offset.checked_sub(before_header as usize).ok_or("its load address lies before its start")?;
     let rest = image.get(start..).unwrap_or_default();
     // Zero means all of the file, and no memory beyond it.
@@ -173,11 +176,7 @@ fn flat_segment<'a>(
 }
 
 /// Puts the kernel and what it boots with into guest RAM.
-pub(crate) fn load<M>(
-    kernel: &MultibootKernel<'_>,
-    boot: &Boot<'_>,
-    ram: &M,
-) -> Result<EntryState, BootError>
+pub(crate) fn load<M>(kernel: &MultibootKernel<'_>, boot: &Boot<'_>, ram: &M) -> Result<EntryState, BootError>
 where
     M: GuestMemory + ?Sized,
 {
@@ -202,7 +201,8 @@ where
     let strings = [command_line.as_str(), "softmetal"];
     let strings: Vec<&str> =
         strings.into_iter().chain(boot.modules.iter().map(|module| module.command_line)).collect();
-    let info = Info { boot, modules: &modules.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(), strings };
+    let info =
+        Info { boot, modules: &modules.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(), strings };
 
     const STACK_SIZE: u64 = 4096;
     let mut low = |size, align| {
@@ -373,7 +373,10 @@ mod tests {
 
     #[test]
     fn a_video_mode_is_read() {
-        let image = header(wants::ADDRESSES | wants::VIDEO, &[0x10_0000, 0x10_0000, 0, 0, 0x10_0000, 0, 640, 480, 32]);
+        let image = header(
+            wants::ADDRESSES | wants::VIDEO,
+            &[0x10_0000, 0x10_0000, 0, 0, 0x10_0000, 0, 640, 480, 32],
+        );
         let video = MultibootKernel::parse("k", &image).unwrap().video();
         assert_eq!(video, Some(VideoMode { text: false, width: 640, height: 480, depth: 32 }));
     }

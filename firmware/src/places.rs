@@ -27,9 +27,9 @@ impl Places {
             return;
         }
         let old = std::mem::take(&mut self.free);
-        let pieces = old.into_iter().flat_map(|free| {
-            [free.start..free.end.min(range.start), free.start.max(range.end)..free.end]
-        });
+        let pieces = old
+            .into_iter()
+            .flat_map(|free| [free.start..free.end.min(range.start), free.start.max(range.end)..free.end]);
         self.free = pieces.filter(|piece| piece.start < piece.end).collect();
     }
 

@@ -134,7 +134,8 @@ fn start_info_block(base: u64, boot: &Boot<'_>, modules: &[(u64, &Module<'_>)]) 
         longs(&mut block, &[*place, module.bytes.len() as u64, string, 0]);
         string += module.command_line.len() as u64 + 1;
     }
-    for text in std::iter::once(boot.command_line).chain(modules.iter().map(|(_, module)| module.command_line))
+    for text in
+        std::iter::once(boot.command_line).chain(modules.iter().map(|(_, module)| module.command_line))
     {
         block.extend(text.as_bytes());
         block.push(0);
