@@ -7,9 +7,11 @@ use softmetal_devices::chipset::acpi_pm::SCI_IRQ;
 use softmetal_devices::chipset::uart::{COM1, COM2};
 use softmetal_devices::pci::access::CONFIG_PORT;
 use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, PIRQ_ROUTE_REGISTER, elcr_for};
-use softmetal_firmware::linux::{Boot, BootError, BzImage, EntryState, Initrd};
 use softmetal_firmware::memory_map::MemoryMap;
-use softmetal_firmware::{acpi, linux, low_memory, smbios};
+use softmetal_firmware::{
+    Boot, BootError, EntryState, FlatSegments, Kernel, LongEntry, Module, ProtectedEntry,
+};
+use softmetal_firmware::{acpi, low_memory, smbios};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::board::Board;
@@ -36,21 +38,21 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         .and_then(|()| ram.write_slice(&smbios.bytes, GuestAddress(smbios.base)))
         .context("cannot write firmware's tables into guest memory")?;
 
-    let (kernel_name, kernel) = (kernel_name(config), config.read_kernel()?);
-    let initrd_name = config.initrd.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
-    let initrd = config.read_initrd()?;
-    let kernel = BzImage::parse(&kernel_name, &kernel).map_err(user_error)?;
-    let initrd = initrd.as_deref().map(|bytes| Initrd::parse(&initrd_name, bytes));
-    let initrd = initrd.transpose().map_err(user_error)?;
+    let (name, image) = (kernel_name(config), config.read_kernel()?);
+    let kernel = Kernel::parse(&name, &image).map_err(user_error)?;
+    let files = config.read_modules(kernel.takes_modules())?;
+    let modules: Vec<Module<'_>> = files
+        .iter()
+        .map(|file| Module { file: &file.file, command_line: &file.command_line, bytes: &file.bytes })
+        .collect();
     let boot = Boot {
-        kernel: &kernel,
-        initrd: initrd.as_ref(),
+        modules: &modules,
         command_line: &config.append,
         memory_map: &MemoryMap::pc(config.memory, &layout),
         rsdp: acpi.rsdp(),
         rng_seed: Some(random()?),
     };
-    linux::load(&boot, ram).map_err(user_error)
+    softmetal_firmware::load(&kernel, &boot, ram).map_err(user_error)
 }
 
 fn kernel_name(config: &Config) -> String {
@@ -129,28 +131,60 @@ fn set_memory_types(state: &mut CpuState) {
     state.msrs.mtrr_fixed = [RAM, RAM, UNCACHEABLE, ROM, ROM, ROM, ROM, ROM, ROM, ROM, ROM];
 }
 
-/// Turns a processor's state after power-on into the one that Linux's 64-bit boot protocol prescribes.
+/// Turns a processor's state after power-on into the one that the kernel's boot protocol prescribes.
 fn enter(state: &mut CpuState, entry: &EntryState) {
-    // As the descriptors of the loader's GDT say: present, ring 0, accessed.
-    const CODE: u32 = 0xa09b;
-    const DATA: u32 = 0xc093;
-    let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
-    state.segments = [flat(entry.data_selector, DATA); 6];
-    state.segments[seg::CS] = flat(entry.code_selector, CODE);
-    state.gdtr = TableRegister { base: entry.gdt_base, limit: entry.gdt_limit };
+    const ALWAYS_ONE: u64 = 1 << 1;
+    state.rflags = ALWAYS_ONE;
     state.idtr = TableRegister::default();
+    match entry {
+        EntryState::Long(entry) => enter_long(state, entry),
+        EntryState::Protected(entry) => enter_protected(state, entry),
+    }
+}
 
+fn enter_long(state: &mut CpuState, entry: &LongEntry) {
+    const CODE_64: u32 = 0xa09b;
+    set_segments(state, &entry.segments, CODE_64);
     state.cr3 = entry.cr3;
     state.cr4 = cr4::PAE;
     state.efer = efer::LME | efer::LMA;
     state.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::PG;
 
-    let register = |offset: u8| usize::from(offset / 8);
+    state.gpr = [0; 16];
     state.gpr[register(reg::RSI)] = entry.rsi;
     state.gpr[register(reg::RSP)] = entry.rsp;
     state.rip = entry.rip;
-    const ALWAYS_ONE: u64 = 1 << 1;
-    state.rflags = ALWAYS_ONE;
+}
+
+fn enter_protected(state: &mut CpuState, entry: &ProtectedEntry) {
+    const CODE_32: u32 = 0xc09b;
+    set_segments(state, &entry.segments, CODE_32);
+    // PVH wants a busy 32-bit TSS, the smallest there is.
+    const BUSY_TSS_32: u32 = 0x008b;
+    state.tr = Segment { selector: 0, base: 0, limit: 0x67, attributes: BUSY_TSS_32 };
+    state.cr0 = cr0::PE | cr0::ET;
+
+    state.gpr = [0; 16];
+    for (offset, value) in
+        [(reg::RAX, entry.eax), (reg::RBX, entry.ebx), (reg::RSI, entry.esi), (reg::RSP, entry.esp)]
+    {
+        state.gpr[register(offset)] = value.into();
+    }
+    state.rip = entry.eip.into();
+}
+
+/// Loads flat segments, as the descriptors in the loader's table say: present, ring 0, accessed.
+fn set_segments(state: &mut CpuState, segments: &FlatSegments, code: u32) {
+    const DATA: u32 = 0xc093;
+    let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
+    state.segments = [flat(segments.data_selector, DATA); 6];
+    state.segments[seg::CS] = flat(segments.code_selector, code);
+    state.gdtr = TableRegister { base: segments.gdt_base, limit: segments.gdt_limit };
+}
+
+/// The number of a general register.
+fn register(offset: u8) -> usize {
+    usize::from(offset / 8)
 }
 
 #[cfg(test)]

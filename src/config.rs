@@ -4,8 +4,10 @@
 //! data; whoever holds a `Config` holds values that are in range.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -31,14 +33,16 @@ pub struct Config {
     pub memory: u64,
     /// What is booted.
     pub kernel: KernelSource,
-    /// The initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    /// The initial RAM disk; for kernels that take modules, lists of them as [`Self::read_modules`] reads them.
+    pub initrd: Vec<PathBuf>,
     /// The kernel's command line.
     pub append: String,
     /// Where the first serial port leads.
     pub serial: SerialTarget,
     /// Whether the debug-exit port (0xf4) is there.
     pub debug_exit: bool,
+    /// Whether the devices of test suites are there.
+    pub testdev: bool,
     /// A reset ends the machine instead of starting it again.
     pub no_reboot: bool,
     /// Speed-ups that are switched off.
@@ -56,10 +60,11 @@ impl Config {
             cpus: 1,
             memory: DEFAULT_MEMORY,
             kernel,
-            initrd: None,
+            initrd: Vec::new(),
             append: String::new(),
             serial: SerialTarget::Stdio,
             debug_exit: false,
+            testdev: false,
             no_reboot: false,
             debug: DebugFlags::empty(),
             verbosity: 0,
@@ -69,15 +74,65 @@ impl Config {
     /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
     pub fn read_kernel(&self) -> Result<Cow<'static, [u8]>, UseError> {
         match &self.kernel {
-            KernelSource::File(path) => read_file("--kernel", path, "a Linux bzImage").map(Cow::Owned),
+            KernelSource::File(path) => {
+                read_file("--kernel", path, "a kernel such as a Linux bzImage").map(Cow::Owned)
+            }
             KernelSource::BuiltIn(image) => Ok(Cow::Borrowed(image)),
         }
     }
 
-    /// The initial RAM disk's bytes, where there is one.
-    pub fn read_initrd(&self) -> Result<Option<Vec<u8>>, UseError> {
-        self.initrd.as_deref().map(|path| read_file("--initrd", path, "an initial RAM disk")).transpose()
+    /// What goes to memory beside the kernel. For one that `takes_modules`, each `--initrd` is a list with commas between
+    /// (two commas are a comma of a name), each item a file and, after a space, its arguments. For others it is one file.
+    pub fn read_modules(&self, takes_modules: bool) -> Result<Vec<ModuleFile>, UseError> {
+        if takes_modules {
+            let items = self.initrd.iter().flat_map(|list| split_list(list.as_os_str().as_bytes()));
+            return items.map(|item| ModuleFile::read(&item)).collect();
+        }
+        let read = |path: &PathBuf| {
+            let file = path.display().to_string();
+            let bytes = read_file("--initrd", path, "an initial RAM disk")?;
+            Ok(ModuleFile { command_line: file.clone(), file, bytes })
+        };
+        self.initrd.iter().map(read).collect()
     }
+}
+
+/// A file that goes to memory beside the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleFile {
+    /// The file's name for messages.
+    pub file: String,
+    /// Its name and arguments, as the user gave them.
+    pub command_line: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+impl ModuleFile {
+    /// Reads what an item of a list names: everything up to the first space.
+    fn read(item: &[u8]) -> Result<Self, UseError> {
+        let name = item.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let path = Path::new(OsStr::from_bytes(name));
+        Ok(Self {
+            file: path.display().to_string(),
+            command_line: String::from_utf8_lossy(item).into_owned(),
+            bytes: read_file("--initrd", path, "a module for the kernel")?,
+        })
+    }
+}
+
+/// Splits at commas; two of them are one that belongs to the item.
+fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut items = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let separates = byte == b',' && bytes.next_if_eq(&b',').is_none();
+        match items.last_mut() {
+            Some(item) if !separates => item.push(byte),
+            _ => items.push(Vec::new()),
+        }
+    }
+    items
 }
 
 /// The engine that runs guest instructions.
@@ -326,14 +381,49 @@ mod tests {
         let dir = std::env::temp_dir();
         let mut config = Config::new(KernelSource::File(dir.clone()));
         let message = config.read_kernel().unwrap_err().to_string();
-        assert!(message.contains("this is a directory; it should be a Linux bzImage"), "{message}");
+        assert!(
+            message.contains("this is a directory; it should be a kernel such as a Linux bzImage"),
+            "{message}"
+        );
         config.kernel = KernelSource::File(dir.join("softmetal-no-such-file"));
         let message = config.read_kernel().unwrap_err().to_string();
         assert!(message.starts_with("--kernel ") && message.contains("no such file"), "{message}");
-        config.initrd = Some("/dev/null".into());
-        let message = config.read_initrd().unwrap_err().to_string();
+        config.initrd = vec!["/dev/null".into()];
+        let message = config.read_modules(false).unwrap_err().to_string();
         assert!(message.contains("not a regular file"), "{message}");
+        config.initrd = vec!["/dev/null a=1".into()];
+        let message = config.read_modules(true).unwrap_err().to_string();
+        assert!(message.starts_with("--initrd /dev/null: ") && message.contains("a module"), "{message}");
         config.kernel = KernelSource::BuiltIn(b"image");
         assert_eq!(&*config.read_kernel().unwrap(), b"image");
+    }
+
+    #[test]
+    fn modules_are_a_list_with_arguments() {
+        let split = |list: &str| {
+            let items = split_list(list.as_bytes());
+            items.into_iter().map(|item| String::from_utf8(item).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(split("a"), ["a"]);
+        assert_eq!(split("a x=1,b"), ["a x=1", "b"]);
+        assert_eq!(split("a x=1,,2,b,,"), ["a x=1,2", "b,"]);
+        assert_eq!(split("a,,,b"), ["a,", "b"]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("one"), "1").unwrap();
+        fs::write(path("two,three"), "2").unwrap();
+        let list = format!("{} x=1 y,{}", path("one"), path("two,,three"));
+        let mut config = Config::new(KernelSource::BuiltIn(b"image"));
+        config.initrd = vec![list.into(), path("one").into()];
+        let modules = config.read_modules(true).unwrap();
+        let texts: Vec<_> = modules.iter().map(|module| module.command_line.as_str()).collect();
+        assert_eq!(texts, [format!("{} x=1 y", path("one")), path("two,three"), path("one")]);
+        assert_eq!(
+            modules[1],
+            ModuleFile { file: path("two,three"), command_line: path("two,three"), bytes: b"2".into() }
+        );
+        config.initrd = vec![path("two,three").into()];
+        assert_eq!(config.read_modules(false).unwrap()[0].bytes, b"2", "a Linux kernel takes one file");
     }
 }

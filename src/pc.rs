@@ -21,13 +21,18 @@ use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, Sys
 use softmetal_devices::chipset::rtc::Rtc;
 use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
 use softmetal_devices::clock::{Alarm, Clock};
+use softmetal_devices::dma::{Dma, Unwatched};
 use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::IrqLine;
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
 use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge};
 use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, IsaBridge};
-use softmetal_devices::pci::{IntxRouter, PciBus};
+use softmetal_devices::pci::{IntxRouter, PciBus, Pin, Slot};
 use softmetal_devices::power::PowerSink;
+use softmetal_devices::testdev::pc as pc_testdev;
+use softmetal_devices::testdev::pci::PciTest;
+use softmetal_devices::virtio::VirtioPci;
+use softmetal_devices::virtio::rng::Rng;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Config, DebugFlags};
@@ -37,6 +42,10 @@ use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::outcome::{Outcome, Run};
 use crate::timers::{Timers, Waker};
 use crate::{boot, guest_ram, vcpu};
+
+/// Where the functions sit that are no chips of the board's.
+const RNG_SLOT: Slot = Slot::new(1, 0);
+const TESTDEV_SLOT: Slot = Slot::new(2, 0);
 
 /// The PC, from power-on to its end.
 pub(crate) struct Pc {
@@ -72,8 +81,13 @@ impl Pc {
         let com1 = bench.serial_ports(serial)?;
         let pm = bench.power_management()?;
         bench.keyboard_controller()?;
-        bench.pci()?;
+        // Nothing that the CPUs keep of RAM has to hear of devices that write into it before the CPUs run.
+        let dma = Dma::new(ram.memory().clone(), Arc::new(Unwatched));
+        bench.pci(&dma, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
+        if config.testdev {
+            bench.test_ports()?;
+        }
 
         let Bench { board, timers, sockets, .. } = bench;
         let board = Arc::new(board);
@@ -236,12 +250,22 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self) -> Result<()> {
+    fn pci(&mut self, dma: &Dma, testdev: bool) -> Result<()> {
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
         let mut bus = PciBus::new(Arc::clone(ports), Arc::clone(memory));
         bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start)))?;
-        bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(pins)))?;
+        bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
+        let rng = VirtioPci::new(
+            Rng::new(host_random),
+            pins.line(RNG_SLOT, Pin::A),
+            interrupts.clone(),
+            dma.clone(),
+        );
+        bus.plug(RNG_SLOT, shared(rng))?;
+        if testdev {
+            bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
+        }
 
         // As firmware leaves it: address ranges given out, interrupt lines written down.
         const PORTS: (u64, u64) = (0xc000, 0xffff);
@@ -268,6 +292,21 @@ impl Bench {
         Ok(())
     }
 
+    /// What test suites expect at fixed ports and addresses.
+    fn test_ports(&mut self) -> Result<()> {
+        let Board { interrupts, ports, memory, .. } = &self.board;
+        let lines = (0..pc_testdev::IRQ_PORTS as u32).map(|gsi| IrqLine::new(interrupts.clone(), gsi));
+        let lines = shared(pc_testdev::IrqPorts::new(lines.collect()));
+        let echo = shared(pc_testdev::Echo::default());
+        ports.insert(pc_testdev::ECHO_PORT, pc_testdev::ECHO_PORTS, "test echo", echo)?;
+        let flush = shared(pc_testdev::Flush);
+        ports.insert(pc_testdev::FLUSH_PORT, pc_testdev::FLUSH_PORTS, "test flush", flush)?;
+        ports.insert(pc_testdev::IRQ_PORT, pc_testdev::IRQ_PORTS, "test interrupts", lines)?;
+        let buffer = shared(pc_testdev::Buffer::default());
+        memory.insert(pc_testdev::BUFFER_BASE, pc_testdev::BUFFER_SIZE, "test buffer", buffer)?;
+        Ok(())
+    }
+
     fn clock(&self) -> Arc<Clock> {
         Arc::clone(&self.board.clock)
     }
@@ -279,6 +318,22 @@ impl Bench {
     fn irq(&self, number: u32) -> IrqLine {
         IrqLine::new(self.board.interrupts.clone(), number)
     }
+}
+
+/// Random bytes from the host.
+fn host_random(bytes: &mut [u8]) -> bool {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                log::warn!("the host gives no random numbers: {error}");
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// The host's wall time.
@@ -316,8 +371,10 @@ mod tests {
         let com1 = bench.serial_ports(&serial).unwrap();
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
-        bench.pci().unwrap();
+        let ram = guest_ram::allocate(2 << 20).unwrap();
+        bench.pci(&Dma::new(ram, Arc::new(Unwatched)), true).unwrap();
         bench.debug_ports(true).unwrap();
+        bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
         let Bench { board, timers, .. } = bench;
         Rig { run, board, timers, com1 }
@@ -385,6 +442,50 @@ mod tests {
             board.port_write(0, 0x20, &[0x20]);
         }
         assert!(!board.has_interrupt(1));
+    }
+
+    /// A register of the configuration space of a function.
+    fn pci_config(rig: &Rig, slot: Slot, offset: u32) -> u32 {
+        let address = 1 << 31 | u32::from(slot.devfn()) << 8 | offset;
+        rig.out(0xcf8, &address.to_le_bytes());
+        let mut data = [0; 4];
+        rig.board.port_read(0, 0xcfc, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn functions_are_found_placed_and_routed() {
+        let rig = rig();
+        for (slot, id, line) in [(RNG_SLOT, 0x1044_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)] {
+            assert_eq!(pci_config(&rig, slot, 0), id);
+            assert_eq!(pci_config(&rig, slot, 0x3c) & 0xff, line, "{slot}");
+            let base = u64::from(pci_config(&rig, slot, 0x10) & !15);
+            assert!(PCI32.contains(&base), "{slot}: {base:#x}");
+        }
+        // The number of queues, by memory; a test, by port.
+        let common = u64::from(pci_config(&rig, RNG_SLOT, 0x10) & !15);
+        let mut queues = [0; 2];
+        rig.board.mmio_read(0, common + 0x12, &mut queues);
+        assert_eq!(queues, [1, 0]);
+        let port = pci_config(&rig, TESTDEV_SLOT, 0x14) as u16 & !3;
+        rig.out(port, &[1]);
+        assert_eq!([rig.byte(port), rig.byte(port + 1)], [1, 1]);
+    }
+
+    #[test]
+    fn test_ports_echo_and_drive_lines() {
+        let rig = rig();
+        rig.out(0xe0, &[1, 2, 3, 4]);
+        rig.out(0xe4, &[0; 4]);
+        assert_eq!([rig.byte(0xe3), rig.byte(0xe1)], [4, 2]);
+        rig.board.mmio_write(0, 0xff00_fff8, &[9; 8]);
+        let mut data = [0; 8];
+        rig.board.mmio_read(0, 0xff00_fff8, &mut data);
+        assert_eq!(data, [9; 8]);
+        // IRQ 5 in the PIC's request register, which is what reading shows after power-on.
+        rig.out(0x2005, &[1]);
+        assert_eq!(rig.byte(0x20) & 1 << 5, 1 << 5);
+        rig.out(0x2005, &[0]);
     }
 
     #[test]

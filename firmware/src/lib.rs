@@ -7,10 +7,21 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod elf;
+mod entry;
+mod error;
+mod kernel;
 mod layout;
 pub mod linux;
 pub mod low_memory;
 pub mod memory_map;
+pub mod multiboot;
+mod places;
+pub mod pvh;
+mod recognise;
 pub mod smbios;
 
+pub use entry::{EntryState, FlatSegments, LongEntry, ProtectedEntry};
+pub use error::BootError;
+pub use kernel::{Boot, Kernel, Module, load};
 pub use layout::Layout;

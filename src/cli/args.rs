@@ -16,6 +16,7 @@ Examples:
   softmetal demo debian             Debian's kernel and busybox, fetched by apt, to a shell
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
+  softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
 Exit status:
   0    the guest powered off, or reset with --no-reboot, or Ctrl-A x ended it
@@ -38,7 +39,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Boot a Linux kernel
+    /// Boot a kernel
     #[command(after_help = EXAMPLES)]
     Run(RunArgs),
     /// Boot a guest that shows what this is: the one built in, or Debian's kernel with busybox
@@ -48,12 +49,12 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// The kernel: a 64-bit Linux bzImage (Debian: /boot/vmlinuz-*)
+    /// The kernel: a Linux bzImage (Debian: /boot/vmlinuz-*), an ELF file with a PVH entry, or a multiboot kernel
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// The initial RAM disk
+    /// The initial RAM disk; with PVH and multiboot kernels modules: "FILE ARGUMENTS,FILE", several times if you like
     #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
+    initrd: Vec<PathBuf>,
     /// The kernel's command line; for Linux on the serial port it holds console=ttyS0
     #[arg(
         long,
@@ -103,6 +104,9 @@ struct MachineArgs {
     /// Let the guest end the machine through port 0xf4
     #[arg(long)]
     debug_exit: bool,
+    /// Add the devices that test suites use: QEMU's pc-testdev and pci-testdev
+    #[arg(long)]
+    testdev: bool,
     /// End when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
@@ -172,6 +176,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         memory: machine.memory,
         serial: machine.serial.clone(),
         debug_exit: machine.debug_exit,
+        testdev: machine.testdev,
         no_reboot: machine.no_reboot,
         debug,
         verbosity: machine.verbose,
@@ -179,7 +184,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     };
     match &line.command {
         Verb::Run(RunArgs { kernel: None, .. }) => Err(UseError::new(
-            "--kernel is missing: name a Linux kernel to boot, or try 'softmetal demo', which needs none",
+            "--kernel is missing: name a kernel to boot, or try 'softmetal demo', which needs none",
         )),
         Verb::Run(RunArgs { kernel: Some(kernel), initrd, append, .. }) => Ok(Request::Run(Config {
             initrd: initrd.clone(),
@@ -288,17 +293,18 @@ mod tests {
     fn every_option_reaches_the_machine() {
         let config = run(
             "run --accel interp --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
-             --debug-exit --no-reboot --debug no-chain,no-tlb -vv",
+             --debug-exit --testdev --no-reboot --debug no-chain,no-tlb -vv",
         );
         let expected = Config {
             accel: Accel::Interp,
             cpus: 4,
             memory: 4 << 30,
             kernel: KernelSource::File("k".into()),
-            initrd: Some("i".into()),
+            initrd: vec!["i".into()],
             append: "-x=1".into(),
             serial: SerialTarget::File("o".into()),
             debug_exit: true,
+            testdev: true,
             no_reboot: true,
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
             verbosity: 2,

@@ -43,7 +43,7 @@ pub(crate) fn debian(machine: Machine) -> Result<Config> {
     })?;
     say(&format!("booting {}; 'poweroff' or 'exit' in the guest ends it", kernel.display()));
     Ok(Config {
-        initrd: Some(initrd),
+        initrd: vec![initrd],
         append: "console=ttyS0".into(),
         ..machine.boot(KernelSource::File(kernel))
     })

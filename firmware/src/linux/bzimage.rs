@@ -1,6 +1,7 @@
 //! Reading a bzImage.
 
-use super::{BootError, recognise};
+use crate::error::BootError;
+use crate::{low_memory, recognise};
 
 /// Offsets of the setup header's fields in the file, and in the zero page.
 pub(super) mod header {
@@ -24,20 +25,29 @@ pub(super) mod header {
     pub(crate) const SETUP_DATA: usize = 0x250;
     pub(crate) const PREF_ADDRESS: usize = 0x258;
     pub(crate) const INIT_SIZE: usize = 0x260;
-    /// The end of what protocol 2.12 has.
-    pub(crate) const END: usize = 0x268;
+    /// The end of what protocol 2.06 has.
+    pub(crate) const OLD_END: usize = 0x23c;
+    /// The end of what protocol 2.10 has: with `pref_address` and `init_size`.
+    pub(crate) const END: usize = 0x264;
     /// The zero page has no room for a longer header: the EDD buffer follows.
     pub(crate) const LIMIT: usize = 0x290;
 }
 
 const MAGIC: &[u8; 4] = b"HdrS";
-const OLDEST_PROTOCOL: u16 = 0x020c;
+/// Older kernels do not say how long their command line may be.
+const OLDEST_PROTOCOL: u16 = 0x0206;
+/// From here on kernels say how much memory they need, and where they like to be.
+const WITH_INIT_SIZE: u16 = 0x020a;
+/// From here on there is `xloadflags`.
+const WITH_XLOADFLAGS: u16 = 0x020c;
+/// Kernels without `init_size` get so many times the size of their file, for what is in it compressed.
+const GUESSED_EXPANSION: u32 = 8;
 const LOADED_HIGH: u8 = 1 << 0;
 const XLF_KERNEL_64: u16 = 1 << 0;
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 1 << 1;
 const SECTOR: usize = 512;
 
-/// A bzImage with a 64-bit entry whose header holds together.
+/// A bzImage whose header holds together.
 #[derive(Clone, Copy, Debug)]
 pub struct BzImage<'a> {
     file: &'a str,
@@ -75,8 +85,9 @@ impl<'a> BzImage<'a> {
             let [minor, major] = version.to_le_bytes();
             return Err(BootError::OldProtocol { file: named(), major, minor });
         }
-        if image.len() < header::END {
-            return Err(truncated(header::END));
+        let least_end = if version >= WITH_INIT_SIZE { header::END } else { header::OLD_END };
+        if image.len() < least_end {
+            return Err(truncated(least_end));
         }
         // Past this point all of the header is there; the zeros below are never taken.
         let byte = |at| fields.bytes::<1>(at).map_or(0, |[byte]| byte);
@@ -88,13 +99,10 @@ impl<'a> BzImage<'a> {
             return Err(bad("boot_flag", word(header::BOOT_FLAG).into()));
         }
         let header_end = header::MAGIC + usize::from(byte(header::JUMP_LENGTH));
-        if !(header::END..=header::LIMIT).contains(&header_end) {
+        if !(least_end..=header::LIMIT).contains(&header_end) {
             return Err(bad("header length", header_end as u64));
         }
-        let xloadflags = word(header::XLOADFLAGS);
-        if xloadflags & XLF_KERNEL_64 == 0 {
-            return Err(BootError::ThirtyTwoBit { file: named() });
-        }
+        let xloadflags = if version >= WITH_XLOADFLAGS { word(header::XLOADFLAGS) } else { 0 };
         if byte(header::LOADFLAGS) & LOADED_HIGH == 0 {
             return Err(bad("loadflags", byte(header::LOADFLAGS).into()));
         }
@@ -110,10 +118,19 @@ impl<'a> BzImage<'a> {
             return Err(bad("syssize", 0));
         }
         let expected = payload_start + payload_length;
-        let payload = image.get(payload_start..expected).ok_or_else(|| truncated(expected))?;
+        // The header counts in units of 16 bytes; the last of them need not be whole.
+        let payload_end = expected.min(image.len());
+        if expected - payload_end >= 16 {
+            return Err(truncated(expected));
+        }
+        let payload = image.get(payload_start..payload_end).ok_or_else(|| truncated(expected))?;
         let setup_header = image.get(header::SETUP_SECTS..header_end).ok_or_else(|| truncated(expected))?;
 
-        let init_size = dword(header::INIT_SIZE);
+        let (init_size, pref_address) = if version >= WITH_INIT_SIZE {
+            (dword(header::INIT_SIZE), fields.bytes(header::PREF_ADDRESS).map_or(0, u64::from_le_bytes))
+        } else {
+            (dword(header::SYSSIZE).saturating_mul(16 * GUESSED_EXPANSION), low_memory::EXTENDED_BASE)
+        };
         if (init_size as usize) < payload_length {
             return Err(bad("init_size", init_size.into()));
         }
@@ -126,7 +143,7 @@ impl<'a> BzImage<'a> {
             setup_header,
             payload,
             xloadflags,
-            pref_address: fields.bytes(header::PREF_ADDRESS).map_or(0, u64::from_le_bytes),
+            pref_address,
             init_size,
             initrd_addr_max: dword(header::INITRD_ADDR_MAX),
             alignment,
@@ -153,6 +170,11 @@ impl<'a> BzImage<'a> {
     /// Where the kernel prefers to be loaded.
     pub fn pref_address(&self) -> u64 {
         self.pref_address
+    }
+
+    /// Whether the kernel has a 64-bit entry; it has a 32-bit one in any case.
+    pub fn is_64_bit(&self) -> bool {
+        self.xloadflags & XLF_KERNEL_64 != 0
     }
 
     pub(super) fn relocatable(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The initial RAM disk.
 
-use super::{BootError, recognise};
+use crate::error::BootError;
+use crate::recognise;
 
 /// A file that Linux can take as initial RAM disk.
 #[derive(Clone, Copy, Debug)]

@@ -1,145 +1,23 @@
-//! Linux's x86 boot protocol: a bzImage entered in 64-bit mode.
+//! Linux's x86 boot protocol: a bzImage entered in 64-bit mode, or in 32-bit protected mode where it has no 64-bit entry.
 //!
 //! [`BzImage::parse`] reads the user's file and touches nothing; [`load`] copies kernel, command line and initial RAM
 //! disk into guest RAM and says in which state the first processor enters the kernel.
 //! The protocol is described in the kernel's own documentation, "The Linux/x86 Boot Protocol".
 
 mod bzimage;
-mod entry;
+mod identity_map;
 mod initrd;
-mod recognise;
 
 use std::ops::Range;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
 pub use bzimage::BzImage;
-pub use entry::EntryState;
 pub use initrd::Initrd;
 
+use crate::entry::{self, EntryState, FlatSegments, LongEntry, ProtectedEntry};
+use crate::error::BootError;
 use crate::memory_map::MemoryMap;
-
-/// Why a kernel cannot be booted. Each sentence names the file and what would be right.
-#[derive(Debug, thiserror::Error)]
-pub enum BootError {
-    /// The kernel file has no bytes.
-    #[error(
-        "kernel {file} is empty; give a Linux kernel image for x86-64 (a bzImage, such as /boot/vmlinuz-*)"
-    )]
-    EmptyKernel {
-        /// The file's name.
-        file: String,
-    },
-    /// The kernel file is something else, and known.
-    #[error("kernel {file} is {what}; {right}")]
-    OtherKind {
-        /// The file's name.
-        file: String,
-        /// What it is.
-        what: String,
-        /// What the user can do.
-        right: &'static str,
-    },
-    /// The kernel file is something unknown.
-    #[error("kernel {file} is not a Linux kernel; give one for x86-64 (a bzImage, such as /boot/vmlinuz-*)")]
-    NotAKernel {
-        /// The file's name.
-        file: String,
-    },
-    /// The kernel is older than what this loader speaks.
-    #[error(
-        "kernel {file} speaks boot protocol {major}.{minor}, which is too old; give Linux 3.8 or later (protocol 2.12)"
-    )]
-    OldProtocol {
-        /// The file's name.
-        file: String,
-        /// Version before the dot.
-        major: u8,
-        /// Version after the dot.
-        minor: u8,
-    },
-    /// A kernel for 32-bit x86.
-    #[error("kernel {file} is for 32-bit x86; give one for x86-64 (on Debian linux-image-amd64)")]
-    ThirtyTwoBit {
-        /// The file's name.
-        file: String,
-    },
-    /// The file ends early.
-    #[error(
-        "kernel {file} is truncated: it has {actual} bytes, its header asks for {expected}; copy it again"
-    )]
-    Truncated {
-        /// The file's name.
-        file: String,
-        /// Bytes that are there.
-        actual: u64,
-        /// Bytes that its header announces.
-        expected: u64,
-    },
-    /// The header contradicts itself.
-    #[error("kernel {file} is damaged: its header has {field} {value:#x}; copy it again")]
-    BadHeader {
-        /// The file's name.
-        file: String,
-        /// The field's name in the boot protocol.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-    /// The machine is too small.
-    #[error(
-        "too little memory for kernel {file}: it needs {needed_mib} MiB, give it at least that with --memory"
-    )]
-    TooLittleMemory {
-        /// The file's name.
-        file: String,
-        /// What the kernel alone takes to start.
-        needed_mib: u64,
-    },
-    /// The command line is longer than the kernel reads.
-    #[error(
-        "the kernel command line has {actual} bytes, kernel {file} takes at most {limit}; shorten --append"
-    )]
-    LongCommandLine {
-        /// The kernel's name.
-        file: String,
-        /// Length of the command line.
-        actual: usize,
-        /// What the kernel takes.
-        limit: usize,
-    },
-    /// The command line has a NUL inside.
-    #[error("the kernel command line contains a NUL byte; remove it from --append")]
-    NulInCommandLine,
-    /// The initial RAM disk has no bytes.
-    #[error("initial RAM disk {file} is empty; give a cpio archive, as it is or compressed")]
-    EmptyInitrd {
-        /// The file's name.
-        file: String,
-    },
-    /// The file given as initial RAM disk cannot be one.
-    #[error("initial RAM disk {file} is {what}; give a cpio archive, as it is or compressed")]
-    NotAnInitrd {
-        /// The file's name.
-        file: String,
-        /// What it is.
-        what: String,
-    },
-    /// The initial RAM disk does not fit.
-    #[error(
-        "too little memory for initial RAM disk {file}: it has {size_mib} MiB and does not fit beside the kernel; \
-         give more with --memory"
-    )]
-    NoRoomForInitrd {
-        /// The file's name.
-        file: String,
-        /// Its size, rounded up.
-        size_mib: u64,
-    },
-    /// Guest RAM does not have what the memory map says.
-    #[error("cannot write the boot content into guest memory: {0}")]
-    Memory(#[from] GuestMemoryError),
-}
 
 /// What a kernel boots with.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +40,7 @@ pub struct Boot<'a> {
 mod place {
     use std::ops::Range;
 
-    /// The 64-bit protocol needs no stack; this is one for kernels that use it nevertheless.
+    /// The protocols need no stack; this is one for kernels that use it nevertheless.
     pub(super) const STACK_TOP: u64 = 0x7000;
     pub(super) const ZERO_PAGE: u64 = 0x7000;
     pub(super) const GDT: u64 = 0x8000;
@@ -200,26 +78,35 @@ pub fn load<M: GuestMemory + ?Sized>(boot: &Boot, ram: &M) -> Result<EntryState,
     }
     ram.write_slice(&plan.zero_page(boot), GuestAddress(place::ZERO_PAGE))?;
 
+    let segments = FlatSegments::at(place::GDT);
+    if !boot.kernel.is_64_bit() {
+        ram.write_slice(&entry::gdt_32(), GuestAddress(place::GDT))?;
+        return Ok(EntryState::Protected(ProtectedEntry {
+            eip: plan.kernel.start as u32,
+            eax: 0,
+            ebx: 0,
+            esi: place::ZERO_PAGE as u32,
+            esp: place::STACK_TOP as u32,
+            segments,
+        }));
+    }
     const FOUR_GIB: u64 = 1 << 32;
-    let mut tables = entry::IdentityMap::new(place::PAGE_TABLES);
+    let mut tables = identity_map::IdentityMap::new(place::PAGE_TABLES);
     tables.map(0..FOUR_GIB);
     if let Some(range) = &plan.initrd {
         tables.map(range.clone());
     }
     ram.write_slice(tables.bytes(), GuestAddress(place::PAGE_TABLES.start))?;
-    ram.write_slice(&entry::gdt_bytes(), GuestAddress(place::GDT))?;
+    ram.write_slice(&entry::gdt_64(), GuestAddress(place::GDT))?;
 
     const ENTRY_64: u64 = 0x200;
-    Ok(EntryState {
+    Ok(EntryState::Long(LongEntry {
         rip: plan.kernel.start + ENTRY_64,
         rsi: place::ZERO_PAGE,
         rsp: place::STACK_TOP,
         cr3: place::PAGE_TABLES.start,
-        gdt_base: place::GDT,
-        gdt_limit: entry::GDT_LIMIT,
-        code_selector: entry::BOOT_CS,
-        data_selector: entry::BOOT_DS,
-    })
+        segments,
+    }))
 }
 
 /// Where everything goes.
@@ -237,9 +124,6 @@ impl Plan {
             Some(initrd) => Some(place_initrd(initrd, boot.kernel, &kernel, boot.memory_map)?),
             None => None,
         };
-        if boot.command_line.contains('\0') {
-            return Err(BootError::NulInCommandLine);
-        }
         let room = (place::COMMAND_LINE.end - place::COMMAND_LINE.start) as usize - 1;
         let limit = room.min(boot.kernel.command_line_limit());
         if boot.command_line.len() > limit {
@@ -346,4 +230,4 @@ fn rng_seed_data(seed: &[u8; 32]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,12 +1,12 @@
 //! What a file is that is not what was asked for, so that the message can say what would be right.
 
-use super::BootError;
+use crate::error::BootError;
 
-const GIVE_BZIMAGE: &str = "give a Linux kernel image for x86-64 (a bzImage, such as /boot/vmlinuz-*)";
-const GIVE_AMD64: &str = "give a kernel for x86-64 (on Debian linux-image-amd64)";
-const UNPACK: &str = "unpack it first, or give a bzImage, which unpacks itself";
+const GIVE_KERNEL: &str = "give a Linux bzImage (such as /boot/vmlinuz-*) or another kernel";
+const GIVE_AMD64: &str = "give a kernel for x86 (on Debian linux-image-amd64)";
+const UNPACK: &str = "unpack it first (a bzImage unpacks itself)";
 const USE_INITRD: &str = "give it with --initrd, and a kernel with --kernel";
-const NO_DISK_BOOT: &str = "booting disks needs firmware; give the kernel inside of it (a bzImage)";
+const NO_DISK_BOOT: &str = "booting disks needs firmware; give the kernel inside of it";
 
 /// Compressed files by their first bytes. Linux takes each of these as initial RAM disk.
 const COMPRESSED: [(&[u8], &str); 8] = [
@@ -35,7 +35,8 @@ fn is_cpio(file: &[u8]) -> bool {
     CPIO.iter().any(|magic| has(file, 0, magic))
 }
 
-fn is_x86_kernel(file: &[u8]) -> bool {
+/// Whether a file has the header of a bzImage.
+pub(crate) fn is_x86_linux(file: &[u8]) -> bool {
     has(file, 0x202, b"HdrS")
 }
 
@@ -57,15 +58,14 @@ const DISKS: [(usize, &[u8], &str); 4] = [
     (0x1fe, &[0x55, 0xaa], "a boot sector or disk image"),
 ];
 
-/// The name of an ELF file's machine, or None where it is x86-64's.
+/// The name of an ELF file's machine, or None where it is x86's.
 fn elf_machine(file: &[u8]) -> Option<String> {
     const BIG_ENDIAN: u8 = 2;
     let bytes = [file.get(18).copied()?, file.get(19).copied()?];
     let machine =
         if file.get(5) == Some(&BIG_ENDIAN) { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
     let name = match machine {
-        62 => return None,
-        3 => "32-bit x86",
+        3 | 62 => return None,
         8 => "MIPS",
         20 => "PowerPC",
         21 => "64-bit PowerPC",
@@ -79,16 +79,20 @@ fn elf_machine(file: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The error for a file that was given as kernel and has no bzImage header.
-pub(super) fn instead_of_kernel(file: &str, image: &[u8]) -> BootError {
+/// The error for an ELF file of another machine than x86.
+pub(crate) fn foreign_elf(file: &str, image: &[u8]) -> Option<BootError> {
+    let machine = elf_machine(image)?;
+    Some(BootError::OtherKind {
+        file: file.to_owned(),
+        what: format!("an ELF file for {machine}"),
+        right: GIVE_AMD64,
+    })
+}
+
+/// The error for a file that was given as kernel and has none of the headers of one.
+pub(crate) fn instead_of_kernel(file: &str, image: &[u8]) -> BootError {
     let other =
         |what: &str, right| BootError::OtherKind { file: file.to_owned(), what: what.to_owned(), right };
-    if has(image, 0, b"\x7fELF") {
-        return match elf_machine(image) {
-            Some(machine) => other(&format!("an ELF file for {machine}"), GIVE_AMD64),
-            None => other("an ELF file (a program or vmlinux)", GIVE_BZIMAGE),
-        };
-    }
     if let Some((_, _, what)) = OTHER_KERNELS.iter().find(|(at, magic, _)| has(image, *at, magic)) {
         return other(what, GIVE_AMD64);
     }
@@ -102,16 +106,16 @@ pub(super) fn instead_of_kernel(file: &str, image: &[u8]) -> BootError {
         return other(what, NO_DISK_BOOT);
     }
     if has(image, 0, b"MZ") {
-        return other("an EFI or Windows program", GIVE_BZIMAGE);
+        return other("an EFI or Windows program", GIVE_KERNEL);
     }
     if has(image, 0, b"#!") {
-        return other("a script", GIVE_BZIMAGE);
+        return other("a script", GIVE_KERNEL);
     }
     BootError::NotAKernel { file: file.to_owned() }
 }
 
 /// What a file given as initial RAM disk is, where Linux could not use it.
-pub(super) fn instead_of_initrd(image: &[u8]) -> Option<String> {
+pub(crate) fn instead_of_initrd(image: &[u8]) -> Option<String> {
     // Archives may follow one another with zeros between, so zeros may come first as well.
     let start = image.iter().position(|byte| *byte != 0).unwrap_or(0);
     let archive = image.get(start..).unwrap_or_default();
@@ -124,7 +128,7 @@ pub(super) fn instead_of_initrd(image: &[u8]) -> Option<String> {
     if FILE_SYSTEMS.iter().any(|(at, magic)| has(image, *at, magic)) {
         return None;
     }
-    let what = if is_x86_kernel(image) {
+    let what = if is_x86_linux(image) {
         "a Linux kernel"
     } else if has(image, 0, b"\x7fELF") {
         "an ELF file"

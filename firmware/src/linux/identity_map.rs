@@ -1,46 +1,6 @@
-//! The state in which a 64-bit kernel is entered: identity-mapped pages, flat segments.
+//! Page tables for the 64-bit entry.
 
 use std::ops::Range;
-
-/// Selector of the 64-bit code segment that the protocol prescribes.
-pub(super) const BOOT_CS: u16 = 0x10;
-/// Selector of the data segment that the protocol prescribes.
-pub(super) const BOOT_DS: u16 = 0x18;
-/// Null, unused, code, data.
-const GDT: [u64; 4] = [
-    0,
-    0,
-    0x00af_9b00_0000_ffff, // code: execute/read, accessed, ring 0, L
-    0x00cf_9300_0000_ffff, // data: read/write, accessed, ring 0, 4 GiB
-];
-/// Limit of the GDT in bytes.
-pub(super) const GDT_LIMIT: u16 = (size_of_val(&GDT) - 1) as u16;
-
-/// Registers for the kernel's 64-bit entry. The machine adds what the protocol fixes for all kernels: long mode with
-/// paging on, interrupts off, all data segments loaded with [`EntryState::data_selector`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryState {
-    /// The kernel's entry.
-    pub rip: u64,
-    /// The zero page.
-    pub rsi: u64,
-    /// A small stack, which the protocol does not ask for.
-    pub rsp: u64,
-    /// Root of the page tables: 4 levels, at least the first 4 GiB mapped to themselves.
-    pub cr3: u64,
-    /// The GDT.
-    pub gdt_base: u64,
-    /// Its limit.
-    pub gdt_limit: u16,
-    /// CS: 64-bit code.
-    pub code_selector: u16,
-    /// DS, ES, FS, GS, SS: flat data.
-    pub data_selector: u16,
-}
-
-pub(super) fn gdt_bytes() -> Vec<u8> {
-    GDT.iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect()
-}
 
 const TABLE: usize = 4096;
 const ENTRIES: u64 = 512;

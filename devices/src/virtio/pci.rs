@@ -1,0 +1,671 @@
+//! The PCI transport of virtio 1.2 ("Virtio Over PCI Bus"), without the legacy interface.
+//!
+//! All structures lie in one memory BAR. Interrupts are MSI-X, a vector for each queue and one for configuration, or the
+//! function's pin.
+
+use std::sync::Arc;
+
+use bitflags::bitflags;
+use log::debug;
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_RING_RESET,
+    VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use super::VirtioDevice;
+use super::queue::{BrokenQueue, Queue, QueueState};
+use crate::bus::value_of;
+use crate::dma::Dma;
+use crate::irq::{IrqLine, MsiSink};
+use crate::pci::config::{Command, ConfigState};
+use crate::pci::msix::MsixState;
+use crate::pci::{BarKind, ConfigSpace, Identity, Intx, Msix, PciDevice, Pin};
+
+const VENDOR: u16 = 0x1af4;
+/// Device IDs of functions without the legacy interface are this and the device type.
+const DEVICE_BASE: u16 = 0x1040;
+/// Revisions from 1 on have no legacy interface.
+const REVISION: u8 = 1;
+/// From 0x40 on, so that drivers for the legacy interface keep away.
+const SUBSYSTEM: u16 = 0x1100;
+const CAPABILITY_VENDOR: u8 = 0x09;
+
+/// The BAR of all structures.
+const BAR: usize = 0;
+const BAR_SIZE: u64 = 0x8000;
+/// Bytes between the notification addresses of neighbouring queues.
+const NOTIFY_MULTIPLIER: u32 = 4;
+/// Queues that fit into the notification structure.
+const MAX_QUEUES: usize = 256;
+/// A vector register that names none.
+const NO_VECTOR: u16 = 0xffff;
+
+/// A structure in the BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Structure {
+    Common,
+    Isr,
+    Device,
+    Notify,
+    MsixTable,
+    MsixPending,
+}
+
+impl Structure {
+    const ALL: [(Self, u64, u64); 6] = [
+        (Self::Common, 0x0000, 0x1000),
+        (Self::Isr, 0x1000, 0x1000),
+        (Self::Device, 0x2000, 0x1000),
+        (Self::Notify, 0x3000, 0x1000),
+        (Self::MsixTable, 0x4000, 0x3000),
+        (Self::MsixPending, 0x7000, 0x1000),
+    ];
+
+    /// Whose bytes these are, and where in it they are.
+    fn at(offset: u64) -> Option<(Self, u64)> {
+        Self::ALL.into_iter().find_map(|(structure, base, size)| {
+            offset.checked_sub(base).filter(|offset| *offset < size).map(|offset| (structure, offset))
+        })
+    }
+
+    fn place(self) -> (u32, u32) {
+        let found = Self::ALL.into_iter().find(|(structure, ..)| *structure == self);
+        found.map_or((0, 0), |(_, base, size)| (base as u32, size as u32))
+    }
+
+    /// The number by which capabilities know it.
+    fn capability_type(self) -> Option<u8> {
+        match self {
+            Self::Common => Some(1),
+            Self::Notify => Some(2),
+            Self::Isr => Some(3),
+            Self::Device => Some(4),
+            Self::MsixTable | Self::MsixPending => None,
+        }
+    }
+}
+
+/// Registers of the common configuration structure: `struct virtio_pci_common_cfg`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Common {
+    DeviceFeatureSelect,
+    DeviceFeature,
+    DriverFeatureSelect,
+    DriverFeature,
+    ConfigMsixVector,
+    NumQueues,
+    DeviceStatus,
+    ConfigGeneration,
+    QueueSelect,
+    QueueSize,
+    QueueMsixVector,
+    QueueEnable,
+    QueueNotifyOff,
+    QueueDesc,
+    QueueDriver,
+    QueueDevice,
+    QueueNotifyData,
+    QueueReset,
+}
+
+impl Common {
+    /// Each register with its offset and its width.
+    const ALL: [(Self, u64, usize); 18] = [
+        (Self::DeviceFeatureSelect, 0x00, 4),
+        (Self::DeviceFeature, 0x04, 4),
+        (Self::DriverFeatureSelect, 0x08, 4),
+        (Self::DriverFeature, 0x0c, 4),
+        (Self::ConfigMsixVector, 0x10, 2),
+        (Self::NumQueues, 0x12, 2),
+        (Self::DeviceStatus, 0x14, 1),
+        (Self::ConfigGeneration, 0x15, 1),
+        (Self::QueueSelect, 0x16, 2),
+        (Self::QueueSize, 0x18, 2),
+        (Self::QueueMsixVector, 0x1a, 2),
+        (Self::QueueEnable, 0x1c, 2),
+        (Self::QueueNotifyOff, 0x1e, 2),
+        (Self::QueueDesc, 0x20, 8),
+        (Self::QueueDriver, 0x28, 8),
+        (Self::QueueDevice, 0x30, 8),
+        (Self::QueueNotifyData, 0x38, 2),
+        (Self::QueueReset, 0x3a, 2),
+    ];
+
+    /// The register of an access, and whether it is the upper half of 64 bits. Drivers access registers whole, and those
+    /// of 64 bits in halves as well; everything else has no meaning.
+    fn at(offset: u64, length: usize) -> Option<(Self, Part)> {
+        Self::ALL.into_iter().find_map(|(register, at, width)| match offset.checked_sub(at)? {
+            0 if length == width => Some((register, Part::Whole)),
+            0 if width == 8 && length == 4 => Some((register, Part::Low)),
+            4 if width == 8 && length == 4 => Some((register, Part::High)),
+            _ => None,
+        })
+    }
+}
+
+/// Which part of a register is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Low,
+    High,
+}
+
+impl Part {
+    fn of(self, value: u64) -> u64 {
+        match self {
+            Self::Whole | Self::Low => value,
+            Self::High => value >> 32,
+        }
+    }
+
+    fn replace(self, old: u64, new: u64) -> u64 {
+        match self {
+            Self::Whole => new,
+            Self::Low => old & !0xffff_ffff | new & 0xffff_ffff,
+            Self::High => old & 0xffff_ffff | new << 32,
+        }
+    }
+}
+
+bitflags! {
+    /// The ISR status register: why the pin is asserted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Isr: u8 {
+        /// A queue has used buffers.
+        const QUEUE = 1 << 0;
+        /// Configuration or status changed.
+        const CONFIG = 1 << 1;
+    }
+}
+
+/// What the driver has set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Registers {
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    driver_features: u64,
+    config_vector: u16,
+    queue_vectors: Vec<u16>,
+    status: u8,
+    config_generation: u8,
+    queue_select: u16,
+    isr: Isr,
+}
+
+impl Registers {
+    fn after_reset(queues: usize) -> Self {
+        Self {
+            device_feature_select: 0,
+            driver_feature_select: 0,
+            driver_features: 0,
+            config_vector: NO_VECTOR,
+            queue_vectors: vec![NO_VECTOR; queues],
+            status: 0,
+            config_generation: 0,
+            queue_select: 0,
+            isr: Isr::empty(),
+        }
+    }
+
+    fn has(&self, status: u32) -> bool {
+        u32::from(self.status) & status == status
+    }
+
+    fn negotiated(&self, feature: u32) -> bool {
+        self.has(VIRTIO_CONFIG_S_FEATURES_OK) && self.driver_features & 1 << feature != 0
+    }
+}
+
+/// What a snapshot keeps of a virtio function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtioPciState<S> {
+    config: ConfigState,
+    msix: MsixState,
+    registers: Registers,
+    queues: Vec<QueueState>,
+    device: S,
+}
+
+/// A virtio device as a PCI function.
+pub struct VirtioPci<D: VirtioDevice> {
+    config: ConfigSpace,
+    msix: Msix,
+    intx: Intx,
+    registers: Registers,
+    queues: Vec<Queue>,
+    dma: Dma,
+    device: D,
+    /// Where in configuration space the capability is that reaches the BAR without mapping it.
+    window: usize,
+}
+
+/// Offsets in the capability that reaches the BAR: VIRTIO_PCI_CAP_PCI_CFG.
+mod window {
+    pub(super) const BAR: usize = 4;
+    pub(super) const OFFSET: usize = 8;
+    pub(super) const LENGTH: usize = 12;
+    pub(super) const DATA: usize = 16;
+    pub(super) const SIZE: usize = 20;
+}
+
+impl<D: VirtioDevice> VirtioPci<D> {
+    /// A function around `device`, with its pin, its messages and its way to guest RAM.
+    pub fn new(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
+        let queues = D::QUEUE_SIZES.len();
+        assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
+        let mut config = ConfigSpace::new(Identity {
+            vendor: VENDOR,
+            device: DEVICE_BASE + D::DEVICE_TYPE,
+            revision: REVISION,
+            class: D::PCI_CLASS,
+            subsystem_vendor: VENDOR,
+            subsystem: SUBSYSTEM,
+        })
+        .with_bar(BAR, BarKind::Memory64, BAR_SIZE)
+        .with_interrupt_pin(Pin::A);
+        let vectors = queues as u16 + 1;
+        let (table, pending) = (Structure::MsixTable.place().0, Structure::MsixPending.place().0);
+        let msix = Msix::new(vectors, BAR as u8, table, pending, &mut config, messages);
+        for (structure, ..) in Structure::ALL {
+            if let Some(number) = structure.capability_type() {
+                let (offset, length) = structure.place();
+                let multiplier = NOTIFY_MULTIPLIER.to_le_bytes();
+                let extra = if structure == Structure::Notify { &multiplier[..] } else { &[] };
+                add_capability(&mut config, number, offset, length, extra, false);
+            }
+        }
+        const PCI_CFG: u8 = 5;
+        let window = add_capability(&mut config, PCI_CFG, 0, 0, &[0; 4], true);
+        Self {
+            config,
+            msix,
+            intx: Intx::new(pin),
+            registers: Registers::after_reset(queues),
+            queues: D::QUEUE_SIZES.iter().map(|&size| Queue::new(size)).collect(),
+            dma,
+            device,
+            window,
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The device, to be changed from outside; [`VirtioPci::run_queue`] and [`VirtioPci::config_changed`] tell the driver.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// Lets the device work on a queue, and interrupts the driver if it wants that. For the driver's notifications, and
+    /// for back ends that have something for the guest.
+    pub fn run_queue(&mut self, index: usize) {
+        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK;
+        if !self.registers.has(live)
+            || self.registers.has(VIRTIO_CONFIG_S_NEEDS_RESET)
+            || !self.config.command().contains(Command::BUS_MASTER)
+        {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.is_enabled()) else { return };
+        let before = queue.next_used();
+        let processed = self.device.process(index, queue, &self.dma);
+        match processed.and_then(|()| queue.wants_interrupt(before, &self.dma)) {
+            Ok(true) => {
+                let vector = self.registers.queue_vectors.get(index).copied().unwrap_or(NO_VECTOR);
+                self.interrupt(Isr::QUEUE, vector);
+            }
+            Ok(false) => {}
+            Err(broken) => self.needs_reset(index, broken),
+        }
+    }
+
+    /// Tells the driver that device configuration has changed.
+    pub fn config_changed(&mut self) {
+        self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
+        if self.registers.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+            self.interrupt(Isr::CONFIG, self.registers.config_vector);
+        }
+    }
+
+    /// The state, to be saved.
+    pub fn save(&self) -> VirtioPciState<D::State> {
+        VirtioPciState {
+            config: self.config.save(),
+            msix: self.msix.save(),
+            registers: self.registers.clone(),
+            queues: self.queues.iter().map(Queue::save).collect(),
+            device: self.device.save(),
+        }
+    }
+
+    /// Takes over a saved state; guest RAM must have been loaded before.
+    pub fn load(&mut self, state: VirtioPciState<D::State>) {
+        self.config.load(&state.config);
+        self.msix.load(state.msix, &self.config);
+        self.registers = state.registers;
+        self.registers.queue_vectors.resize(self.queues.len(), NO_VECTOR);
+        self.device.load(state.device);
+        let with_event_index = self.registers.negotiated(VIRTIO_RING_F_EVENT_IDX);
+        for (index, saved) in state.queues.iter().enumerate().take(self.queues.len()) {
+            if let Err(broken) = self.queues[index].load(saved, with_event_index, &self.dma) {
+                self.needs_reset(index, broken);
+            }
+        }
+        self.drive_pin();
+    }
+
+    /// What device, rings and transport offer together.
+    fn offered(&self) -> u64 {
+        const COMMON: [u32; 4] =
+            [VIRTIO_F_VERSION_1, VIRTIO_F_RING_RESET, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC];
+        COMMON.iter().fold(self.device.features(), |features, bit| features | 1 << bit)
+    }
+
+    fn needs_reset(&mut self, index: usize, broken: BrokenQueue) {
+        debug!("{}: queue {index} is broken: {broken}", self.device.name());
+        self.registers.status |= VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+        self.interrupt(Isr::CONFIG, self.registers.config_vector);
+    }
+
+    fn interrupt(&mut self, why: Isr, vector: u16) {
+        if self.msix.is_enabled() {
+            self.msix.notify(vector);
+        } else {
+            self.registers.isr |= why;
+            self.drive_pin();
+        }
+    }
+
+    fn drive_pin(&mut self) {
+        let pending = !self.registers.isr.is_empty() && !self.msix.is_enabled();
+        self.intx.set(pending, &mut self.config);
+    }
+
+    fn reset_device(&mut self) {
+        self.queues.iter_mut().for_each(Queue::reset);
+        self.registers = Registers::after_reset(self.queues.len());
+        self.device.reset();
+        self.drive_pin();
+    }
+
+    // The common configuration structure.
+
+    fn selected(&self) -> usize {
+        self.registers.queue_select.into()
+    }
+
+    fn read_common(&self, register: Common) -> u64 {
+        let registers = &self.registers;
+        let half = |features: u64, select: u32| match select {
+            0 => features & 0xffff_ffff,
+            1 => features >> 32,
+            _ => 0,
+        };
+        // A queue that does not exist has size zero.
+        let queue = self.queues.get(self.selected());
+        let addresses = queue.map(Queue::addresses).unwrap_or_default();
+        match register {
+            Common::DeviceFeatureSelect => registers.device_feature_select.into(),
+            Common::DeviceFeature => half(self.offered(), registers.device_feature_select),
+            Common::DriverFeatureSelect => registers.driver_feature_select.into(),
+            Common::DriverFeature => half(registers.driver_features, registers.driver_feature_select),
+            Common::ConfigMsixVector => registers.config_vector.into(),
+            Common::NumQueues => self.queues.len() as u64,
+            Common::DeviceStatus => registers.status.into(),
+            Common::ConfigGeneration => registers.config_generation.into(),
+            Common::QueueSelect => registers.queue_select.into(),
+            Common::QueueSize => queue.map_or(0, |queue| queue.size().into()),
+            Common::QueueMsixVector => {
+                registers.queue_vectors.get(self.selected()).copied().unwrap_or(NO_VECTOR).into()
+            }
+            Common::QueueEnable => queue.is_some_and(Queue::is_enabled).into(),
+            Common::QueueNotifyOff | Common::QueueNotifyData => registers.queue_select.into(),
+            Common::QueueDesc => addresses[0],
+            Common::QueueDriver => addresses[1],
+            Common::QueueDevice => addresses[2],
+            // A reset is done at once.
+            Common::QueueReset => 0,
+        }
+    }
+
+    fn write_common(&mut self, register: Common, part: Part, value: u64) {
+        let selected = self.selected();
+        match register {
+            Common::DeviceFeatureSelect => self.registers.device_feature_select = value as u32,
+            Common::DriverFeatureSelect => self.registers.driver_feature_select = value as u32,
+            Common::DriverFeature => self.set_driver_features(value as u32),
+            Common::ConfigMsixVector => self.registers.config_vector = self.vector(value as u16),
+            Common::DeviceStatus => self.set_status(value as u8),
+            Common::QueueSelect => self.registers.queue_select = value as u16,
+            Common::QueueMsixVector => {
+                let vector = self.vector(value as u16);
+                if let Some(place) = self.registers.queue_vectors.get_mut(selected) {
+                    *place = vector;
+                }
+            }
+            Common::QueueEnable if value == 1 => self.enable_queue(selected),
+            Common::QueueReset if value == 1 => self.reset_queue(selected),
+            Common::QueueSize => {
+                if let Some(queue) = self.disabled_queue(selected) {
+                    queue.set_size(value as u16);
+                }
+            }
+            Common::QueueDesc => self.set_queue_address(0, part, value),
+            Common::QueueDriver => self.set_queue_address(1, part, value),
+            Common::QueueDevice => self.set_queue_address(2, part, value),
+            Common::QueueEnable | Common::QueueReset => {}
+            Common::DeviceFeature
+            | Common::NumQueues
+            | Common::ConfigGeneration
+            | Common::QueueNotifyOff
+            | Common::QueueNotifyData => {}
+        }
+    }
+
+    /// A vector register holds vectors that exist, or none.
+    fn vector(&self, value: u16) -> u16 {
+        if usize::from(value) <= self.queues.len() { value } else { NO_VECTOR }
+    }
+
+    fn set_driver_features(&mut self, value: u32) {
+        if self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
+            return;
+        }
+        let part = match self.registers.driver_feature_select {
+            0 => Part::Low,
+            1 => Part::High,
+            _ => return,
+        };
+        self.registers.driver_features = part.replace(self.registers.driver_features, value.into());
+    }
+
+    fn set_status(&mut self, value: u8) {
+        if value == 0 {
+            self.reset_device();
+            return;
+        }
+        const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
+        const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+        let features = self.registers.driver_features;
+        let acceptable = features & !self.offered() == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0;
+        let had_driver = self.registers.has(DRIVER_OK);
+        let own = self.registers.status & VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+        // The driver reads the status back to see whether the device takes the features.
+        let refused = value & FEATURES_OK != 0 && !acceptable;
+        self.registers.status = own | if refused { value & !FEATURES_OK } else { value };
+        if !had_driver && self.registers.has(DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK) {
+            self.device.activate(features);
+        }
+    }
+
+    /// The driver sets queues up while they are disabled.
+    fn disabled_queue(&mut self, index: usize) -> Option<&mut Queue> {
+        self.queues.get_mut(index).filter(|queue| !queue.is_enabled())
+    }
+
+    fn set_queue_address(&mut self, which: usize, part: Part, value: u64) {
+        let selected = self.selected();
+        if let Some(queue) = self.disabled_queue(selected) {
+            let mut addresses = queue.addresses();
+            addresses[which] = part.replace(addresses[which], value);
+            queue.set_addresses(addresses);
+        }
+    }
+
+    fn enable_queue(&mut self, index: usize) {
+        let with_event_index = self.registers.negotiated(VIRTIO_RING_F_EVENT_IDX);
+        let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.is_enabled()) else { return };
+        if let Err(broken) = queue.enable(with_event_index, &self.dma) {
+            self.needs_reset(index, broken);
+        }
+    }
+
+    fn reset_queue(&mut self, index: usize) {
+        if !self.registers.negotiated(VIRTIO_F_RING_RESET) {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(index) {
+            queue.reset();
+            self.registers.queue_vectors[index] = NO_VECTOR;
+        }
+    }
+
+    // The window in configuration space.
+
+    /// Where the window leads, if it leads anywhere: the offset in the BAR and the width of the access.
+    fn window_target(&self) -> Option<(u64, usize)> {
+        let offset = self.config.read_u32(self.window + window::OFFSET);
+        let length = self.config.read_u32(self.window + window::LENGTH);
+        let right = usize::from(self.config.read_u8(self.window + window::BAR)) == BAR
+            && matches!(length, 1 | 2 | 4)
+            && offset.is_multiple_of(length);
+        right.then_some((offset.into(), length as usize))
+    }
+
+    fn touches_window_data(&self, offset: usize, length: usize) -> bool {
+        offset < self.window + window::SIZE && self.window + window::DATA < offset.saturating_add(length)
+    }
+}
+
+/// Adds a virtio capability; the answer is where it is. One that is a window can be written from its BAR on.
+fn add_capability(
+    config: &mut ConfigSpace,
+    number: u8,
+    offset: u32,
+    length: u32,
+    extra: &[u8],
+    is_window: bool,
+) -> usize {
+    const HEADER_SIZE: usize = 16;
+    let size = HEADER_SIZE + extra.len();
+    let mut body = vec![size as u8, number, BAR as u8, 0, 0, 0];
+    body.extend(offset.to_le_bytes());
+    body.extend(length.to_le_bytes());
+    body.extend(extra);
+    let mut writable = vec![0; body.len()];
+    if is_window {
+        // ID, next pointer, length and type come before the BAR; padding follows it.
+        writable[window::BAR - 2] = 0xff;
+        writable[window::OFFSET - 2..].fill(0xff);
+    }
+    config.add_capability(CAPABILITY_VENDOR, &body, &writable)
+}
+
+impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
+    fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    fn read_config(&mut self, offset: usize, data: &mut [u8]) {
+        if self.touches_window_data(offset, data.len())
+            && let Some((target, length)) = self.window_target()
+        {
+            let mut bytes = [0; 4];
+            self.read_bar(BAR, target, &mut bytes[..length]);
+            self.config.write(self.window + window::DATA, &bytes[..length]);
+        }
+        self.config.read(offset, data);
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.config.write(offset, data);
+        if self.touches_window_data(offset, data.len())
+            && let Some((target, length)) = self.window_target()
+        {
+            let mut bytes = [0; 4];
+            self.config.read(self.window + window::DATA, &mut bytes);
+            self.write_bar(BAR, target, &bytes[..length]);
+        }
+        self.msix.sync(&self.config);
+        self.drive_pin();
+    }
+
+    fn read_bar(&mut self, _index: usize, offset: u64, data: &mut [u8]) {
+        let Some((structure, offset)) = Structure::at(offset) else {
+            data.fill(0xff);
+            return;
+        };
+        match structure {
+            Structure::Common => {
+                let value = Common::at(offset, data.len())
+                    .map_or(u64::MAX, |(register, part)| part.of(self.read_common(register)));
+                for (byte, source) in data.iter_mut().zip(value.to_le_bytes()) {
+                    *byte = source;
+                }
+            }
+            Structure::Isr => {
+                data.fill(0);
+                // Reading acknowledges.
+                if let (0, Some(byte)) = (offset, data.first_mut()) {
+                    *byte = self.registers.isr.bits();
+                    self.registers.isr = Isr::empty();
+                    self.drive_pin();
+                }
+            }
+            Structure::Device => self.device.read_config(offset, data),
+            Structure::Notify => data.fill(0),
+            Structure::MsixTable => self.msix.read_table(offset, data),
+            Structure::MsixPending => self.msix.read_pending(offset, data),
+        }
+    }
+
+    fn write_bar(&mut self, _index: usize, offset: u64, data: &[u8]) {
+        let Some((structure, offset)) = Structure::at(offset) else { return };
+        match structure {
+            Structure::Common => {
+                if let Some((register, part)) = Common::at(offset, data.len()) {
+                    self.write_common(register, part, value_of(data));
+                }
+            }
+            Structure::Device => self.device.write_config(offset, data),
+            // The address says which queue; the data repeats it.
+            Structure::Notify => self.run_queue((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
+            Structure::MsixTable => self.msix.write_table(offset, data),
+            Structure::Isr | Structure::MsixPending => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        self.config.reset();
+        self.msix.reset(&self.config);
+        self.reset_device();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod driver;
+#[cfg(test)]
+mod tests;
