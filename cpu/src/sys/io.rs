@@ -35,15 +35,13 @@ impl Cpu {
     }
 
     pub(crate) fn port_in(&mut self, port: u16, w: Width) -> u64 {
-        self.statistics.device_accesses += 1;
         let mut bytes = [0; 8];
-        self.bus.port_read(self.id, port, &mut bytes[..usize::from(w.0)]);
+        self.outside(|bus, id| bus.port_read(id, port, &mut bytes[..usize::from(w.0)]));
         u64::from_le_bytes(bytes)
     }
 
     pub(crate) fn port_out(&mut self, port: u16, w: Width, v: u64) {
-        self.statistics.device_accesses += 1;
-        self.bus.port_write(self.id, port, &v.to_le_bytes()[..usize::from(w.0)]);
+        self.outside(|bus, id| bus.port_write(id, port, &v.to_le_bytes()[..usize::from(w.0)]));
     }
 }
 
