@@ -135,6 +135,7 @@ impl Cpu {
             id,
             options,
             statistics: Statistics::default(),
+            pauses: 0,
             ram,
             bus,
             attention_owner: attention,

@@ -402,6 +402,8 @@ pub struct Cpu {
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
+    /// PAUSEs executed.
+    pub(crate) pauses: u32,
     pub(crate) ram: Arc<Ram>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) attention_owner: Arc<Attention>,
