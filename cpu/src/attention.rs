@@ -1,7 +1,8 @@
 //! The word that makes a running CPU look up: other threads' requests on one side, its instruction budget on the other.
 
+use crate::group::{Notice, Notify};
 use std::sync::{
-    Condvar, Mutex, PoisonError,
+    Arc, Condvar, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
 };
 use std::time::Duration;
@@ -22,6 +23,10 @@ bitflags::bitflags! {
         const EXIT = 16;
         /// Another CPU or a device wrote into code that this CPU has decoded.
         const CODE = 32;
+        /// Another CPU has decoded code in a page that this one may have a write tag for.
+        const PROTECT = 64;
+        /// Another CPU wants to be alone with memory.
+        const STOP = 128;
         /// Set with every request, so that one sign test sees any of them.
         const ANY = i32::MIN;
     }
@@ -47,6 +52,11 @@ impl Attention {
             drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
             self.wake.notify_all();
         }
+    }
+
+    /// Asks the CPU to look up before it goes on; where it sleeps it sleeps on.
+    pub(crate) fn mention(&self, what: Request) {
+        self.request.fetch_or((what | Request::ANY).bits(), SeqCst);
     }
 
     /// A start-up IPI with its vector (SDM 3A "MP Initialization Protocol").
@@ -91,5 +101,15 @@ impl Attention {
             };
         }
         self.asleep.store(false, SeqCst);
+    }
+}
+
+impl Notify for Arc<Attention> {
+    fn notify(&self, what: Notice) {
+        self.mention(match what {
+            Notice::Code => Request::CODE,
+            Notice::Protect => Request::PROTECT,
+            Notice::Stop => Request::STOP,
+        });
     }
 }

@@ -8,6 +8,7 @@
 use crate::{
     decode::{self, Decoded},
     fault::{Fault, Stop},
+    group::granules,
     insn::{Insn, Links, Stub, attr},
     interp,
     mmu::{Access, Class},
@@ -18,6 +19,7 @@ use crate::{
 };
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, UnsafeCell};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
 /// Entries of the jump cache.
@@ -27,6 +29,8 @@ pub(crate) const FETCHES: usize = 256;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
 const BLOCK: usize = 64;
+/// How often a block is decoded whose bytes others are changing.
+const ATTEMPTS: usize = 8;
 /// Dropped blocks that wait for their memory to be freed.
 const GRAVES: usize = 256;
 
@@ -119,9 +123,7 @@ impl Block {
         }
     }
     fn overlaps(&self, granules: u64) -> bool {
-        let last = (self.end.max(self.start + 1) - 1) >> 6;
-        let first = self.start >> 6;
-        u64::MAX >> (63 - last + first) << first & granules != 0
+        crate::group::granules(self.start.into(), (self.end - self.start).into()) & granules != 0
     }
 }
 
@@ -191,13 +193,14 @@ impl Cpu {
         }
         let key = u32::from(offset) << 16 | u32::from(self.mode.bits());
         // SAFETY: code pages are boxed and live until the dispatcher frees them; nothing else refers to them now.
-        let page = unsafe { &mut *code };
-        let first = match page.blocks.get(&key) {
-            Some(block) => block.first(),
+        let known = unsafe { &*code }.blocks.get(&key).map(|block| block.first());
+        let first = match known {
+            Some(first) => first,
             None => match self.build(physical & !(PAGE - 1), offset) {
                 Some(block) => {
                     let first = block.first();
-                    page.blocks.insert(key, block);
+                    // SAFETY: as above; building drops no pages.
+                    unsafe { &mut *code }.blocks.insert(key, block);
                     first
                 }
                 None => return self.loose_block(rip, physical),
@@ -260,9 +263,10 @@ impl Cpu {
         let mode = self.mode;
         let limit = if mode.contains(Mode::SINGLE) { 1 } else { BLOCK };
         // Decode from a copy, mark the granules it covers, and look whether the bytes are still the same: whoever writes
-        // them after the mark will find it.
-        loop {
-            let host = self.ram.page(page)?;
+        // them after that will find the mark. Where others write all the time, the block is of the loose kind.
+        for _ in 0..ATTEMPTS {
+            let ram = Arc::clone(&self.ram);
+            let host = ram.page(page)?;
             let mut bytes = [0; PAGE as usize];
             let start = usize::from(offset);
             let copied = start..(start + 15 * BLOCK).min(PAGE as usize);
@@ -286,11 +290,9 @@ impl Cpu {
                 return None;
             }
             let end = decoded.end;
-            let (first, last) = (offset >> 6, (end - 1) >> 6);
-            let granules = u64::MAX >> (63 - last + first) << first;
-            if host.code.fetch_or(granules, SeqCst) == 0 {
-                self.mmu.protect(page);
-            }
+            let granules = granules(offset.into(), u64::from(end - offset));
+            ram.group().mark(host.marks, page, granules, &self.seat);
+            ram.group().protect(host.marks, page, &self.seat, |pages| self.mmu.protect(pages));
             fence(SeqCst);
             let same = (start..usize::from(end)).all(|at| {
                 // SAFETY: end is at most the page's size.
@@ -310,6 +312,7 @@ impl Cpu {
                 return Some(assemble(decoded, offset, linking, &self.options));
             }
         }
+        None
     }
 
     /// A block of one instruction that belongs to no page of RAM: it reaches into a second page, or comes from a device.
@@ -363,39 +366,40 @@ impl Cpu {
 
     fn fetch_bytes(&mut self, physical: u64, out: &mut [u8]) {
         if !self.ram.read(physical, out) {
-            let id = self.id;
             for (k, byte) in out.iter_mut().enumerate() {
-                self.bus.mmio_read(id, physical + k as u64, std::slice::from_mut(byte));
+                self.outside(|bus, id| bus.mmio_read(id, physical + k as u64, std::slice::from_mut(byte)));
             }
         }
     }
 
-    /// Granules that hold code were written: drops the blocks that overlap them.
+    /// Granules that hold code were written, by whomever: drops the blocks that overlap them.
     #[cold]
     #[inline(never)]
-    pub(crate) fn code_written(&mut self, page: u64, granules: u64) {
+    pub(crate) fn drop_blocks(&mut self, page: u64, granules: u64) {
         let Some(code) = self.blocks.pages.get_mut(&page) else { return };
         let mut dead = Vec::new();
         let graves = &mut self.blocks.graves;
-        let mut kept = 0;
-        let all = std::mem::take(&mut code.blocks);
-        for (key, block) in all {
-            if block.overlaps(granules) {
-                block.kill();
-                dead.push((block.first(), block.len));
-                graves.push(block);
-            } else {
-                let (first, last) = (block.start >> 6, (block.end.max(block.start + 1) - 1) >> 6);
-                kept |= u64::MAX >> (63 - last + first) << first;
-                code.blocks.insert(key, block);
-            }
+        for (_, block) in code.blocks.extract_if(|_, block| block.overlaps(granules)) {
+            block.kill();
+            dead.push((block.first(), block.len));
+            graves.push(block);
         }
         for block in code.blocks.values() {
             block.unlink(&dead);
         }
         self.statistics.invalidations += dead.len() as u64;
-        if let Some(page) = self.ram.page(page) {
-            page.code.fetch_and(kept | !granules, SeqCst);
+    }
+
+    /// Drops what other CPUs and devices have written since the last time.
+    #[cold]
+    pub(crate) fn drop_written(&mut self) {
+        let written = self.seat.take_written();
+        if written.all {
+            let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
+            pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
+        }
+        for (page, granules) in written.pages {
+            self.drop_blocks(page, granules);
         }
     }
 

@@ -36,6 +36,12 @@ pub enum Exit {
 // CPU may move to another thread as a whole; nothing in it is shared but what is `Sync`.
 unsafe impl Send for Cpu {}
 
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        self.seat.leave();
+    }
+}
+
 /// How many instructions a CPU may run before it looks up without being asked.
 const BUDGET: i32 = 1 << 28;
 
@@ -82,6 +88,7 @@ impl Cpu {
     /// A CPU in its reset state. `id` is its index on the bus and its APIC id.
     pub fn new(id: usize, options: Options, ram: Arc<Ram>, bus: Arc<dyn Bus>) -> Box<Cpu> {
         let attention = Arc::new(Attention::default());
+        let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
         let tlb = mmu.table(Class::Supervisor);
         let mut cpu = Box::new(Cpu {
@@ -129,9 +136,11 @@ impl Cpu {
             id,
             options,
             statistics: Statistics::default(),
+            pauses: 0,
             ram,
             bus,
             attention_owner: attention,
+            seat,
         });
         cpu.set_state(&CpuState::reset());
         cpu
@@ -141,7 +150,9 @@ impl Cpu {
     pub fn run(&mut self) -> Exit {
         use std::sync::atomic::Ordering::Relaxed;
         self.attention_ref().budget.store(BUDGET, Relaxed);
+        self.enter_guest();
         let exit = self.run_inner();
+        self.leave_guest();
         self.count_instructions();
         exit
     }
@@ -232,6 +243,16 @@ impl Cpu {
     fn attend(&mut self) -> Option<Exit> {
         self.count_instructions();
         let requests = self.attention_ref().take();
+        if requests.contains(Request::STOP) {
+            self.leave_guest();
+            self.enter_guest();
+        }
+        if requests.contains(Request::PROTECT) {
+            self.seat.serve(|pages| self.mmu.protect(pages));
+        }
+        if requests.contains(Request::CODE) {
+            self.drop_written();
+        }
         if requests.contains(Request::NMI) {
             self.nmi_pending = true;
         }

@@ -1,5 +1,6 @@
 //! The x86 CPU: architectural state, MMU, instruction semantics written once, and the engines that run them.
 
+mod atomic;
 mod attention;
 mod blocks;
 mod bus;
@@ -10,6 +11,7 @@ mod emit;
 mod fault;
 mod flags;
 pub mod float;
+mod group;
 mod insn;
 mod interp;
 mod mmu;
@@ -18,6 +20,7 @@ mod ram;
 mod sem;
 mod show;
 pub mod state;
+mod sync;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

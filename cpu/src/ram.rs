@@ -1,12 +1,19 @@
-//! Guest RAM as the CPU uses it: slots of host memory, plus a mark for each 64-byte granule that holds decoded code.
+//! Guest RAM as the CPUs use it: slots of host memory, what they know of each other's decoded code in it (see `group`).
 //!
 //! Guest memory is shared with other vCPUs and devices while we read it, so a plain Rust access would be a data race.
 //! Every access here is one machine instruction of the host (an atomic, or assembly where Rust has no unaligned atomics).
 #![allow(unsafe_code)]
 
-use crate::width::Width;
-use std::sync::atomic::AtomicU64;
+use crate::{
+    attention::Attention,
+    group::{Group, Marks, granules},
+    width::Width,
+};
+use std::sync::{Arc, atomic::AtomicU64};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// Locks that pages share while their marks change.
+const SHARDS: usize = 64;
 
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -18,14 +25,15 @@ struct Slot {
     size: u64,
     host: *mut u8,
     writable: bool,
-    /// For each page, a bit for each 64-byte granule that some CPU has decoded.
-    code: Box<[AtomicU64]>,
+    /// By page.
+    marks: Box<[Marks]>,
 }
 
 /// Guest RAM and ROM.
 #[derive(Debug)]
 pub struct Ram {
     slots: Vec<Slot>,
+    group: Group<Arc<Attention>>,
     /// Keeps the mappings alive.
     memory: GuestMemoryMmap,
 }
@@ -43,8 +51,7 @@ pub struct Page<'a> {
     pub host: *mut u8,
     /// False for ROM.
     pub writable: bool,
-    /// The granules of this page that hold decoded code.
-    pub code: &'a AtomicU64,
+    pub(crate) marks: &'a Marks,
 }
 
 impl Ram {
@@ -60,11 +67,11 @@ impl Ram {
                     size,
                     host: region.as_ptr(),
                     writable: true,
-                    code: (0..size / PAGE).map(|_| AtomicU64::new(0)).collect(),
+                    marks: no_marks((size / PAGE) as usize),
                 }
             })
             .collect();
-        Ram { slots, memory }
+        Ram { slots, group: Group::new(SHARDS), memory }
     }
 
     /// The regions, for devices and loaders.
@@ -81,7 +88,7 @@ impl Ram {
                 // SAFETY: offset < size, so the pointer stays within the slot's mapping.
                 host: unsafe { slot.host.add((offset & !(PAGE - 1)) as usize) },
                 writable: slot.writable,
-                code: &slot.code[(offset / PAGE) as usize],
+                marks: &slot.marks[(offset / PAGE) as usize],
             })
         })
     }
@@ -102,10 +109,37 @@ impl Ram {
         self.memory.read_slice(out, GuestAddress(physical)).is_ok()
     }
 
+    /// The CPUs that share this RAM.
+    pub(crate) fn group(&self) -> &Group<Arc<Attention>> {
+        &self.group
+    }
+
+    /// A device, or whoever else is not a CPU, has written these bytes: CPUs that have decoded code there drop it before
+    /// they take the next interrupt. Call it after the write and before the guest is told. Addresses that are not RAM
+    /// are passed over.
+    pub fn written(&self, physical: u64, len: u64) {
+        let end = physical.saturating_add(len);
+        let mut at = physical;
+        while at < end {
+            let next = (at & !(PAGE - 1)).saturating_add(PAGE).min(end);
+            if let Some(page) = self.page(at) {
+                self.group.written(page.marks, at & !(PAGE - 1), granules(at, next - at), None);
+            }
+            at = next;
+        }
+    }
+
     /// Bytes of RAM in all.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|slot| slot.size).sum()
     }
+}
+
+/// Marks of so many pages, none set. The host gives memory for those that are used.
+fn no_marks(pages: usize) -> Box<[Marks]> {
+    let marks = Box::<[Marks]>::new_zeroed_slice(pages);
+    // SAFETY: Marks is made of atomic integers, for which zero is a value.
+    unsafe { marks.assume_init() }
 }
 
 /// Reads `w` bytes at `p`, zero-extended.

@@ -6,6 +6,7 @@ use crate::{
     bus::Bus,
     fault::Fault,
     flags::{Flags, bits},
+    group::Seat,
     mmu::{Mmu, Table},
     mode::Mode,
     ram::Ram,
@@ -404,9 +405,13 @@ pub struct Cpu {
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
+    /// PAUSEs executed.
+    pub(crate) pauses: u32,
     pub(crate) ram: Arc<Ram>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) attention_owner: Arc<Attention>,
+    /// This CPU among all that share `ram`.
+    pub(crate) seat: Arc<Seat<Arc<Attention>>>,
 }
 
 /// What can be switched off to find a bug, and how the CPU presents itself.
@@ -445,6 +450,8 @@ pub struct Statistics {
     pub interrupts: u64,
     /// Accesses to device memory and ports.
     pub device_accesses: u64,
+    /// Steps with all other CPUs stopped: LOCK where the host has no such operation.
+    pub stops: u64,
 }
 
 const _: () = assert!(std::mem::offset_of!(Cpu, gpr) == 0);

@@ -54,8 +54,11 @@ impl Cpu {
     /// Runs one instruction (a REP string instruction may need several steps). Its exception is given, not delivered.
     pub fn step(&mut self) -> Result<(), Fault> {
         self.why = Why::Continue;
+        self.enter_guest();
+        self.drop_written();
         self.bury();
         self.step_blocks(true);
+        self.leave_guest();
         match self.why {
             Why::Fault => Err(self.fault),
             _ => Ok(()),

@@ -3,14 +3,20 @@
 
 use super::{Access, Class, index};
 use crate::{
+    atomic,
+    bus::Bus,
     fault::{Done, Fault, Stop, vector},
+    group::granules,
     mode::Mode,
     ram::{PAGE, peek, poke},
     state::{Cpu, Segment, seg},
     vector::wide::{self, Wide},
     width::{B, Width},
 };
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst, fence};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
 
 /// Where an access ends up.
 #[derive(Clone, Copy)]
@@ -166,8 +172,8 @@ impl Cpu {
             return Ok(Place::Device(physical));
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
-        let writable = access == Access::Write && page.code.load(SeqCst) == 0;
         if !self.options.no_tlb && !(self.breakpoints.data && self.page_is_watched(linear)) {
+            let writable = access == Access::Write && page.marks.may_write(self.seat.index());
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
             let entry = self.mmu.entry(class, linear);
@@ -246,8 +252,7 @@ impl Cpu {
                 }
                 Place::Device(physical) => {
                     for (k, chunk) in part.chunks_mut(8).enumerate() {
-                        self.statistics.device_accesses += 1;
-                        self.bus.mmio_read(self.id, physical + 8 * k as u64, chunk);
+                        self.outside(|bus, id| bus.mmio_read(id, physical + 8 * k as u64, chunk));
                     }
                 }
             }
@@ -285,8 +290,7 @@ impl Cpu {
             }
             Place::Device(physical) => {
                 for (k, chunk) in bytes.chunks(8).enumerate() {
-                    self.statistics.device_accesses += 1;
-                    self.bus.mmio_write(self.id, physical + 8 * k as u64, chunk);
+                    self.outside(|bus, id| bus.mmio_write(id, physical + 8 * k as u64, chunk));
                 }
             }
         }
@@ -330,37 +334,60 @@ impl Cpu {
         }
         let access = if write { Access::Write } else { Access::Read };
         match self.place(linear, access, self.data_class())? {
-            Place::Ram(p, physical)
-                if !write || self.ram.page(physical).is_some_and(|page| page.code.load(SeqCst) == 0) =>
-            {
-                Ok(Some(p))
-            }
-            _ => Ok(None),
+            Place::Ram(p, _) if !write => Ok(Some(p)),
+            Place::Ram(..) => Ok(self.probe(linear, 1, true)),
+            Place::Device(_) => Ok(None),
         }
     }
 
     fn device_read(&mut self, w: Width, physical: u64) -> u64 {
-        self.statistics.device_accesses += 1;
         let mut bytes = [0; 8];
-        self.bus.mmio_read(self.id, physical, &mut bytes[..w.0 as usize]);
+        self.outside(|bus, id| bus.mmio_read(id, physical, &mut bytes[..w.0 as usize]));
         u64::from_le_bytes(bytes)
     }
 
     fn device_write(&mut self, w: Width, physical: u64, v: u64) {
+        self.outside(|bus, id| bus.mmio_write(id, physical, &v.to_le_bytes()[..w.0 as usize]));
+    }
+
+    /// Goes to a device, which may take its time: other CPUs do not wait for this one meanwhile. No pointer into guest
+    /// memory that came from a TLB may be used after it.
+    pub(crate) fn outside<R>(&mut self, work: impl FnOnce(&dyn Bus, usize) -> R) -> R {
         self.statistics.device_accesses += 1;
-        self.bus.mmio_write(self.id, physical, &v.to_le_bytes()[..w.0 as usize]);
+        self.leave_guest();
+        let result = work(&*self.bus, self.id);
+        self.enter_guest();
+        result
+    }
+
+    /// From here on the CPU touches guest memory, and others wait for its safepoints.
+    #[inline]
+    pub(crate) fn enter_guest(&mut self) {
+        self.ram.group().unpark(&self.seat);
+        self.seat.serve(|pages| self.mmu.protect(pages));
+    }
+
+    /// The CPU does not touch guest memory until it comes back by [`Cpu::enter_guest`].
+    #[inline]
+    pub(crate) fn leave_guest(&self) {
+        self.seat.park();
+    }
+
+    /// One step with all other CPUs stopped.
+    #[cold]
+    fn alone<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        let (ram, seat) = (Arc::clone(&self.ram), Arc::clone(&self.seat));
+        let _stopped = ram.group().stop(&seat, |pages| self.mmu.protect(pages));
+        self.statistics.stops += 1;
+        work(self)
     }
 
     /// After a store that did not go through a write tag: was it into code?
     pub(crate) fn stored(&mut self, physical: u64, len: u64) {
-        // The store must be visible before the mark is read; a decoder marks before it reads the bytes.
-        fence(SeqCst);
         let Some(page) = self.ram.page(physical) else { return };
-        let offset = physical & (PAGE - 1);
-        let last = (offset + len.max(1) - 1).min(PAGE - 1);
-        let granules = u64::MAX >> (63 - (last >> 6) + (offset >> 6)) << (offset >> 6);
-        if page.code.load(SeqCst) & granules != 0 {
-            self.code_written(physical & !(PAGE - 1), granules);
+        let (at, granules) = (physical & !(PAGE - 1), granules(physical, len));
+        if self.ram.group().written(page.marks, at, granules, Some(&self.seat)) {
+            self.drop_blocks(at, granules);
         }
     }
 
@@ -378,8 +405,10 @@ impl Cpu {
             if let Some(done) = self.modify_hit(w, linear, &f) {
                 return Ok(done);
             }
-        } else if let Some(p) = self.probe(linear, w.0 as u64, true) {
-            return Ok(self.modify_locked(w, p, f));
+        } else if let Some(p) = self.probe(linear, w.0 as u64, true)
+            && let Some(done) = self.modify_locked(w, p, &f)
+        {
+            return Ok(done);
         }
         self.modify_slow(w, linear, locked, f)
     }
@@ -400,10 +429,12 @@ impl Cpu {
         if u64::from(w.0) <= room(linear) {
             match self.place(linear, Access::Write, class)? {
                 Place::Ram(p, physical) if locked => {
-                    let done = self.modify_locked(w, p, f);
-                    self.stored(physical, w.0.into());
-                    return Ok(done);
+                    if let Some(done) = self.modify_locked(w, p, &f) {
+                        self.stored(physical, w.0.into());
+                        return Ok(done);
+                    }
                 }
+                Place::Device(_) if locked => {}
                 Place::Ram(p, physical) => {
                     // SAFETY: the page is writable RAM and the operand stays within it.
                     let old = unsafe { peek(w, p) };
@@ -422,15 +453,24 @@ impl Cpu {
             }
         }
         self.check_write(linear, w.0.into())?;
-        let old = self.read_slow(w, linear, class)?;
-        let new = f(self, old);
-        self.write_slow(w, linear, new, class)?;
-        Ok((old, new))
+        let steps = |c: &mut Self| {
+            let old = c.read_slow(w, linear, class)?;
+            let new = f(c, old);
+            c.write_slow(w, linear, new, class)?;
+            Ok((old, new))
+        };
+        if locked { self.alone(steps) } else { steps(self) }
     }
 
-    /// Compare-and-exchange until nobody came between. An operand that is not aligned is changed in plain steps.
+    /// Compare-and-exchange until nobody came between. None where the host cannot do that to an operand that is not
+    /// aligned.
     #[inline(never)]
-    fn modify_locked(&mut self, w: Width, p: *mut u8, f: impl Fn(&mut Self, u64) -> u64) -> (u64, u64) {
+    fn modify_locked(
+        &mut self,
+        w: Width,
+        p: *mut u8,
+        f: impl Fn(&mut Self, u64) -> u64,
+    ) -> Option<(u64, u64)> {
         macro_rules! exchange {
             ($atomic:ty) => {{
                 // SAFETY: p points to w bytes of guest RAM and is aligned to them, checked below.
@@ -439,7 +479,7 @@ impl Cpu {
                 loop {
                     let new = f(self, old.into());
                     match word.compare_exchange(old, new as _, SeqCst, SeqCst) {
-                        Ok(_) => return (old.into(), new),
+                        Ok(_) => return Some((old.into(), new)),
                         Err(now) => old = now,
                     }
                 }
@@ -454,21 +494,39 @@ impl Cpu {
             }
         }
         // SAFETY: the caller's probe vouches for w bytes at p.
-        let old = unsafe { peek(w, p) };
-        let new = f(self, old);
-        // SAFETY: as above.
-        unsafe { poke(w, p, new) };
-        (old, new)
+        let mut old = unsafe { peek(w, p) };
+        loop {
+            let new = f(self, old);
+            // SAFETY: as above.
+            match unsafe { atomic::exchange_unaligned(w, p, old, new) }? {
+                found if found == old => return Some((old, new)),
+                found => old = found,
+            }
+        }
     }
 
-    /// Compares 16 aligned bytes with `expected` and replaces them by `new` if they are the same; gives what was found.
-    /// Hosts without a 128-bit compare-and-exchange in Rust do it in steps, which one virtual CPU cannot tell.
+    /// LOCK CMPXCHG16B: compares 16 aligned bytes with `expected` and replaces them by `new` if they are the same; gives
+    /// what was found.
     pub(crate) fn exchange_128(&mut self, linear: u64, expected: u128, new: u128) -> Result<u128, Stop> {
-        self.check_write(linear, 16)?;
-        let found = self.read_128(linear)?;
-        let v = if found == expected { new } else { found };
-        self.write_128(linear, v)?;
-        Ok(found)
+        if let Some(p) = self.probe(linear, 16, true)
+            // SAFETY: a hit means 16 bytes of writable guest RAM at p, and the caller has checked the alignment.
+            && let Some(found) = unsafe { atomic::exchange_128(p, expected, new) }
+        {
+            return Ok(found);
+        }
+        if let Place::Ram(p, physical) = self.place(linear, Access::Write, self.data_class())?
+            // SAFETY: the page is writable RAM, the operand aligned and so within it.
+            && let Some(found) = unsafe { atomic::exchange_128(p, expected, new) }
+        {
+            self.stored(physical, 16);
+            return Ok(found);
+        }
+        self.alone(|c| {
+            let found = c.read_128(linear)?;
+            // The manual has the destination written in any case.
+            c.write_128(linear, if found == expected { new } else { found })?;
+            Ok(found)
+        })
     }
 
     /// Checks an access through a segment outside of 64-bit mode, and gives the linear address.

@@ -283,12 +283,12 @@ impl Mmu {
         }
     }
 
-    /// Takes away the write tags of a guest-physical page in all tables: its code has been decoded.
-    pub(crate) fn protect(&mut self, physical: u64) {
+    /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
+    pub(crate) fn protect(&mut self, pages: &[u64]) {
         for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
             for table in &mut slot.tables {
                 for (i, entry) in table.0.iter_mut().enumerate() {
-                    if entry.physical == physical {
+                    if pages.contains(&entry.physical) {
                         entry.write = empty(i).write;
                     }
                 }

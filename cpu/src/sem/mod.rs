@@ -455,7 +455,6 @@ semantics! {
             Lahf => sys::flags::lahf;
             Sahf => sys::flags::sahf;
             Pushf => sys::flags::pushf;
-            Cpuid => sys::cpuid::cpuid;
             Rdtsc => sys::msr::rdtsc;
             Rdtscp => sys::msr::rdtscp;
             Rdpmc => sys::msr::rdpmc;
@@ -492,7 +491,6 @@ semantics! {
             Wrfsbase => sys::segment::wrfsbase;
             Wrgsbase => sys::segment::wrgsbase;
             Swapgs => sys::segment::swapgs;
-            Wbinvd => sys::control::wbinvd;
             Xgetbv => sys::xsave::xgetbv;
             Clflush => sys::misc::clflush;
             Aaa => sys::bcd::aaa;
@@ -624,5 +622,7 @@ semantics! {
         JcxzLegacy => sys::near::jcxz;
         LoopLegacy => sys::near::loop_cc;
         Pause => sys::misc::pause;
+        Cpuid => sys::cpuid::cpuid;
+        Wbinvd => sys::control::wbinvd;
     }
 }

@@ -38,9 +38,8 @@ impl Cpu {
         if self.breakpoints.port {
             self.watch_port(port, w.0.into());
         }
-        self.statistics.device_accesses += 1;
         let mut bytes = [0; 8];
-        self.bus.port_read(self.id, port, &mut bytes[..usize::from(w.0)]);
+        self.outside(|bus, id| bus.port_read(id, port, &mut bytes[..usize::from(w.0)]));
         u64::from_le_bytes(bytes)
     }
 
@@ -48,8 +47,7 @@ impl Cpu {
         if self.breakpoints.port {
             self.watch_port(port, w.0.into());
         }
-        self.statistics.device_accesses += 1;
-        self.bus.port_write(self.id, port, &v.to_le_bytes()[..usize::from(w.0)]);
+        self.outside(|bus, id| bus.port_write(id, port, &v.to_le_bytes()[..usize::from(w.0)]));
     }
 }
 

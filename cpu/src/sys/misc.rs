@@ -67,9 +67,14 @@ pub(crate) fn salc(c: &mut Cpu, _: &Insn) -> Done {
     Ok(())
 }
 
-/// PAUSE: a spinning guest lets other threads of the host run.
+/// How many PAUSEs a guest spins before the host may give the core to another thread. What it waits for is most often
+/// about to come; where it is not, the CPU that would bring it may be waiting for this very core.
+const PATIENCE: u32 = 32;
+
+/// PAUSE: SDM 2B "PAUSE". Spinning CPUs must not keep those from running that they wait for.
 pub(crate) fn pause(c: &mut Cpu, _: &Insn) -> Done {
-    if c.options.cpus > 1 {
+    c.pauses = c.pauses.wrapping_add(1);
+    if c.pauses % PATIENCE == 0 && c.options.cpus > 1 {
         std::thread::yield_now();
     }
     Ok(())
