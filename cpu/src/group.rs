@@ -291,13 +291,7 @@ impl<N: Notify> Group<N> {
 
     /// Takes away all write tags of a marked page, the CPU's own by `drop_own`. When it returns, every store that went
     /// through one has been done. The CPU is at a safepoint; it serves others by `drop_tags` when they have asked.
-    pub(crate) fn protect(
-        &self,
-        marks: &Marks,
-        page: u64,
-        me: &Seat<N>,
-        mut drop_tags: impl FnMut(&[u64]),
-    ) {
+    pub(crate) fn protect(&self, marks: &Marks, page: u64, me: &Seat<N>, mut drop_tags: impl FnMut(&[u64])) {
         // See `Marks::may_write`.
         fence(SeqCst);
         let mut backoff = Backoff::default();

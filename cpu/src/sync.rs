@@ -1,10 +1,10 @@
 //! What the handshake between CPUs is made of: the standard library's parts here, loom's in the model test.
 
+use std::sync::PoisonError;
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard, RwLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
-use std::sync::PoisonError;
 use std::time::Duration;
 
 /// A lock whose data no panic leaves half changed.
