@@ -167,7 +167,7 @@ impl Cpu {
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
         let writable = access == Access::Write && page.code.load(SeqCst) == 0;
-        if !self.options.no_tlb && !(self.breakpoints.data && self.page_is_watched(linear)) {
+        if !(self.options.no_tlb || self.breakpoints.data && self.page_is_watched(linear)) {
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
             let entry = self.mmu.entry(class, linear);
