@@ -56,7 +56,10 @@ fn main() -> ExitCode {
     trials.extend(
         only_softmetal.iter().map(|(name, test)| trial(name, *test, hindrance.clone().or(foreign.clone()))),
     );
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    // A guest needs a core for its CPU and a share of another for its devices: one guest at a time, unless told otherwise.
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// A kernel and a RAM disk; the folder goes with the value.

@@ -12,6 +12,8 @@ use softmetal_cpu_testing::{
 };
 
 type Build = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+/// A name, what runs, and the fault it ends with.
+type Case = (&'static str, Build, Option<(u8, u32)>);
 
 const VM: u32 = 1 << 17;
 const VIF: u32 = 1 << 19;
@@ -37,7 +39,7 @@ fn stack(m: &Machine, n: u64) -> Vec<u32> {
 /// SDM 3A "Limit Checking", "Type Checking", "Segment Loading Instructions in IA-32e Mode".
 #[test]
 fn segments_check_limits_types_and_what_is_loaded() {
-    let cases: &[(&str, Build, Option<(u8, u32)>)] = &[
+    let cases: &[Case] = &[
         (
             "the last byte of a small segment",
             |a| {

@@ -136,7 +136,7 @@ mod tests {
         let (dma, sink) = memory(0x1000);
         dma.write(0xffe, &[1, 2]).unwrap();
         dma.write(0x10, &[]).unwrap();
-        assert_eq!(sink.take(), [0xffe..0x1000]);
+        assert_eq!(sink.take(), vec![0xffe..0x1000]);
         let mut bytes = [0; 2];
         dma.read(0xffe, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 2]);

@@ -115,7 +115,7 @@ impl<'a> MultibootKernel<'a> {
         let (segments, entry) = if flags & wants::ADDRESSES != 0 {
             let addresses =
                 header.addresses().ok_or_else(|| damaged("its header ends before the addresses"))?;
-            let segment = flat_segment(image, header.offset, addresses).map_err(|what| damaged(what))?;
+            let segment = flat_segment(image, header.offset, addresses).map_err(&damaged)?;
             (vec![segment], u64::from(addresses[4]))
         } else if elf::is_elf(image) {
             let elf = Elf::parse(file, image)?;

@@ -172,7 +172,8 @@ impl Cpu {
             return Ok(Place::Device(physical));
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
-        if !self.options.no_tlb && !(self.breakpoints.data && self.page_is_watched(linear)) {
+        let watched = self.breakpoints.data && self.page_is_watched(linear);
+        if !self.options.no_tlb && !watched {
             let writable = access == Access::Write && page.marks.may_write(self.seat.index());
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
