@@ -74,7 +74,7 @@ const PATIENCE: u32 = 32;
 /// PAUSE: SDM 2B "PAUSE". Spinning CPUs must not keep those from running that they wait for.
 pub(crate) fn pause(c: &mut Cpu, _: &Insn) -> Done {
     c.pauses = c.pauses.wrapping_add(1);
-    if c.pauses % PATIENCE == 0 && c.options.cpus > 1 {
+    if c.pauses.is_multiple_of(PATIENCE) && c.options.cpus > 1 {
         std::thread::yield_now();
     }
     Ok(())
