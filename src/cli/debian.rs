@@ -1,7 +1,7 @@
 //! Brings Debian's own kernels and busybox by apt into a cache folder, without installing anything.
 //!
 //! Packages are downloaded with `apt-get download` (which checks Debian's signatures) and unpacked with `dpkg -x`;
-//! of a kernel package only the kernel and two modules for the power button are kept. Where the user is not root, or
+//! of a kernel package only the kernel and a few modules are kept. Where the user is not root, or
 //! the host is no x86-64 Debian, apt works on package lists of its own in the cache folder.
 
 use std::ffi::OsString;
@@ -14,8 +14,19 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cli::initramfs;
 
-/// Modules that a kernel's RAM disk carries: the power button, and its events for user space.
-const MODULES: &[&str] = &["kernel/drivers/acpi/button.ko", "kernel/drivers/input/evdev.ko"];
+/// Modules that a kernel's RAM disk carries, each after those that it needs: the power button and its events for user
+/// space, virtio devices on PCI, the entropy device.
+const MODULES: &[&str] = &[
+    "kernel/drivers/acpi/button.ko",
+    "kernel/drivers/input/evdev.ko",
+    "kernel/drivers/virtio/virtio.ko",
+    "kernel/drivers/virtio/virtio_ring.ko",
+    "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
+    "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
+    "kernel/drivers/virtio/virtio_pci.ko",
+    "kernel/drivers/char/hw_random/rng-core.ko",
+    "kernel/drivers/char/hw_random/virtio-rng.ko",
+];
 
 /// Debian's kernels for x86-64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +49,8 @@ impl Flavour {
 
     fn folder(self) -> &'static str {
         match self {
-            Self::Cloud => "cloud",
-            Self::Generic => "generic",
+            Self::Cloud => "cloud-kernel",
+            Self::Generic => "generic-kernel",
         }
     }
 }
@@ -128,6 +139,19 @@ impl<'a> Guests<'a> {
         })
     }
 
+    /// The folder of all files of a package.
+    pub fn package(&self, name: &str) -> Result<PathBuf> {
+        let packages = self.cache.join("packages");
+        let folder = packages.join(name);
+        if !folder.is_dir() {
+            let work = self.work_folder()?;
+            let root = self.unpack(name, work.path())?;
+            fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
+            publish(&root, &folder)?;
+        }
+        Ok(folder)
+    }
+
     fn fetch_kernel(&self, flavour: Flavour, folder: &Path) -> Result<()> {
         let work = self.work_folder()?;
         let package = self.apt(work.path())?.newest_kernel(flavour)?;
@@ -138,21 +162,17 @@ impl<'a> Guests<'a> {
         let image = format!("vmlinuz-{version}");
         rename(&root.join("boot").join(&image), &ready.join(&image))
             .with_context(|| format!("the package {package} holds no boot/{image}"))?;
-        for module in MODULES {
+        for (number, module) in MODULES.iter().enumerate() {
             let from =
                 ["lib/modules", "usr/lib/modules"].map(|dir| root.join(dir).join(version).join(module));
-            // Kernels with the driver built in, or with compressed modules, go without: only the power button is lost.
+            // Kernels with the driver built in, or with compressed modules, go without: only these devices are lost.
             if let Some(from) = from.iter().find(|path| path.is_file()) {
-                rename(from, &ready.join(from.file_name().unwrap_or_default()))?;
+                let name = from.file_name().unwrap_or_default().to_string_lossy();
+                // Init loads modules by the order of their names.
+                rename(from, &ready.join(format!("{number:02}-{name}")))?;
             }
         }
-        // Another process may have been faster: then its folder stays.
-        if let Err(error) = fs::rename(&ready, folder)
-            && !folder.is_dir()
-        {
-            return Err(error).with_context(|| format!("cannot create {}", folder.display()));
-        }
-        Ok(())
+        publish(&ready, folder)
     }
 
     /// Downloads a package and unpacks it; the answer is the folder of its files.
@@ -290,6 +310,16 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }
 
+/// Moves a finished folder to its place. Another process may have been faster: then its folder stays.
+fn publish(ready: &Path, folder: &Path) -> Result<()> {
+    match fs::rename(ready, folder) {
+        Err(error) if !folder.is_dir() => {
+            Err(error).with_context(|| format!("cannot create {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn found_in_path(tool: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()))
@@ -324,17 +354,17 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let say = |line: &str| panic!("nothing is fetched: {line}");
         let guests = Guests::new(cache.path(), &say);
-        fs::create_dir(cache.path().join("cloud")).unwrap();
+        fs::create_dir(cache.path().join("cloud-kernel")).unwrap();
         fs::write(cache.path().join("busybox"), "ELF").unwrap();
         let error = guests.kernel(Flavour::Cloud).unwrap_err().to_string();
         assert!(error.contains("holds no kernel; remove it"), "{error}");
-        for name in ["vmlinuz-6.1", "evdev.ko", "button.ko"] {
-            fs::write(cache.path().join("cloud").join(name), name).unwrap();
+        for name in ["vmlinuz-6.1", "01-evdev.ko", "00-button.ko"] {
+            fs::write(cache.path().join("cloud-kernel").join(name), name).unwrap();
         }
         let kernel = guests.kernel(Flavour::Cloud).unwrap();
         assert!(kernel.image.ends_with("vmlinuz-6.1"));
         let contents = guests.initramfs(&kernel, Some("true".into())).unwrap();
         assert_eq!(contents.busybox, b"ELF");
-        assert_eq!(contents.modules[0], ("button.ko".into(), b"button.ko".to_vec()));
+        assert_eq!(contents.modules[0], ("00-button.ko".into(), b"00-button.ko".to_vec()));
     }
 }

@@ -50,6 +50,11 @@ pub(crate) fn kernel(flavour: Flavour) -> Result<Kernel> {
     })
 }
 
+/// The folder of a package's files, fetched when it is not in the cache.
+pub(crate) fn package(name: &str) -> Result<PathBuf> {
+    with_guests(|guests| guests.package(name))
+}
+
 /// A RAM disk for `kernel` in `folder`; init runs `script` before the shell.
 pub(crate) fn initramfs(
     kernel: &Kernel,
