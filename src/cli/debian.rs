@@ -19,8 +19,8 @@ use crate::cli::initramfs;
 const MODULES: &[&str] = &[
     "kernel/drivers/acpi/button.ko",
     "kernel/drivers/input/evdev.ko",
-    "kernel/drivers/virtio/virtio.ko",
     "kernel/drivers/virtio/virtio_ring.ko",
+    "kernel/drivers/virtio/virtio.ko",
     "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
     "kernel/drivers/virtio/virtio_pci_modern_dev.ko",
     "kernel/drivers/virtio/virtio_pci.ko",
