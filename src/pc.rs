@@ -1,5 +1,6 @@
 //! The PC: what is on the board and where.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, Sys
 use softmetal_devices::chipset::rtc::Rtc;
 use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
 use softmetal_devices::clock::{Alarm, Clock};
-use softmetal_devices::dma::{Dma, Unwatched};
+use softmetal_devices::dma::{Dma, DmaSink};
 use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::IrqLine;
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
@@ -81,8 +82,7 @@ impl Pc {
         let com1 = bench.serial_ports(serial)?;
         let pm = bench.power_management()?;
         bench.keyboard_controller()?;
-        // Nothing that the CPUs keep of RAM has to hear of devices that write into it before the CPUs run.
-        let dma = Dma::new(ram.memory().clone(), Arc::new(Unwatched));
+        let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(Arc::clone(&ram))));
         bench.pci(&dma, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
@@ -320,6 +320,15 @@ impl Bench {
     }
 }
 
+/// Tells the CPUs what devices write, so that they drop code that they have decoded there.
+struct DeviceWrites(Arc<Ram>);
+
+impl DmaSink for DeviceWrites {
+    fn written(&self, range: Range<u64>) {
+        self.0.written(range.start, range.end.saturating_sub(range.start));
+    }
+}
+
 /// Random bytes from the host.
 fn host_random(bytes: &mut [u8]) -> bool {
     let mut filled = 0;
@@ -371,8 +380,8 @@ mod tests {
         let com1 = bench.serial_ports(&serial).unwrap();
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
-        let ram = guest_ram::allocate(2 << 20).unwrap();
-        bench.pci(&Dma::new(ram, Arc::new(Unwatched)), true).unwrap();
+        let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
+        bench.pci(&Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(ram))), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
