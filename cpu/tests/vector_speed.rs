@@ -43,7 +43,7 @@ fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), 
 }
 
 #[test]
-#[ignore = "a report"]
+#[ignore = "prints timings, checks nothing"]
 fn speed() {
     time("integer add", 8, |a| (0..8).try_for_each(|k| a.add(GENERAL[k], rdx)));
     time("movups load", 8, |a| (0..8).try_for_each(|k| a.movups(XMM[k], xmmword_ptr(rsi + 16 * k as u64))));
