@@ -13,7 +13,12 @@ const DATA: u64 = KERNEL_DATA;
 type Code<'a> = dyn Fn(&mut CodeAssembler, usize) -> Result<(), IcedError> + 'a;
 
 /// Runs `code` on `cpus` CPUs at once, each with its own copy; it ends with HLT. Gives the machine and each CPU's RAX.
-fn together(cpus: usize, options: Options, prepare: impl Fn(&mut Machine), code: &Code<'_>) -> (Machine, Vec<u64>) {
+fn together(
+    cpus: usize,
+    options: Options,
+    prepare: impl Fn(&mut Machine),
+    code: &Code<'_>,
+) -> (Machine, Vec<u64>) {
     let mut machine = Machine::new(Options { cpus, ..options });
     prepare(&mut machine);
     for k in 0..cpus {
@@ -197,7 +202,11 @@ fn memory_order_is_that_of_x86() {
         a.jb(bad)?;
         // Dekker: of two that announce themselves and look, one at least sees the other.
         a.mov(dword_ptr(rbx + 0x200), ecx)?;
-        if me == 0 { a.mfence()? } else { a.lock().or(dword_ptr(rsp), 0)? }
+        if me == 0 {
+            a.mfence()?
+        } else {
+            a.lock().or(dword_ptr(rsp), 0)?
+        }
         a.mov(eax, dword_ptr(rsi + 0x200))?;
         a.mov(dword_ptr(rbx + rcx * 8 + notes), eax)?;
         a.cmp(ecx, 4000)?;
