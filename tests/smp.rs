@@ -113,7 +113,7 @@ fn power_off(guest: &mut Guest) -> Result<()> {
 
 /// Nothing that a kernel says when processors lose sight of each other.
 fn check_complaints(guest: &mut Guest) -> Result<()> {
-    let pattern = "stall|lockup|hung|unstable|BUG|WARNING|Oops|not responding|stuck";
+    let pattern = "stall|lockup|hung_task|unstable|BUG:|WARNING:|Oops|not responding|stuck";
     let complaints = guest.run(&format!("dmesg | grep -E '{pattern}' || true"), SOON)?;
     ensure!(complaints.trim().is_empty(), "the kernel complains:\n{complaints}");
     Ok(())
