@@ -510,11 +510,11 @@ fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         | M::Cldemote
         | M::Rdsspd
         | M::Rdsspq
-        | M::Mfence
         | M::Lfence
         | M::Sfence
         | M::Reservednop => Op::Nop,
         M::Pause => Op::Pause,
+        M::Mfence => Op::Mfence,
         M::Movnti => Op::Mov,
         M::Clflush => Op::Clflush,
         M::Xlatb => {

@@ -250,3 +250,24 @@ mod host {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Resident pages of this process.
+    fn resident() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn memory_that_is_not_used_costs_nothing() {
+        let before = resident();
+        let regions = [(GuestAddress(0), 3 << 30), (GuestAddress(4 << 30), 60 << 30)];
+        let ram = Ram::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
+        assert!(ram.page(63 << 30).is_some_and(|page| !page.marks.any()));
+        assert!(ram.page(3 << 30).is_none());
+        assert!(resident().saturating_sub(before) < (16 << 20) / PAGE, "marks of unused pages use host memory");
+    }
+}

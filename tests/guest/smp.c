@@ -426,7 +426,7 @@ static void check_code(void)
     code_write = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     void *run = mmap(0, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
     must(code_write != MAP_FAILED && run != MAP_FAILED, "mmap of code");
-    code_run = run;
+    code_version = 0;
     /* mov eax, imm32 with the immediate aligned; ret */
     memcpy((void *)(code_write + 63), "\xb8\0\0\0\0\xc3", 6);
     code_run = (int (*)(void))((char *)run + 63);
@@ -437,7 +437,7 @@ static void check_code(void)
         code_stop = 0;
         for (int i = 0; i < readers; i++)
             must(!pthread_create(&t[i], 0, code_reader, 0), "pthread_create");
-        for (int round = 0; round < 300; round++) {
+        for (int round = 0; round < 60; round++) {
             uint32_t next = code_version + 1;
             *(volatile uint32_t *)(code_write + 64) = next;
             if (code_by_membarrier)

@@ -492,6 +492,7 @@ semantics! {
             Wrgsbase => sys::segment::wrgsbase;
             Swapgs => sys::segment::swapgs;
             Xgetbv => sys::xsave::xgetbv;
+            Mfence => sys::misc::mfence;
             Clflush => sys::misc::clflush;
             Aaa => sys::bcd::aaa;
             Aas => sys::bcd::aas;

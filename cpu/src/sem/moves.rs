@@ -172,7 +172,8 @@ pub(crate) fn cmc<E: Emit>(e: &mut E, _: &Insn) -> Emitted<E> {
     Ok(())
 }
 
-/// NOP, and hints that mean nothing here: PREFETCHh, ENDBR64, the fences (every access is ordered already).
+/// NOP, and hints that mean nothing here: PREFETCHh, ENDBR64, LFENCE and SFENCE (loads are ordered among themselves
+/// already, and so are stores).
 #[inline(always)]
 pub(crate) fn nop<E: Emit>(_: &mut E, _: &Insn) -> Emitted<E> {
     Ok(())

@@ -171,6 +171,7 @@ pub(crate) fn mov_to_cr(c: &mut Cpu, i: &Insn) -> Done {
     }
     c.privileged()?;
     let v = c.get(if c.mode.is_64() { Q } else { D }, i.src);
+    crate::sys::misc::drain_stores();
     match i.dst {
         0 => c.write_cr0(v)?,
         2 => c.cr2 = v,
@@ -267,6 +268,7 @@ pub(crate) fn mov_to_dr(c: &mut Cpu, i: &Insn) -> Done {
 /// INVLPG: SDM 2A "INVLPG".
 pub(crate) fn invlpg(c: &mut Cpu, i: &Insn) -> Done {
     c.privileged()?;
+    crate::sys::misc::drain_stores();
     let offset = c.far_offset(i);
     let base = c.seg_base[usize::from(i.seg & 7)];
     let linear = c.linear(offset.wrapping_add(base));
@@ -285,6 +287,7 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
         return Err(c.raise(Fault::gp(0)));
     }
     c.privileged()?;
+    crate::sys::misc::drain_stores();
     let kind = c.get(if c.mode.is_64() { Q } else { D }, i.dst);
     let at = c.operand_address(i, 16, false)?;
     let low = c.read(Q, at).map_err(|stop| c.operand_fault(i, stop))?;
@@ -309,6 +312,7 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
 
 /// WBINVD, INVD: there is no cache to write back.
 pub(crate) fn wbinvd(c: &mut Cpu, _: &Insn) -> Done {
+    crate::sys::misc::drain_stores();
     c.privileged()
 }
 

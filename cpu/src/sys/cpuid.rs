@@ -171,6 +171,7 @@ fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
 
 /// CPUID.
 pub(crate) fn cpuid(c: &mut Cpu, _: &Insn) -> Done {
+    crate::sys::misc::drain_stores();
     let (leaf, subleaf) = (c.get(D, reg::RAX) as u32, c.get(D, reg::RCX) as u32);
     let [a, b, x, d] = c.cpuid(leaf, subleaf);
     c.set(D, reg::RAX, a.into());

@@ -321,6 +321,7 @@ pub(crate) fn ret_far(c: &mut Cpu, i: &Insn) -> Done {
 
 /// IRET, IRETD, IRETQ.
 pub(crate) fn iret(c: &mut Cpu, i: &Insn) -> Done {
+    crate::sys::misc::drain_stores();
     let w = i.w;
     let size = u64::from(w.0);
     let v86 = c.mode.contains(Mode::V86);

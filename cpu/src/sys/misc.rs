@@ -67,6 +67,18 @@ pub(crate) fn salc(c: &mut Cpu, _: &Insn) -> Done {
     Ok(())
 }
 
+/// MFENCE: SDM 2B "MFENCE".
+pub(crate) fn mfence(_: &mut Cpu, _: &Insn) -> Done {
+    drain_stores();
+    Ok(())
+}
+
+/// Earlier stores are visible to all before a later load reads: a part of what MFENCE and the serialising instructions do
+/// (SDM 3A "Serializing Instructions"), and the only reordering that the host's memory order, which is x86's, leaves open.
+pub(crate) fn drain_stores() {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}
+
 /// How many PAUSEs a guest spins before the host may give the core to another thread. What it waits for is most often
 /// about to come; where it is not, the CPU that would bring it may be waiting for this very core.
 const PATIENCE: u32 = 32;

@@ -239,6 +239,7 @@ pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
 /// WRMSR.
 pub(crate) fn wrmsr(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
+    crate::sys::misc::drain_stores();
     let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
     c.write_msr(c.get(D, reg::RCX) as u32, v)
 }

@@ -139,6 +139,20 @@ impl Machine {
         machine
     }
 
+    /// A further CPU on the same RAM and bus, in the same state but for its stack: `id` is 1 to 7.
+    pub fn another_cpu(&self, id: usize, options: Options) -> Box<Cpu> {
+        let mut cpu = Cpu::new(id, options, self.ram.clone(), self.bus.clone());
+        let mut state = Machine::supervisor_state();
+        state.gpr[4] -= 0x200 * id as u64;
+        cpu.set_state(&state);
+        cpu
+    }
+
+    /// Physical memory as devices share it with the CPUs.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+
     fn build_tables(&mut self) {
         for (k, descriptor) in DESCRIPTORS.iter().enumerate() {
             self.write_u64(GDT + 8 * k as u64, *descriptor);

@@ -1,0 +1,189 @@
+//! Several processors: Debian's kernels bring them up, use them, take them away, and a program checks what they agree on.
+//!
+//! The kernels come by apt and the program by the host's C compiler. Where that cannot work, the tests are ignored and
+//! say so.
+
+mod common;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::{Guest, Options, initramfs, kernel};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use softmetal::cli::cpio::Archive;
+use softmetal::cli::debian::{Flavour, Guests};
+use tempfile::TempDir;
+
+/// For a boot, on a busy host.
+const BOOT: Duration = Duration::from_secs(180);
+/// For a small command.
+const SOON: Duration = Duration::from_secs(60);
+/// For a round of all checks by more threads than the host may have cores.
+const CHECKS: Duration = Duration::from_secs(300);
+
+/// The program's source, in this folder.
+const SOURCE: &str = "tests/guest/smp.c";
+
+fn main() -> ExitCode {
+    let tests: &[(&str, fn() -> Result<()>)] = &[
+        ("two_processors_agree", || agree(Flavour::Cloud, 2, 3)),
+        ("four_processors_agree", || agree(Flavour::Generic, 4, 4)),
+        ("processors_go_and_come_back", processors_go_and_come_back),
+        ("sixty_four_processors", sixty_four_processors),
+        ("a_reset_of_four_processors", a_reset_of_four_processors),
+    ];
+    let hindrance = Guests::hindrance()
+        .map(|why| format!("Debian's kernels cannot be fetched: {why}"))
+        .or_else(|| (!compiler_works()).then(|| "there is no C compiler that links statically".to_owned()));
+    let trials = tests.iter().map(|&(name, test)| {
+        let reason = hindrance.clone();
+        Trial::ignorable_test(name, move || match &reason {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => {
+                test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
+            }
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn compile(source: &Path, to: &Path) -> Result<bool> {
+    let mut command = Command::new("gcc");
+    command
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-s", "-o"])
+        .arg(to)
+        .arg(source);
+    let status =
+        command.stdout(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
+    Ok(status.success())
+}
+
+/// The program runs in x86 guests: a compiler for another processor is none.
+fn compiler_works() -> bool {
+    if !cfg!(target_arch = "x86_64") {
+        return false;
+    }
+    let try_it = || -> Result<bool> {
+        let folder = tempfile::tempdir()?;
+        let source = folder.path().join("try.c");
+        fs::write(&source, "#include <pthread.h>\nint main(void) { return !pthread_self(); }\n")?;
+        compile(&source, &folder.path().join("try"))
+    };
+    try_it().unwrap_or(false)
+}
+
+/// A kernel and a RAM disk; the folder goes with the value.
+struct Setup {
+    options: Options,
+    _folder: TempDir,
+}
+
+/// A machine with so many processors, the program at `/root/smp`.
+fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
+    let kernel = kernel(flavour)?;
+    let folder = tempfile::tempdir()?;
+    let initrd = initramfs(&kernel, folder.path(), None, false)?;
+    let program = folder.path().join("smp");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(SOURCE);
+    ensure!(compile(&source, &program)?, "{SOURCE} does not compile");
+    let mut more = Archive::default();
+    more.file("root/smp", 0o755, &fs::read(&program)?);
+    // The kernel unpacks one archive after the other.
+    OpenOptions::new().append(true).open(&initrd)?.write_all(&more.finish())?;
+    let options = Options {
+        kernel: kernel.image,
+        initrd: Some(initrd),
+        memory: "512M",
+        arguments: vec!["--cpus".into(), cpus.to_string()],
+        ..Options::default()
+    };
+    Ok(Setup { options, _folder: folder })
+}
+
+fn power_off(guest: &mut Guest) -> Result<()> {
+    guest.send("poweroff -f\n")?;
+    let (status, messages) = guest.finish(SOON)?;
+    ensure!(status.code() == Some(0), "power off ends with {status}: {messages}");
+    Ok(())
+}
+
+/// Nothing that a kernel says when processors lose sight of each other.
+fn check_complaints(guest: &mut Guest) -> Result<()> {
+    let pattern = "stall|lockup|hung_task|unstable|BUG:|WARNING:|Oops|not responding|stuck";
+    let complaints = guest.run(&format!("dmesg | grep -E '{pattern}' || true"), SOON)?;
+    ensure!(complaints.trim().is_empty(), "the kernel complains:\n{complaints}");
+    Ok(())
+}
+
+/// All checks once, and an interrupt of every kind on each processor.
+fn agree(flavour: Flavour, cpus: usize, threads: usize) -> Result<()> {
+    let setup = setup(flavour, cpus)?;
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    let online = guest.run("grep -c ^processor /proc/cpuinfo", SOON)?;
+    ensure!(online.trim() == cpus.to_string(), "there are {online} processors, not {cpus}");
+    let says = guest.run(&format!("/root/smp 1 {threads}"), CHECKS)?;
+    ensure!(says.contains("smp: all right"), "the program says {says}");
+    eprint!("{flavour:?} kernel, {cpus} processors:\n{says}");
+    let interrupts = guest.run("grep -E 'LOC|CAL' /proc/interrupts", SOON)?;
+    for line in interrupts.lines().filter(|line| line.contains(':')) {
+        let counts: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        ensure!(
+            counts.len() == cpus && counts.iter().all(|&count| count > 0),
+            "/proc/interrupts says {line}"
+        );
+    }
+    check_complaints(&mut guest)?;
+    power_off(&mut guest)
+}
+
+/// A kernel stops a processor with all others standing by, starts it again by INIT and start-up IPIs, and asks all of
+/// them where they are by NMI.
+fn processors_go_and_come_back() -> Result<()> {
+    let setup = setup(Flavour::Cloud, 4)?;
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    for _ in 0..3 {
+        for cpu in 1..4 {
+            guest.run(&format!("echo 0 > /sys/devices/system/cpu/cpu{cpu}/online"), SOON)?;
+        }
+        let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
+        ensure!(online.trim() == "0", "processors {online} are left");
+        for cpu in [3, 1, 2] {
+            guest.run(&format!("echo 1 > /sys/devices/system/cpu/cpu{cpu}/online"), SOON)?;
+        }
+        let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
+        ensure!(online.trim() == "0-3", "processors {online} are there");
+    }
+    guest.run("dmesg -n 1; echo 1 > /proc/sys/kernel/sysrq; echo l > /proc/sysrq-trigger", SOON)?;
+    let answers = guest.run("dmesg | grep -c 'NMI backtrace for cpu'", SOON)?;
+    ensure!(answers.trim() == "4", "{answers} processors answered the NMI");
+    check_complaints(&mut guest)?;
+    power_off(&mut guest)
+}
+
+/// More processors than any host of this test has.
+fn sixty_four_processors() -> Result<()> {
+    let setup = setup(Flavour::Cloud, 64)?;
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
+    ensure!(online.trim() == "0-63", "processors {online} are there");
+    let says = guest.run("/root/smp 1 8 lock pair futex fork clock", CHECKS)?;
+    ensure!(says.contains("smp: all right"), "the program says {says}");
+    check_complaints(&mut guest)?;
+    power_off(&mut guest)
+}
+
+/// The second boot finds the processors as after power-on.
+fn a_reset_of_four_processors() -> Result<()> {
+    let setup = setup(Flavour::Cloud, 4)?;
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    guest.send("reboot -f\n")?;
+    guest.expect(softmetal::cli::initramfs::READY, BOOT)?;
+    guest.expect("# ", SOON)?;
+    let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
+    ensure!(online.trim() == "0-3", "processors {online} are there");
+    power_off(&mut guest)
+}
