@@ -94,6 +94,12 @@ impl Cpu {
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
+    /// Whether an address may become the base of a segment or table, stand in an MSR, or name a page to invalidate: 57 bits
+    /// whatever CR4.LA57 says, as processors with 5-level paging have it. An access checks what the mode allows.
+    pub(crate) fn canonical_base(&self, linear: u64) -> bool {
+        ((linear << 7) as i64 >> 7) as u64 == linear
+    }
+
     /// Translates for an access, sets A and D, or raises #PF.
     pub(crate) fn translate(&mut self, linear: u64, access: Access, class: Class) -> Result<Mapping, Stop> {
         if !self.paging() {

@@ -36,6 +36,7 @@ const CR4_BITS: u64 = cr4::VME
     | cr4::OSFXSR
     | cr4::OSXMMEXCPT
     | cr4::UMIP
+    | cr4::LA57
     | cr4::FSGSBASE
     | cr4::PCIDE
     | cr4::OSXSAVE
@@ -270,7 +271,7 @@ pub(crate) fn invlpg(c: &mut Cpu, i: &Insn) -> Done {
     let offset = c.far_offset(i);
     let base = c.seg_base[usize::from(i.seg & 7)];
     let linear = c.linear(offset.wrapping_add(base));
-    if c.long_mode() && !c.canonical(linear) {
+    if c.long_mode() && !c.canonical_base(linear) {
         return Ok(());
     }
     c.mmu.invalidate(c.pcid(), linear);
@@ -291,7 +292,7 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
     let linear = c.read(Q, at.wrapping_add(8)).map_err(|stop| c.operand_fault(i, stop))?;
     let pcid = (low & 0xfff) as u16;
     let needs_pcide = kind <= 1 && pcid != 0 && c.cr4 & cr4::PCIDE == 0;
-    if kind > 3 || low >> 12 != 0 || needs_pcide || kind == 0 && !c.canonical(linear) {
+    if kind > 3 || low >> 12 != 0 || needs_pcide || kind == 0 && !c.canonical_base(linear) {
         return Err(c.raise(Fault::gp(0)));
     }
     match kind {

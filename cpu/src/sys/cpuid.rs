@@ -48,7 +48,8 @@ const LEAF7_EBX: u32 = 1 // FSGSBASE
     | 1 << 20; // SMAP
 
 /// Leaf 7 ECX.
-const LEAF7_ECX: u32 = 1 << 2; // UMIP
+const LEAF7_ECX: u32 = 1 << 2 // UMIP
+    | 1 << 16; // LA57
 
 /// Leaf 7 EDX.
 const LEAF7_EDX: u32 = 1 << 4 // FSRM
@@ -139,7 +140,7 @@ impl Cpu {
             0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
             // Invariant TSC.
             0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [48 << 8 | crate::mmu::PHYSICAL_BITS, 0, 0, 0],
+            0x8000_0008 => [57 << 8 | crate::mmu::PHYSICAL_BITS, 0, 0, 0],
             // Beyond the last basic leaf, the last one answers.
             0x17..0x8000_0000 | 0x8000_0009.. => self.cpuid(0x16, subleaf),
             _ => [0; 4],
