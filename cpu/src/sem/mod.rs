@@ -492,6 +492,7 @@ semantics! {
             Wrgsbase => sys::segment::wrgsbase;
             Swapgs => sys::segment::swapgs;
             Xgetbv => sys::xsave::xgetbv;
+            Rdpkru => sys::control::rdpkru;
             Clflush => sys::misc::clflush;
             Aaa => sys::bcd::aaa;
             Aas => sys::bcd::aas;
@@ -600,6 +601,7 @@ semantics! {
         Invpcid => sys::control::invpcid;
         Wrmsr => sys::msr::wrmsr;
         Xsetbv => sys::xsave::xsetbv;
+        Wrpkru => sys::control::wrpkru;
         Xsave => sys::xsave::xsave;
         Xrstor => sys::xsave::xrstor;
         Syscall => sys::syscall::syscall;

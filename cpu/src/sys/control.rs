@@ -5,7 +5,7 @@ use crate::{
     flags::bits::RF,
     insn::{Insn, Kind},
     mode::Mode,
-    state::{Cpu, Segment, Why, cr0, cr4, efer, seg},
+    state::{Cpu, Segment, Why, cr0, cr4, efer, reg, seg},
     sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
@@ -41,10 +41,12 @@ const CR4_BITS: u64 = cr4::VME
     | cr4::PCIDE
     | cr4::OSXSAVE
     | cr4::SMEP
-    | cr4::SMAP;
+    | cr4::SMAP
+    | cr4::PKE;
 
 /// CR4 bits whose change makes every cached translation wrong.
-const CR4_FLUSHES: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57;
+const CR4_FLUSHES: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57 | cr4::PKE;
 
 impl Cpu {
     /// Writes CR0 with all checks and consequences.
@@ -317,5 +319,33 @@ pub(crate) fn wbinvd(c: &mut Cpu, _: &Insn) -> Done {
 pub(crate) fn hlt(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
     c.why = Why::Halt;
+    Ok(())
+}
+
+/// RDPKRU: SDM 2B "RDPKRU".
+pub(crate) fn rdpkru(c: &mut Cpu, _: &Insn) -> Done {
+    pkru_allowed(c)?;
+    c.set(D, reg::RAX, c.pkru.into());
+    c.set(D, reg::RDX, 0);
+    Ok(())
+}
+
+/// WRPKRU: SDM 2D "WRPKRU".
+pub(crate) fn wrpkru(c: &mut Cpu, _: &Insn) -> Done {
+    pkru_allowed(c)?;
+    if c.get(D, reg::RDX) != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
+    c.set_pkru(c.get(D, reg::RAX) as u32);
+    Ok(())
+}
+
+fn pkru_allowed(c: &mut Cpu) -> Done {
+    if c.cr4 & cr4::PKE == 0 {
+        return Err(c.raise(Fault::UD));
+    }
+    if c.get(D, reg::RCX) != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
     Ok(())
 }
