@@ -10,16 +10,14 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Options, initramfs, kernel, package};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use common::{Emulator, Guest, Named, Options, initramfs, kernel, package, run, trials};
+
 use softmetal::cli::debian::{Flavour, Guests};
 
 /// For a boot, on a busy host.
 const BOOT: Duration = Duration::from_secs(300);
 /// For a small command.
 const SOON: Duration = Duration::from_secs(60);
-
-type Named = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
     let made_here: &[Named] = &[
@@ -39,21 +37,9 @@ fn main() -> ExitCode {
     let foreign =
         (Emulator::chosen() == Emulator::Qemu).then(|| "this is about softmetal's own command".to_owned());
     let hindrance = Guests::hindrance().map(|why| format!("Debian's packages cannot be fetched: {why}"));
-    let trial = |(name, test): &(&str, fn() -> Result<()>), reason: Option<String>| {
-        let test = *test;
-        Trial::ignorable_test(*name, move || match &reason {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => {
-                test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
-            }
-        })
-    };
-    let mut trials: Vec<Trial> = made_here.iter().map(|test| trial(test, foreign.clone())).collect();
-    trials.extend(debian.iter().map(|test| trial(test, foreign.clone().or(hindrance.clone()))));
-    let mut arguments = Arguments::from_args();
-    // A guest needs a core for its CPU and a share of another for its devices.
-    arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let mut all = trials(made_here, foreign.as_deref());
+    all.extend(trials(debian, foreign.or(hindrance).as_deref()));
+    run(all)
 }
 
 // Kernels made here: each prints strings that it finds by way of what it is told, and ends with a status.

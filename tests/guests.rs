@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Options, initramfs, kernel};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use common::{Emulator, Guest, Named, Options, initramfs, kernel, run, trials};
+
 use rustix::process::Signal;
 use softmetal::cli::debian::{Flavour, Guests};
 use tempfile::TempDir;
@@ -19,8 +19,6 @@ use tempfile::TempDir;
 const BOOT: Duration = Duration::from_secs(180);
 /// For a small command.
 const SOON: Duration = Duration::from_secs(60);
-
-type Named = (&'static str, fn() -> Result<()>);
 
 fn main() -> ExitCode {
     let tests: &[Named] = &[
@@ -40,26 +38,12 @@ fn main() -> ExitCode {
         ("triple_fault_is_a_crash", triple_fault_is_a_crash),
         ("serial_file_and_socket", serial_file_and_socket),
     ];
-    let trial = |name: &str, test: fn() -> Result<()>, reason: Option<String>| {
-        Trial::ignorable_test(name, move || match &reason {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => {
-                test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
-            }
-        })
-    };
     let hindrance = Guests::hindrance().map(|why| format!("Debian's kernels cannot be fetched: {why}"));
     let foreign =
         (Emulator::chosen() == Emulator::Qemu).then(|| "this is about softmetal's own command".to_owned());
-    let mut trials: Vec<Trial> =
-        tests.iter().map(|(name, test)| trial(name, *test, hindrance.clone())).collect();
-    trials.extend(
-        only_softmetal.iter().map(|(name, test)| trial(name, *test, hindrance.clone().or(foreign.clone()))),
-    );
-    let mut arguments = Arguments::from_args();
-    // A guest needs a core for its CPU and a share of another for its devices: one guest at a time, unless told otherwise.
-    arguments.test_threads.get_or_insert(1);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let mut all = trials(tests, hindrance.as_deref());
+    all.extend(trials(only_softmetal, hindrance.or(foreign).as_deref()));
+    run(all)
 }
 
 /// A kernel and a RAM disk; the folder goes with the value.

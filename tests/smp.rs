@@ -12,8 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Guest, Options, initramfs, kernel};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use common::{Guest, Named, Options, initramfs, kernel, run, trials};
 use softmetal::cli::cpio::Archive;
 use softmetal::cli::debian::{Flavour, Guests};
 use tempfile::TempDir;
@@ -29,7 +28,7 @@ const CHECKS: Duration = Duration::from_secs(300);
 const SOURCE: &str = "tests/guest/smp.c";
 
 fn main() -> ExitCode {
-    let tests: &[(&str, fn() -> Result<()>)] = &[
+    let tests: &[Named] = &[
         ("two_processors_agree", || agree(Flavour::Cloud, 2, 3)),
         ("four_processors_agree", || agree(Flavour::Generic, 4, 4)),
         ("processors_go_and_come_back", processors_go_and_come_back),
@@ -39,16 +38,7 @@ fn main() -> ExitCode {
     let hindrance = Guests::hindrance()
         .map(|why| format!("Debian's kernels cannot be fetched: {why}"))
         .or_else(|| (!compiler_works()).then(|| "there is no C compiler that links statically".to_owned()));
-    let trials = tests.iter().map(|&(name, test)| {
-        let reason = hindrance.clone();
-        Trial::ignorable_test(name, move || match &reason {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => {
-                test().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
-            }
-        })
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    run(trials(tests, hindrance.as_deref()))
 }
 
 fn compile(source: &Path, to: &Path) -> Result<bool> {

@@ -68,6 +68,7 @@ impl CpuState {
             cr4: 0,
             pdptrs: [0; 4],
             xcr0: 1,
+            pkru: 0,
             efer: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             msrs: Msrs { pat: 0x0007_0406_0007_0406, misc_enable: MISC_ENABLE_RESET, ..Msrs::default() },
@@ -80,6 +81,7 @@ impl CpuState {
             nmi_pending: false,
             activity: Activity::Active,
             injected: None,
+            pending_debug: 0,
         }
     }
 }
@@ -119,6 +121,7 @@ impl Cpu {
             cr4: 0,
             pdptrs: [0; 4],
             xcr0: 0,
+            pkru: 0,
             efer: 0,
             dr: [0; 8],
             msrs: Msrs::default(),
@@ -326,6 +329,7 @@ impl Cpu {
         new.mxcsr = old.mxcsr;
         new.x87 = old.x87;
         new.xcr0 = old.xcr0;
+        new.pkru = old.pkru;
         if self.id != 0 {
             new.activity = Activity::WaitForSipi;
         }

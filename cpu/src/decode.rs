@@ -675,6 +675,8 @@ fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         }
         M::Xgetbv => Op::Xgetbv,
         M::Xsetbv => Op::Xsetbv,
+        M::Rdpkru => Op::Rdpkru,
+        M::Wrpkru => Op::Wrpkru,
         M::Xsave | M::Xsave64 => with_width(i, if x.mnemonic() == M::Xsave64 { 8 } else { 4 }, Op::Xsave),
         M::Xrstor | M::Xrstor64 => with_width(i, if x.mnemonic() == M::Xrstor64 { 8 } else { 4 }, Op::Xrstor),
         M::Fxsave | M::Fxsave64 => with_width(i, if x.mnemonic() == M::Fxsave64 { 8 } else { 4 }, Op::Fxsave),

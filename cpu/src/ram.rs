@@ -268,6 +268,9 @@ mod tests {
         let ram = Ram::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
         assert!(ram.page(63 << 30).is_some_and(|page| !page.marks.any()));
         assert!(ram.page(3 << 30).is_none());
-        assert!(resident().saturating_sub(before) < (16 << 20) / PAGE, "marks of unused pages use host memory");
+        assert!(
+            resident().saturating_sub(before) < (16 << 20) / PAGE,
+            "marks of unused pages use host memory"
+        );
     }
 }

@@ -83,6 +83,7 @@ pub mod cr4 {
     pub const OSXSAVE: u64 = 0x4_0000;
     pub const SMEP: u64 = 0x10_0000;
     pub const SMAP: u64 = 0x20_0000;
+    pub const PKE: u64 = 0x40_0000;
 }
 
 /// IA32_EFER bits.
@@ -299,6 +300,8 @@ pub struct CpuState {
     pub pdptrs: [u64; 4],
     /// Extended control register 0.
     pub xcr0: u64,
+    /// Rights of the protection keys of user pages.
+    pub pkru: u32,
     /// IA32_EFER.
     pub efer: u64,
     /// DR0 to DR3, DR6 and DR7 at their numbers.
@@ -323,6 +326,8 @@ pub struct CpuState {
     pub activity: Activity,
     /// An event whose delivery was interrupted, to be delivered first.
     pub injected: Option<Fault>,
+    /// DR6 bits of debug traps that wait behind MOV SS or for the end of a delivery.
+    pub pending_debug: u64,
 }
 
 /// Why a handler returned without a next instruction.
@@ -388,6 +393,7 @@ pub struct Cpu {
     pub(crate) cr4: u64,
     pub(crate) pdptrs: [u64; 4],
     pub(crate) xcr0: u64,
+    pub(crate) pkru: u32,
     pub(crate) efer: u64,
     pub(crate) dr: [u64; 8],
     pub(crate) msrs: Msrs,
@@ -504,6 +510,7 @@ impl Cpu {
             cr4: self.cr4,
             pdptrs: self.pdptrs,
             xcr0: self.xcr0,
+            pkru: self.pkru,
             efer: self.efer,
             dr: self.dr,
             msrs: self.msrs,
@@ -516,6 +523,7 @@ impl Cpu {
             nmi_pending: self.nmi_pending,
             activity: self.activity,
             injected: self.injected,
+            pending_debug: self.breakpoints.pending,
         }
     }
 
@@ -533,6 +541,7 @@ impl Cpu {
         self.cr4 = state.cr4;
         self.pdptrs = state.pdptrs;
         self.xcr0 = state.xcr0;
+        self.pkru = state.pkru;
         self.efer = state.efer;
         self.dr = state.dr;
         self.msrs = state.msrs;
@@ -550,7 +559,11 @@ impl Cpu {
         // SDM 3C "Guest Register State": the DPL of SS is always the CPL.
         self.cpl = state.segments[crate::state::seg::SS].dpl();
         self.flush_all();
-        self.breakpoints = crate::sys::debug::Breakpoints { alone: true, ..Default::default() };
+        self.breakpoints = crate::sys::debug::Breakpoints {
+            alone: true,
+            pending: state.pending_debug & 0xe00f,
+            ..Default::default()
+        };
         self.refresh_breakpoints();
         self.refresh_mode();
         self.set_ip(state.rip);

@@ -23,7 +23,7 @@ mod sync {
     }
 
     #[derive(Default)]
-    pub(crate) struct Backoff;
+    pub(crate) struct Backoff {}
     impl Backoff {
         pub(crate) fn wait(&mut self) {
             loom::thread::yield_now();

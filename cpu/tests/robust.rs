@@ -40,6 +40,14 @@ fn state(random: &mut Random) -> CpuState {
     s.msrs.star = 0x18 << 48 | 8 << 32;
     s.msrs.lstar = HANDLERS;
     s.msrs.sysenter_cs = 8;
+    if random.once_in(4) {
+        s.dr = [0; 8].map(|_: u64| DATA + random.below(0x3000));
+        (s.dr[6], s.dr[7]) = (0xffff_0ff0, random.next() & 0xffff_2bff | 0x400);
+    }
+    if random.once_in(4) {
+        s.cr4 |= cr4::PKE;
+        s.pkru = random.next() as u32;
+    }
     match random.below(6) {
         // 32- or 16-bit protected mode, or real mode, without paging.
         0 | 1 => {
@@ -60,6 +68,9 @@ fn state(random: &mut Random) -> CpuState {
                 s.rflags |= 0x2_0000;
             }
             s.rip = CODE_FRAME + 0x800;
+            // A TSS of 32 bits, whose words are as they come; its link leads to the TSS of 64 bits.
+            s.tr.attributes = 0x8b;
+            s.idtr.limit = random.below(0x1000) as u16;
         }
         // Compatibility mode.
         2 => s.segments[1].attributes = s.segments[1].attributes & !Segment::LONG | Segment::BIG,

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod driver;
+mod trials;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use softmetal::cli::debian::{Flavour, Guests, Kernel};
 
 #[allow(unused_imports)]
 pub(crate) use driver::{Emulator, Guest, Options};
+#[allow(unused_imports)]
+pub(crate) use trials::{Named, run, trials};
 
 /// A program that writes 0x15 to port 0xf4: Debian's kernels have no /dev/port.
 const OUTB: [u8; 34] = [

@@ -173,7 +173,7 @@ impl Cpu {
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
         let watched = self.breakpoints.data && self.page_is_watched(linear);
-        if !self.options.no_tlb && !watched {
+        if !self.options.no_tlb && !watched && mapping.key == 0 {
             let writable = access == Access::Write && page.marks.may_write(self.seat.index());
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));

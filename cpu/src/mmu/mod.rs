@@ -84,6 +84,8 @@ pub(crate) struct Mapping {
     pub(crate) no_execute: bool,
     pub(crate) dirty: bool,
     pub(crate) global: bool,
+    /// Protection key of a user page; 0 where there are none.
+    pub(crate) key: u8,
     pub(crate) size: PageSize,
 }
 
@@ -136,6 +138,7 @@ impl Mmu {
             no_execute: true,
             dirty: false,
             global: false,
+            key: 0,
             size: PageSize::Small,
         };
         Mmu {

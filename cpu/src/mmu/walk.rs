@@ -46,6 +46,7 @@ mod code {
     pub(super) const U: u32 = 4;
     pub(super) const RSVD: u32 = 8;
     pub(super) const I: u32 = 16;
+    pub(super) const PK: u32 = 32;
 }
 
 /// Width of guest-physical addresses, CPUID 80000008h.
@@ -94,6 +95,12 @@ impl Cpu {
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
+    /// Whether an address may become the base of a segment or table, stand in an MSR, or name a page to invalidate: 57 bits
+    /// whatever CR4.LA57 says, as processors with 5-level paging have it. An access checks what the mode allows.
+    pub(crate) fn canonical_base(&self, linear: u64) -> bool {
+        ((linear << 7) as i64 >> 7) as u64 == linear
+    }
+
     /// Translates for an access, sets A and D, or raises #PF.
     pub(crate) fn translate(&mut self, linear: u64, access: Access, class: Class) -> Result<Mapping, Stop> {
         if !self.paging() {
@@ -104,6 +111,7 @@ impl Cpu {
                 no_execute: false,
                 dirty: true,
                 global: false,
+                key: 0,
                 size: PageSize::Small,
             });
         }
@@ -138,7 +146,7 @@ impl Cpu {
         Err(self.page_fault(linear, 0, access, class))
     }
 
-    /// Whether the rights of a mapping forbid an access: the P bit of the error code if so.
+    /// Whether the rights of a mapping forbid an access: the P and PK bits of the error code if so.
     fn denied(&self, mapping: &Mapping, access: Access, class: Class) -> Option<u32> {
         let supervisor = class != Class::User;
         let no = match access {
@@ -148,7 +156,32 @@ impl Cpu {
             Access::Write => !mapping.writable && (!supervisor || self.cr0 & cr0::WP != 0),
             Access::Read => false,
         };
-        no.then_some(code::P)
+        let key = self.key_denies(mapping, access, class);
+        (no || key).then_some(code::P | if key { code::PK } else { 0 })
+    }
+
+    /// Whether user pages have protection keys.
+    pub(crate) fn protection_keys(&self) -> bool {
+        self.cr4 & cr4::PKE != 0 && self.long_mode()
+    }
+
+    /// SDM 3A "Protection Keys": data accesses to user pages, whoever makes them.
+    fn key_denies(&self, mapping: &Mapping, access: Access, class: Class) -> bool {
+        if !mapping.user || access == Access::Execute || !self.protection_keys() {
+            return false;
+        }
+        let rights = self.pkru >> (2 * u32::from(mapping.key & 15));
+        let protects = class == Class::User || self.cr0 & cr0::WP != 0;
+        rights & 1 != 0 || rights & 2 != 0 && access == Access::Write && protects
+    }
+
+    /// Sets PKRU. Pages with another key than 0 have no tag in the TLB, so that only the rights of key 0 make it wrong.
+    pub(crate) fn set_pkru(&mut self, v: u32) {
+        let changed = self.pkru ^ v;
+        self.pkru = v;
+        if changed & 3 != 0 {
+            self.flush_all();
+        }
     }
 
     fn page_fault(&mut self, linear: u64, bits: u32, access: Access, class: Class) -> Stop {
@@ -228,6 +261,7 @@ impl Cpu {
                         no_execute,
                         dirty: e & entry::D != 0,
                         global: e & entry::G != 0,
+                        key: if user && self.protection_keys() { (e >> 59 & 15) as u8 } else { 0 },
                         size: match level {
                             1 => PageSize::Small,
                             2 => PageSize::Large,
@@ -260,6 +294,7 @@ impl Cpu {
             no_execute: false,
             dirty: leaf & entry::D != 0,
             global: leaf & entry::G != 0,
+            key: 0,
             size,
         };
         trace.push(&pde);

@@ -493,6 +493,7 @@ semantics! {
             Swapgs => sys::segment::swapgs;
             Xgetbv => sys::xsave::xgetbv;
             Mfence => sys::misc::mfence;
+            Rdpkru => sys::control::rdpkru;
             Clflush => sys::misc::clflush;
             Aaa => sys::bcd::aaa;
             Aas => sys::bcd::aas;
@@ -601,6 +602,7 @@ semantics! {
         Invpcid => sys::control::invpcid;
         Wrmsr => sys::msr::wrmsr;
         Xsetbv => sys::xsave::xsetbv;
+        Wrpkru => sys::control::wrpkru;
         Xsave => sys::xsave::xsave;
         Xrstor => sys::xsave::xrstor;
         Syscall => sys::syscall::syscall;

@@ -5,7 +5,7 @@ use crate::{
     flags::bits::RF,
     insn::{Insn, Kind},
     mode::Mode,
-    state::{Cpu, Segment, Why, cr0, cr4, efer, seg},
+    state::{Cpu, Segment, Why, cr0, cr4, efer, reg, seg},
     sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
@@ -36,14 +36,17 @@ const CR4_BITS: u64 = cr4::VME
     | cr4::OSFXSR
     | cr4::OSXMMEXCPT
     | cr4::UMIP
+    | cr4::LA57
     | cr4::FSGSBASE
     | cr4::PCIDE
     | cr4::OSXSAVE
     | cr4::SMEP
-    | cr4::SMAP;
+    | cr4::SMAP
+    | cr4::PKE;
 
 /// CR4 bits whose change makes every cached translation wrong.
-const CR4_FLUSHES: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57;
+const CR4_FLUSHES: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::LA57 | cr4::PKE;
 
 impl Cpu {
     /// Writes CR0 with all checks and consequences.
@@ -272,7 +275,7 @@ pub(crate) fn invlpg(c: &mut Cpu, i: &Insn) -> Done {
     let offset = c.far_offset(i);
     let base = c.seg_base[usize::from(i.seg & 7)];
     let linear = c.linear(offset.wrapping_add(base));
-    if c.long_mode() && !c.canonical(linear) {
+    if c.long_mode() && !c.canonical_base(linear) {
         return Ok(());
     }
     c.mmu.invalidate(c.pcid(), linear);
@@ -294,7 +297,7 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
     let linear = c.read(Q, at.wrapping_add(8)).map_err(|stop| c.operand_fault(i, stop))?;
     let pcid = (low & 0xfff) as u16;
     let needs_pcide = kind <= 1 && pcid != 0 && c.cr4 & cr4::PCIDE == 0;
-    if kind > 3 || low >> 12 != 0 || needs_pcide || kind == 0 && !c.canonical(linear) {
+    if kind > 3 || low >> 12 != 0 || needs_pcide || kind == 0 && !c.canonical_base(linear) {
         return Err(c.raise(Fault::gp(0)));
     }
     match kind {
@@ -320,5 +323,33 @@ pub(crate) fn wbinvd(c: &mut Cpu, _: &Insn) -> Done {
 pub(crate) fn hlt(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
     c.why = Why::Halt;
+    Ok(())
+}
+
+/// RDPKRU: SDM 2B "RDPKRU".
+pub(crate) fn rdpkru(c: &mut Cpu, _: &Insn) -> Done {
+    pkru_allowed(c)?;
+    c.set(D, reg::RAX, c.pkru.into());
+    c.set(D, reg::RDX, 0);
+    Ok(())
+}
+
+/// WRPKRU: SDM 2D "WRPKRU".
+pub(crate) fn wrpkru(c: &mut Cpu, _: &Insn) -> Done {
+    pkru_allowed(c)?;
+    if c.get(D, reg::RDX) != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
+    c.set_pkru(c.get(D, reg::RAX) as u32);
+    Ok(())
+}
+
+fn pkru_allowed(c: &mut Cpu) -> Done {
+    if c.cr4 & cr4::PKE == 0 {
+        return Err(c.raise(Fault::UD));
+    }
+    if c.get(D, reg::RCX) != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::{
     fault::Done,
     insn::Insn,
     state::{Cpu, cr4, reg},
+    sys::xsave::{PKRU_OFFSET, component},
     width::D,
 };
 
@@ -48,7 +49,9 @@ const LEAF7_EBX: u32 = 1 // FSGSBASE
     | 1 << 20; // SMAP
 
 /// Leaf 7 ECX.
-const LEAF7_ECX: u32 = 1 << 2; // UMIP
+const LEAF7_ECX: u32 = 1 << 2 // UMIP
+    | 1 << 3 // PKU
+    | 1 << 16; // LA57
 
 /// Leaf 7 EDX.
 const LEAF7_EDX: u32 = 1 << 4 // FSRM
@@ -99,7 +102,7 @@ impl Cpu {
             // Thermal and power: ARAT, the APIC timer always runs.
             6 => [1 << 2, 0, 0, 0],
             7 => match subleaf {
-                0 => [2, LEAF7_EBX, LEAF7_ECX, LEAF7_EDX],
+                0 => [2, LEAF7_EBX, LEAF7_ECX | bit(self.cr4 & cr4::PKE != 0, 4), LEAF7_EDX],
                 2 => [0, 0, 0, LEAF7_2_EDX],
                 _ => [0; 4],
             },
@@ -110,8 +113,12 @@ impl Cpu {
                 _ => [0, 0, subleaf & 0xff, id],
             },
             0xd => match subleaf {
-                // x87 and SSE state: 512 bytes of legacy area and 64 of header.
-                0 => [3, 576, 576, 0],
+                // x87 and SSE state: 512 bytes of legacy area and 64 of header; PKRU where all processors have it.
+                0 => {
+                    let now = if self.xcr0 & component::PKRU != 0 { PKRU_OFFSET as u32 + 8 } else { 576 };
+                    [component::ALL as u32, now, PKRU_OFFSET as u32 + 8, 0]
+                }
+                9 => [8, PKRU_OFFSET as u32, 0, 0],
                 _ => [0; 4],
             },
             // The TSC's frequency as a ratio of the crystal's, which is also the APIC timer's.
@@ -139,7 +146,7 @@ impl Cpu {
             0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
             // Invariant TSC.
             0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [48 << 8 | crate::mmu::PHYSICAL_BITS, 0, 0, 0],
+            0x8000_0008 => [57 << 8 | crate::mmu::PHYSICAL_BITS, 0, 0, 0],
             // Beyond the last basic leaf, the last one answers.
             0x17..0x8000_0000 | 0x8000_0009.. => self.cpuid(0x16, subleaf),
             _ => [0; 4],

@@ -156,8 +156,8 @@ impl Cpu {
                 self.msrs.sysenter_cs = v;
                 Ok(())
             }
-            address::SYSENTER_ESP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_esp = v),
-            address::SYSENTER_EIP => gp(self.canonical(v)).map(|()| self.msrs.sysenter_eip = v),
+            address::SYSENTER_ESP => gp(self.canonical_base(v)).map(|()| self.msrs.sysenter_esp = v),
+            address::SYSENTER_EIP => gp(self.canonical_base(v)).map(|()| self.msrs.sysenter_eip = v),
             address::MCG_STATUS => gp(v == 0),
             address::MISC_ENABLE => {
                 self.msrs.misc_enable = v & 1 | MISC_ENABLE_RESET & !1;
@@ -190,12 +190,12 @@ impl Cpu {
                 self.msrs.star = v;
                 Ok(())
             }
-            address::LSTAR => gp(self.canonical(v)).map(|()| self.msrs.lstar = v),
-            address::CSTAR => gp(self.canonical(v)).map(|()| self.msrs.cstar = v),
+            address::LSTAR => gp(self.canonical_base(v)).map(|()| self.msrs.lstar = v),
+            address::CSTAR => gp(self.canonical_base(v)).map(|()| self.msrs.cstar = v),
             address::FMASK => gp(v >> 32 == 0).map(|()| self.msrs.fmask = v),
-            address::FS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::FS, v)),
-            address::GS_BASE => gp(self.canonical(v)).map(|()| self.set_base(seg::GS, v)),
-            address::KERNEL_GS_BASE => gp(self.canonical(v)).map(|()| self.msrs.kernel_gs_base = v),
+            address::FS_BASE => gp(self.canonical_base(v)).map(|()| self.set_base(seg::FS, v)),
+            address::GS_BASE => gp(self.canonical_base(v)).map(|()| self.set_base(seg::GS, v)),
+            address::KERNEL_GS_BASE => gp(self.canonical_base(v)).map(|()| self.msrs.kernel_gs_base = v),
             address::TSC_AUX => gp(v >> 32 == 0).map(|()| self.msrs.tsc_aux = v as u32),
             _ => match MTRR_FIXED.iter().position(|&m| m == n) {
                 Some(k) => gp((0..8).all(|b| memory_type(v >> (8 * b) & 0xff, false)))

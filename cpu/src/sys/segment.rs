@@ -378,7 +378,7 @@ pub(crate) fn wrgsbase(c: &mut Cpu, i: &Insn) -> Done {
 fn write_base(c: &mut Cpu, i: &Insn, s: usize) -> Done {
     base_allowed(c)?;
     let v = c.get(i.w, i.src);
-    if !c.canonical(v) {
+    if !c.canonical_base(v) {
         return Err(c.raise(Fault::gp(0)));
     }
     c.set_base(s, v);

@@ -153,7 +153,8 @@ pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
         s.again(c, i);
         return Ok(());
     }
-    let n = if s.repeat { 1 } else { left };
+    // Where bulk work is right, this is the element across two pages; elsewhere it is all of them.
+    let n = if bulk(c) { 1 } else { left };
     for _ in 0..n.min(s.count(c)) {
         let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
         let v = c.read(s.w, from)?;
@@ -217,7 +218,8 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
         s.counted(c, n);
         left -= n;
     }
-    if left > 0 && s.count(c) > 0 {
+    let n = if bulk(c) { 1 } else { left };
+    for _ in 0..n.min(left).min(s.count(c)) {
         let to = s.destination(c, true)?;
         c.write(s.w, to, v)?;
         s.advance(c, reg::RDI, step);

@@ -52,7 +52,7 @@ fn load_table(c: &mut Cpu, i: &Insn) -> Result<TableRegister, crate::fault::Stop
     let limit = c.read(W, at).map_err(|stop| c.operand_fault(i, stop))? as u16;
     let mut base = c.read(base_width, at.wrapping_add(2)).map_err(|stop| c.operand_fault(i, stop))?;
     if c.mode.is_64() {
-        if !c.canonical(base) {
+        if !c.canonical_base(base) {
             return Err(c.raise(Fault::gp(0)));
         }
     } else if i.w.0 == 2 {
@@ -165,7 +165,7 @@ impl Cpu {
         let upper = self.descriptor_upper(d, selector, vector::GP)?;
         let base = upper << 32;
         // The type field of the upper half must be 0.
-        if upper >> 40 & 31 != 0 || !self.canonical(base | d.segment(0).base) {
+        if upper >> 40 & 31 != 0 || !self.canonical_base(base | d.segment(0).base) {
             return Err(self.raise(Fault::gp(u32::from(selector & !3))));
         }
         Ok(base)

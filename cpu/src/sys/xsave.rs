@@ -12,9 +12,13 @@ use crate::{
 pub(crate) mod component {
     pub(crate) const X87: u64 = 1;
     pub(crate) const SSE: u64 = 2;
+    pub(crate) const PKRU: u64 = 1 << 9;
     /// What this processor has.
-    pub(crate) const ALL: u64 = X87 | SSE;
+    pub(crate) const ALL: u64 = X87 | SSE | PKRU;
 }
+
+/// Where PKRU stands in the standard format, CPUID 0Dh.9: behind the components that processors with it have.
+pub(crate) const PKRU_OFFSET: u64 = 2688;
 
 /// Bytes of the legacy region and of the header behind it.
 const LEGACY: usize = 512;
@@ -167,6 +171,9 @@ pub(crate) fn xsave(c: &mut Cpu, i: &Insn) -> Done {
     let mut area = Legacy([0; LEGACY]);
     let fault = |c: &mut Cpu, stop| c.operand_fault(i, stop);
     c.check_write(at, LEGACY as u64 + HEADER).map_err(|stop| fault(c, stop))?;
+    if rfbm & component::PKRU != 0 {
+        c.check_write(at.wrapping_add(PKRU_OFFSET), 8).map_err(|stop| fault(c, stop))?;
+    }
     let old = c.read(Q, at.wrapping_add(LEGACY as u64)).map_err(|stop| fault(c, stop))?;
     area.put_x87(&c.x87, i.w.0 == 8);
     if rfbm & component::X87 != 0 {
@@ -187,6 +194,13 @@ pub(crate) fn xsave(c: &mut Cpu, i: &Insn) -> Done {
     }
     if c.xmm[..c.xmm_count()].iter().any(|&v| v != 0) || c.mxcsr != Mxcsr::RESET {
         in_use |= component::SSE;
+    }
+    if rfbm & component::PKRU != 0 {
+        let value = c.pkru.into();
+        c.write(Q, at.wrapping_add(PKRU_OFFSET), value).map_err(|stop| fault(c, stop))?;
+    }
+    if c.pkru != 0 {
+        in_use |= component::PKRU;
     }
     let bv = old & !rfbm | rfbm & in_use;
     c.write(Q, at.wrapping_add(LEGACY as u64), bv).map_err(|stop| fault(c, stop))
@@ -212,6 +226,12 @@ pub(crate) fn xrstor(c: &mut Cpu, i: &Insn) -> Done {
     if rfbm & component::SSE != 0 && mxcsr & !Mxcsr::MASK != 0 {
         return Err(c.raise(Fault::gp(0)));
     }
+    let pkru = match () {
+        () if rfbm & component::PKRU == 0 => c.pkru,
+        () if bv & component::PKRU == 0 => 0,
+        () => c.read(D, at.wrapping_add(PKRU_OFFSET)).map_err(|stop| fault(c, stop))? as u32,
+    };
+    c.set_pkru(pkru);
     if rfbm & component::X87 != 0 {
         c.x87 = if bv & component::X87 != 0 { area.x87(i.w.0 == 8) } else { X87::default() };
     }
