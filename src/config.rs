@@ -187,6 +187,8 @@ bitflags::bitflags! {
         const NO_SPECIALISE = 1 << 1;
         /// Every memory access walks the page tables.
         const NO_TLB = 1 << 2;
+        /// No handler runs two instructions.
+        const NO_FUSE = 1 << 3;
     }
 }
 
@@ -194,6 +196,7 @@ impl DebugFlags {
     /// Each flag's name on the command line and what it does.
     pub const LIST: &'static [(&'static str, Self, &'static str)] = &[
         ("no-chain", Self::NO_CHAIN, "blocks of code are looked up each time instead of being linked"),
+        ("no-fuse", Self::NO_FUSE, "a handler for each instruction, never one for two"),
         ("no-specialise", Self::NO_SPECIALISE, "generic instruction handlers only"),
         ("no-tlb", Self::NO_TLB, "every memory access walks the page tables"),
     ];

@@ -139,6 +139,7 @@ fn cpu_options(config: &Config) -> Options {
     Options {
         no_chain: config.debug.contains(DebugFlags::NO_CHAIN),
         no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
+        no_fuse: config.debug.contains(DebugFlags::NO_FUSE),
         no_tlb: config.debug.contains(DebugFlags::NO_TLB),
         cpus: config.cpus as usize,
     }

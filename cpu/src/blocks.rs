@@ -438,6 +438,8 @@ fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::sta
         for insn in &insns {
             insn.step.set(crate::sem::general(insn.op));
         }
+    } else if !options.no_fuse {
+        crate::sem::pairs::fuse(&insns);
     }
     let cells: Cells = (0..len + 3).map(|_| UnsafeCell::new([0; 4])).collect();
     let at = |k: usize| cells[k].get();

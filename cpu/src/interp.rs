@@ -877,6 +877,30 @@ pub(crate) fn ending<S: Ending, F: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
     }
 }
 
+/// A handler for two instructions in a row. What the first or second cannot do here, its general form does.
+pub(crate) fn pair<S: Straight, F: Form, T: Straight, G: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
+    if S::run(Interp::<F>::of(c), i).is_err() {
+        return straight::<S, Dyn>(c, i);
+    }
+    // SAFETY: as in `straight`, twice: a pair's second instruction is not its block's last.
+    let second = unsafe { &*std::ptr::from_ref(i).add(1) };
+    if T::run(Interp::<G>::of(c), second).is_err() {
+        return straight::<T, Dyn>(c, second);
+    }
+    // SAFETY: as above.
+    let next = unsafe { &*std::ptr::from_ref(second).add(1) };
+    (next.step.get())(c, next)
+}
+
+/// A handler for an instruction and the one that ends the block behind it.
+pub(crate) fn pair_ending<S: Straight, F: Form, T: Ending, G: Form>(c: &mut Cpu, i: &Insn) -> *const Insn {
+    if S::run(Interp::<F>::of(c), i).is_err() {
+        return straight::<S, Dyn>(c, i);
+    }
+    // SAFETY: as in `straight`.
+    ending::<T, G>(c, unsafe { &*std::ptr::from_ref(i).add(1) })
+}
+
 /// Runs blocks from `first` until one is left.
 pub(crate) fn execute(c: &mut Cpu, first: *const Insn) {
     let mut next = first;

@@ -427,6 +427,8 @@ pub struct Options {
     pub no_chain: bool,
     /// `--debug no-specialise`: only the general form of each handler.
     pub no_specialise: bool,
+    /// `--debug no-fuse`: a handler for each instruction, never one for two.
+    pub no_fuse: bool,
     /// `--debug no-tlb`: every access takes the slow path and walks the page tables.
     pub no_tlb: bool,
     /// How many CPUs the machine has, for CPUID's topology leaves.

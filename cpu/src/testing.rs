@@ -134,5 +134,9 @@ pub fn handlers() -> Vec<Handler> {
             }
         }
     }
+    for (n, (step, ends_block)) in crate::sem::pairs::all().enumerate() {
+        let address = step as usize;
+        found.entry(address).or_insert(Handler { name: format!("pair {n}"), address, ends_block });
+    }
     found.into_values().collect()
 }

@@ -4,6 +4,7 @@ pub(crate) mod arith;
 pub(crate) mod logic;
 pub(crate) mod mmx;
 pub(crate) mod moves;
+pub(crate) mod pairs;
 pub(crate) mod shift;
 pub(crate) mod sse_float;
 pub(crate) mod sse_integer;

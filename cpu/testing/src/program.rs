@@ -26,12 +26,13 @@ pub fn assemble_for(
 }
 
 /// Every risky speed-up on, and each off.
-pub fn options() -> [Options; 4] {
+pub fn options() -> [Options; 5] {
     let plain = Options { cpus: 1, ..Options::default() };
     [
         plain,
         Options { no_chain: true, ..plain },
         Options { no_specialise: true, ..plain },
+        Options { no_fuse: true, ..plain },
         Options { no_tlb: true, ..plain },
     ]
 }
