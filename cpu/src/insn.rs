@@ -16,15 +16,18 @@ pub(crate) enum Kind {
     Imm = 2,
     /// Memory with a segment base, another address size, or limits to check.
     Far = 3,
+    /// Memory of flat 32-bit code, no segment base: only specialised handlers know it, to all others it is `Far`.
+    Flat32 = 4,
 }
 
 impl Kind {
     #[inline(always)]
     pub(crate) const fn from_bits(bits: u8) -> Kind {
-        match bits & 3 {
+        match bits {
             0 => Kind::Reg,
             1 => Kind::Mem,
             2 => Kind::Imm,
+            4 => Kind::Flat32,
             _ => Kind::Far,
         }
     }
@@ -124,11 +127,11 @@ impl Insn {
     }
     #[inline(always)]
     pub(crate) fn dst_kind(&self) -> Kind {
-        Kind::from_bits(self.scale >> 4)
+        Kind::from_bits(self.scale >> 4 & 3)
     }
     #[inline(always)]
     pub(crate) fn src_kind(&self) -> Kind {
-        Kind::from_bits(self.scale >> 6)
+        Kind::from_bits(self.scale >> 6 & 3)
     }
     #[inline(always)]
     pub(crate) fn has(&self, bits: u8) -> bool {

@@ -242,7 +242,11 @@ impl<F> Interp<F> {
 impl<F: Form> Interp<F> {
     #[inline(always)]
     fn operand(&mut self, k: Kind, w: Width, i: &Insn, write: bool) -> Result<u64, Stop> {
-        if k == Kind::Mem { Ok(self.0.flat_address(i)) } else { self.0.far_address(i, 0, w.0.into(), write) }
+        match k {
+            Kind::Mem => Ok(self.0.flat_address(i)),
+            Kind::Flat32 => Ok(self.0.flat_address(i) as u32 as u64),
+            _ => self.0.far_address(i, 0, w.0.into(), write),
+        }
     }
 
     #[inline(always)]
@@ -436,7 +440,11 @@ impl<F: Form> Emit for Interp<F> {
     }
     #[inline(always)]
     fn offset(&mut self, i: &Insn) -> u64 {
-        if F::src(i) == Kind::Mem { self.0.flat_address(i) } else { self.0.far_offset(i) }
+        match F::src(i) {
+            Kind::Mem => self.0.flat_address(i),
+            Kind::Flat32 => self.0.flat_address(i) as u32 as u64,
+            _ => self.0.far_offset(i),
+        }
     }
     #[inline(always)]
     fn get(&mut self, w: Width, r: u8) -> u64 {

@@ -117,7 +117,7 @@ pub fn handlers() -> Vec<Handler> {
         sem::{Op, general, specialised},
     };
     let mut found = std::collections::BTreeMap::new();
-    let kinds = [Kind::Reg, Kind::Mem, Kind::Imm, Kind::Far];
+    let kinds = [Kind::Reg, Kind::Mem, Kind::Imm, Kind::Far, Kind::Flat32];
     for n in 0..Op::COUNT {
         let op = Op::from_number(n);
         let mut note = |step: crate::insn::Step, form: String| {

@@ -19,7 +19,7 @@ use crate::{
 
 /// The five operand forms of most integer instructions, at four widths.
 fn alu<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
-    use Kind::{Imm, Mem, Reg};
+    use Kind::{Flat32, Imm, Mem, Reg};
     macro_rules! widths {
         ($d:literal, $s:literal) => {
             match w {
@@ -30,12 +30,24 @@ fn alu<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
             }
         };
     }
+    macro_rules! widths_32 {
+        ($d:literal, $s:literal) => {
+            match w {
+                1 => straight::<S, At<1, $d, $s>> as Step,
+                2 => straight::<S, At<2, $d, $s>>,
+                _ => straight::<S, At<4, $d, $s>>,
+            }
+        };
+    }
     match (dst, src) {
         (Reg, Reg) => widths!(0, 0),
         (Reg, Mem) => widths!(0, 1),
         (Reg, Imm) => widths!(0, 2),
         (Mem, Reg) => widths!(1, 0),
         (Mem, Imm) => widths!(1, 2),
+        (Reg, Flat32) => widths_32!(0, 4),
+        (Flat32, Reg) => widths_32!(4, 0),
+        (Flat32, Imm) => widths_32!(4, 2),
         _ => straight::<S, Dyn>,
     }
 }
@@ -55,16 +67,19 @@ fn one<S: Straight>(w: u8, dst: Kind, _: Kind, _: u8) -> Step {
     match dst {
         Kind::Reg => widths!(0),
         Kind::Mem => widths!(1),
+        Kind::Flat32 if w == 1 => straight::<S, At<1, 4, 4>>,
+        Kind::Flat32 if w == 4 => straight::<S, At<4, 4, 4>>,
         _ => straight::<S, Dyn>,
     }
 }
 
 /// A 32- or 64-bit register from register or memory.
 fn load<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
-    use Kind::{Mem, Reg};
+    use Kind::{Flat32, Mem, Reg};
     match (w, dst, src) {
         (4, Reg, Reg) => straight::<S, At<4, 0, 0>>,
         (4, Reg, Mem) => straight::<S, At<4, 0, 1>>,
+        (4, Reg, Flat32) => straight::<S, At<4, 0, 4>>,
         (8, Reg, Reg) => straight::<S, At<8, 0, 0>>,
         (8, Reg, Mem) => straight::<S, At<8, 0, 1>>,
         _ => straight::<S, Dyn>,
@@ -77,6 +92,16 @@ fn stack<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
         (8, Kind::Reg, _) => straight::<S, At<8, 0, 0>>,
         (8, Kind::Mem, _) => straight::<S, At<8, 1, 1>>,
         (8, _, Kind::Imm) => straight::<S, At<8, 2, 2>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
+/// 32 bits: register, memory or immediate.
+fn stack32<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (w, dst, src) {
+        (4, Kind::Reg, _) => straight::<S, At<4, 0, 0>>,
+        (4, Kind::Flat32, _) => straight::<S, At<4, 4, 4>>,
+        (4, _, Kind::Imm) => straight::<S, At<4, 2, 2>>,
         _ => straight::<S, Dyn>,
     }
 }
@@ -117,11 +142,13 @@ fn end<S: Ending>(_: u8, _: Kind, _: Kind, _: u8) -> Step {
     ending::<S, Dyn>
 }
 
-/// 64-bit register or memory, ending a block.
+/// Register or memory as wide as a pointer, ending a block.
 fn end_one<S: Ending>(w: u8, dst: Kind, _: Kind, _: u8) -> Step {
     match (w, dst) {
         (8, Kind::Reg) => ending::<S, At<8, 0, 0>>,
         (8, Kind::Mem) => ending::<S, At<8, 1, 1>>,
+        (4, Kind::Reg) => ending::<S, At<4, 0, 0>>,
+        (4, Kind::Flat32) => ending::<S, At<4, 4, 4>>,
         _ => ending::<S, Dyn>,
     }
 }
@@ -243,8 +270,10 @@ semantics! {
             Movsxd => moves::movsxd, load;
             Lea => moves::lea, load;
             Imul => arith::imul, load;
-            Push => moves::push, stack;
-            Pop => moves::pop, stack;
+            Push => moves::push::<_, 8>, stack;
+            Pop => moves::pop::<_, 8>, stack;
+            Push32 => moves::push::<_, 4>, stack32;
+            Pop32 => moves::pop::<_, 4>, stack32;
             ImulImm => arith::imul_imm, any;
             ImulWide => arith::imul_wide, any;
             Mul => arith::mul, any;
@@ -270,7 +299,8 @@ semantics! {
             Xchg => moves::xchg, any;
             Xadd => arith::xadd, any;
             Cmpxchg => arith::cmpxchg, any;
-            Leave => moves::leave, any;
+            Leave => moves::leave::<_, 8>, any;
+            Leave32 => moves::leave::<_, 4>, any;
             Clc => moves::clc, any;
             Stc => moves::stc, any;
             Cmc => moves::cmc, any;
@@ -566,10 +596,14 @@ semantics! {
         Jcc => moves::near::jcc, cc;
         Jmp => moves::near::jmp, end;
         Onward => moves::near::onward, end;
-        JmpTo => moves::near::jmp_to, end_one;
-        Call => moves::near::call, end;
-        CallTo => moves::near::call_to, end_one;
-        Ret => moves::near::ret, end;
+        JmpTo => moves::near::jmp_to::<_, 8>, end_one;
+        JmpTo32 => moves::near::jmp_to::<_, 4>, end_one;
+        Call => moves::near::call::<_, 8>, end;
+        Call32 => moves::near::call::<_, 4>, end;
+        CallTo => moves::near::call_to::<_, 8>, end_one;
+        CallTo32 => moves::near::call_to::<_, 4>, end_one;
+        Ret => moves::near::ret::<_, 8>, end;
+        Ret32 => moves::near::ret::<_, 4>, end;
         Jrcxz => moves::near::jrcxz, end;
         LoopCc => moves::near::loop_cc, end;
     }

@@ -94,33 +94,34 @@ pub(crate) fn cmovcc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     Ok(())
 }
 
+// Instructions of the stack are for a flat stack, whose pointer has `S` bytes: 8 in 64-bit mode, 4 in flat 32-bit code.
+
 #[inline(always)]
-fn push_value<E: Emit>(e: &mut E, w: Width, v: E::Val) -> Emitted<E> {
-    let (rsp, size) = (e.get(Q, reg::RSP), e.int(Q, w.0 as u64));
-    let top = e.sub(Q, rsp, size);
+fn push_value<E: Emit, const S: u8>(e: &mut E, w: Width, v: E::Val) -> Emitted<E> {
+    let (rsp, size) = (e.get(Width(S), reg::RSP), e.int(Width(S), w.0 as u64));
+    let top = e.sub(Width(S), rsp, size);
     e.stack_store(w, top, v)?;
-    e.set(Q, reg::RSP, top);
+    e.set(Width(S), reg::RSP, top);
     Ok(())
 }
 
-/// PUSH in 64-bit mode: SDM 2B "PUSH". PUSH RSP pushes the old value.
+/// PUSH: SDM 2B "PUSH". PUSH RSP pushes the old value.
 #[inline(always)]
-pub(crate) fn push<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+pub(crate) fn push<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
     let v = e.source(i)?;
-    push_value(e, w, v)
+    push_value::<E, S>(e, w, v)
 }
 
-/// POP in 64-bit mode: SDM 2B "POP". An address in terms of RSP uses its value after the pop; a fault of the store puts RSP
-/// back.
+/// POP: SDM 2B "POP". An address in terms of RSP uses its value after the pop; a fault of the store puts RSP back.
 #[inline(always)]
-pub(crate) fn pop<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+pub(crate) fn pop<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
-    let old = e.get(Q, reg::RSP);
+    let old = e.get(Width(S), reg::RSP);
     let v = e.stack_load(w, old)?;
-    let size = e.int(Q, w.0 as u64);
-    let up = e.add(Q, old, size);
-    e.set(Q, reg::RSP, up);
+    let size = e.int(Width(S), w.0 as u64);
+    let up = e.add(Width(S), old, size);
+    e.set(Width(S), reg::RSP, up);
     if i.dst_kind() == Kind::Reg {
         e.set(w, i.dst, v);
         return Ok(());
@@ -128,21 +129,21 @@ pub(crate) fn pop<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     match e.put(i, v) {
         Ok(()) => Ok(()),
         Err(stop) => {
-            e.set(Q, reg::RSP, old);
+            e.set(Width(S), reg::RSP, old);
             Err(stop)
         }
     }
 }
 
-/// LEAVE in 64-bit mode: SDM 2A "LEAVE".
+/// LEAVE: SDM 2A "LEAVE".
 #[inline(always)]
-pub(crate) fn leave<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+pub(crate) fn leave<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
-    let frame = e.get(Q, reg::RBP);
+    let frame = e.get(Width(S), reg::RBP);
     let v = e.stack_load(w, frame)?;
-    let size = e.int(Q, w.0 as u64);
-    let up = e.add(Q, frame, size);
-    e.set(Q, reg::RSP, up);
+    let size = e.int(Width(S), w.0 as u64);
+    let up = e.add(Width(S), frame, size);
+    e.set(Width(S), reg::RSP, up);
     e.set(w, reg::RBP, v);
     Ok(())
 }
@@ -179,9 +180,9 @@ pub(crate) fn nop<E: Emit>(_: &mut E, _: &Insn) -> Emitted<E> {
     Ok(())
 }
 
-/// Near branches of 64-bit mode.
+/// Near branches of 64-bit mode (`S` is 8) and flat 32-bit code (4).
 pub(crate) mod near {
-    use super::{Emit, Insn, Q, Width, push_value, reg};
+    use super::{Emit, Insn, Width, push_value, reg};
 
     type Flow<E> = Result<<E as Emit>::Flow, <E as Emit>::Stop>;
 
@@ -203,36 +204,36 @@ pub(crate) mod near {
     }
     /// JMP r/m.
     #[inline(always)]
-    pub(crate) fn jmp_to<E: Emit>(e: &mut E, i: &Insn) -> Flow<E> {
-        let to = e.source_w(Q, i)?;
+    pub(crate) fn jmp_to<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let to = e.source_w(Width(S), i)?;
         e.check_target(to)?;
         Ok(e.jump_to(i, to))
     }
     /// CALL rel: SDM 2A "CALL".
     #[inline(always)]
-    pub(crate) fn call<E: Emit>(e: &mut E, i: &Insn) -> Flow<E> {
+    pub(crate) fn call<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
         let back = e.next_rip(i);
-        push_value(e, Q, back)?;
+        push_value::<E, S>(e, Width(S), back)?;
         Ok(e.jump(i))
     }
     /// CALL r/m.
     #[inline(always)]
-    pub(crate) fn call_to<E: Emit>(e: &mut E, i: &Insn) -> Flow<E> {
-        let to = e.source_w(Q, i)?;
+    pub(crate) fn call_to<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let to = e.source_w(Width(S), i)?;
         e.check_target(to)?;
         let back = e.next_rip(i);
-        push_value(e, Q, back)?;
+        push_value::<E, S>(e, Width(S), back)?;
         Ok(e.jump_to(i, to))
     }
     /// RET: SDM 2B "RET". The immediate is added to RSP.
     #[inline(always)]
-    pub(crate) fn ret<E: Emit>(e: &mut E, i: &Insn) -> Flow<E> {
-        let rsp = e.get(Q, reg::RSP);
-        let to = e.stack_load(Q, rsp)?;
+    pub(crate) fn ret<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let rsp = e.get(Width(S), reg::RSP);
+        let to = e.stack_load(Width(S), rsp)?;
         e.check_target(to)?;
-        let size = e.int(Q, 8 + (i.imm as u16 as u64));
-        let up = e.add(Q, rsp, size);
-        e.set(Q, reg::RSP, up);
+        let size = e.int(Width(S), u64::from(S) + (i.imm as u16 as u64));
+        let up = e.add(Width(S), rsp, size);
+        e.set(Width(S), reg::RSP, up);
         Ok(e.jump_to(i, to))
     }
     /// The counter of LOOP and JRCXZ has the address size.
