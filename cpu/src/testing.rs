@@ -99,6 +99,27 @@ impl Cpu {
     }
 }
 
+/// Decodes a block as the CPU does, at an offset in a page that has room for the bytes; gives the lengths of its
+/// instructions. Panics where what the handlers rely on does not hold.
+pub fn decode(bytes: &[u8], offset: u16, mode: u16) -> Vec<u8> {
+    use crate::{decode::block, mode::Mode, state::reg};
+    const LIMIT: usize = 64;
+    assert!(bytes.len() + usize::from(offset) <= 4096);
+    let decoded = block(bytes, offset, Mode::from_bits_truncate(mode), LIMIT);
+    let count = decoded.n as usize;
+    assert!(count <= LIMIT && decoded.insns.len() - count <= 1);
+    let file = size_of::<[u64; 18]>();
+    for insn in &decoded.insns {
+        assert!(insn.base <= reg::PAGE && insn.index <= reg::PAGE, "an address has registers");
+        assert!(usize::from(insn.dst.max(insn.src)) + 8 <= file, "operands lie within the register file");
+    }
+    let lengths: Vec<u8> = decoded.insns[..count].iter().map(|insn| insn.len).collect();
+    let sum: usize = lengths.iter().map(|&len| usize::from(len)).sum();
+    assert!(lengths.iter().all(|len| (1..=15).contains(len)) && sum <= bytes.len());
+    assert_eq!(usize::from(decoded.end), usize::from(offset) + sum);
+    lengths
+}
+
 /// A handler of the interpreter.
 #[derive(Clone, Debug)]
 pub struct Handler {

@@ -2,6 +2,7 @@
 //! and `.ins` files ([`ins`]).
 
 pub mod bus;
+pub mod chaos;
 pub mod compare;
 pub mod forms;
 pub mod host;
