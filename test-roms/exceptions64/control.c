@@ -23,13 +23,14 @@ static void refuses(const char *what, u32 msr, u64 value)
 void test_msrs_exactly(void)
 {
 	u64 efer = rdmsr(MSR_EFER), apic = rdmsr(MSR_APIC_BASE), width = cpuid_checked(0x80000008, 0).eax & 255;
-	refuses("LSTAR", MSR_LSTAR, NON_CANONICAL);
-	refuses("CSTAR", MSR_LSTAR + 1, NON_CANONICAL);
-	refuses("FS.base", MSR_FS_BASE, NON_CANONICAL);
-	refuses("GS.base", MSR_GS_BASE, 0xffff7fffffffffff);
-	refuses("KernelGSbase", MSR_KERNEL_GS_BASE, NON_CANONICAL);
-	refuses("SYSENTER_ESP", MSR_SYSENTER_ESP, NON_CANONICAL);
-	refuses("SYSENTER_EIP", MSR_SYSENTER_EIP, NON_CANONICAL);
+	u64 beyond = beyond_bases();
+	refuses("LSTAR", MSR_LSTAR, beyond);
+	refuses("CSTAR", MSR_LSTAR + 1, beyond);
+	refuses("FS.base", MSR_FS_BASE, beyond);
+	refuses("GS.base", MSR_GS_BASE, ~beyond);
+	refuses("KernelGSbase", MSR_KERNEL_GS_BASE, beyond);
+	refuses("SYSENTER_ESP", MSR_SYSENTER_ESP, beyond);
+	refuses("SYSENTER_EIP", MSR_SYSENTER_EIP, beyond);
 	refuses("EFER, reserved bit", MSR_EFER, efer | 1ul << 9);
 	refuses("EFER, upper half", MSR_EFER, efer | 1ul << 40);
 	refuses("EFER.LME cleared with paging on", MSR_EFER, efer & ~EFER_LME);

@@ -107,6 +107,10 @@ struct cpuid cpuid(u32 leaf, u32 subleaf);
 // With all zeros beyond the last leaf, where Intel processors repeat the last basic one.
 struct cpuid cpuid_checked(u32 leaf, u32 subleaf);
 
+// The first address that is not canonical as a base, in an MSR, or as what INVPCID names: these go by the widest addresses
+// that the processor has, whatever CR4.LA57 says. SDM 1 "Canonical Addressing".
+static inline u64 beyond_bases(void) { return 1ul << ((cpuid_checked(0x80000008, 0).eax >> 8 & 255) - 1); }
+
 // Not before earlier instructions have ended.
 u64 rdtsc(void);
 

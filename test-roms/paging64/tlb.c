@@ -254,7 +254,7 @@ void test_invpcid(void)
 	bad_invpcid("PCID without PCIDE", 0, 1, w);
 	set_cr4(CR4_PCIDE | CR4_PGE, true);
 	bad_invpcid("reserved bits of the descriptor", 1, 1ul << 12, 0);
-	bad_invpcid("address that is not canonical", 0, 0, 1ul << 47);
+	bad_invpcid("address that is not canonical", 0, 0, beyond_bases());
 
 	for (u64 type = 0; type < 4; type++) {
 		*leaf[0] = (u64)frame_1 | PAGE_P | PAGE_RW;

@@ -200,6 +200,14 @@ impl Guest {
         }
     }
 
+    /// All that a guest has sent which has ended, lines ending as on the host.
+    pub(crate) fn text(&mut self) -> String {
+        while let Ok(bytes) = self.output.recv_timeout(Duration::from_secs(10)) {
+            self.console.extend(bytes);
+        }
+        String::from_utf8_lossy(&self.console).replace('\r', "")
+    }
+
     /// The end of the console, for the message of a failure.
     pub(crate) fn tail(&mut self) -> String {
         self.console.extend(self.output.try_iter().flatten());

@@ -140,7 +140,9 @@ impl Cpu {
                 self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(delta);
                 Ok(())
             }
-            address::APIC_BASE => self.bus.set_apic_base(id, v).map_err(|_| ()),
+            // The bits of the address that this CPU does not have are reserved, which the APIC cannot know.
+            address::APIC_BASE => gp(v >> crate::mmu::PHYSICAL_BITS == 0)
+                .and_then(|()| self.bus.set_apic_base(id, v).map_err(|_| ())),
             address::TSC_ADJUST => {
                 let delta = v.wrapping_sub(self.msrs.tsc_adjust);
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);

@@ -110,13 +110,20 @@ fn unpack(x: &X87, layout: Layout, from: &[u8]) -> X87 {
     x
 }
 
-fn read(c: &mut Cpu, i: &Insn, out: &mut [u8]) -> Result<(), Stop> {
-    let at = c.operand_address(i, out.len() as u64, false)?;
+/// Where an image is. It consists of words or doublewords: SDM 3A "Interrupt 17—Alignment Check Exception (#AC)".
+fn image_address(c: &mut Cpu, i: &Insn, layout: Layout, size: usize, write: bool) -> Result<u64, Stop> {
+    let at = c.operand_address(i, size as u64, write)?;
+    c.check_alignment(at, if layout.wide { 4 } else { 2 })?;
+    Ok(at)
+}
+
+fn read(c: &mut Cpu, i: &Insn, layout: Layout, out: &mut [u8]) -> Result<(), Stop> {
+    let at = image_address(c, i, layout, out.len(), false)?;
     c.read_bytes(at, out).map_err(|stop| c.operand_fault(i, stop))
 }
 
-fn write(c: &mut Cpu, i: &Insn, bytes: &[u8]) -> Done {
-    let at = c.operand_address(i, bytes.len() as u64, true)?;
+fn write(c: &mut Cpu, i: &Insn, layout: Layout, bytes: &[u8]) -> Done {
+    let at = image_address(c, i, layout, bytes.len(), true)?;
     c.write_bytes(at, bytes).map_err(|stop| c.operand_fault(i, stop))
 }
 
@@ -124,7 +131,7 @@ fn write(c: &mut Cpu, i: &Insn, bytes: &[u8]) -> Done {
 pub(crate) fn fnstenv(c: &mut Cpu, i: &Insn) -> Done {
     let layout = Layout::of(c, i);
     let bytes = pack(&c.x87, layout);
-    write(c, i, &bytes[..layout.size()])?;
+    write(c, i, layout, &bytes[..layout.size()])?;
     c.x87.set_control(c.x87.control | 0x3f);
     Ok(())
 }
@@ -134,7 +141,7 @@ pub(crate) fn fldenv(c: &mut Cpu, i: &Insn) -> Done {
     c.x87_pending()?;
     let layout = Layout::of(c, i);
     let mut bytes = [0; LONGEST];
-    read(c, i, &mut bytes[..layout.size()])?;
+    read(c, i, layout, &mut bytes[..layout.size()])?;
     c.x87 = unpack(&c.x87, layout, &bytes);
     Ok(())
 }
@@ -149,7 +156,7 @@ pub(crate) fn fnsave(c: &mut Cpu, i: &Insn) -> Done {
         let v = c.x87.regs[c.x87.physical(k)];
         bytes[size + 10 * k..][..10].copy_from_slice(&v.to_le_bytes());
     }
-    write(c, i, &bytes[..size + REGISTERS])?;
+    write(c, i, layout, &bytes[..size + REGISTERS])?;
     super::fninit(c, i)
 }
 
@@ -159,7 +166,7 @@ pub(crate) fn frstor(c: &mut Cpu, i: &Insn) -> Done {
     let layout = Layout::of(c, i);
     let mut bytes = [0; LONGEST + REGISTERS];
     let size = layout.size();
-    read(c, i, &mut bytes[..size + REGISTERS])?;
+    read(c, i, layout, &mut bytes[..size + REGISTERS])?;
     c.x87 = unpack(&c.x87, layout, &bytes);
     for k in 0..8 {
         let value = std::array::from_fn(|n| bytes[size + 10 * k + n]);

@@ -1,0 +1,144 @@
+//! The test ROMs: each image of test-roms, plainly and with each switch of the interpreter, prints what its
+//! `expected.txt` says and ends as it says. test-roms/README.md has the form of these files.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use common::{Guest, Options, run};
+use libtest_mimic::{Failed, Trial};
+use regex::Regex;
+use softmetal::config::DebugFlags;
+
+/// A ROM takes seconds, with every speed-up off on a busy host a minute or two.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// The status with which a ROM ends by the debug-exit port when nothing has failed.
+const PASSED: i32 = 1;
+
+fn main() -> ExitCode {
+    let switches = switches();
+    let mut trials = Vec::new();
+    for (name, image, expected) in roms() {
+        for switch in &switches {
+            let (image, expected, switch) = (image.clone(), expected.clone(), switch.clone());
+            let title = format!("{name} {}", switch.as_deref().unwrap_or("plain"));
+            trials.push(Trial::test(title, move || {
+                judge(&image, &expected, switch).map_err(|error| Failed::from(format!("{error:#}")))
+            }));
+        }
+    }
+    run(trials)
+}
+
+/// Each run that the folders describe: its name, the image, and the file of what it prints.
+fn roms() -> Vec<(String, PathBuf, PathBuf)> {
+    let files = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        paths
+    };
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut roms = Vec::new();
+    for folder in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("test-roms")) {
+        let rom = stem(&folder);
+        let image = folder.join(format!("{rom}.bin"));
+        if !image.is_file() {
+            continue;
+        }
+        let expected: Vec<PathBuf> =
+            files(&folder).into_iter().filter(|path| stem(path).starts_with("expected")).collect();
+        assert!(!expected.is_empty(), "{} has an image, but no expected.txt", folder.display());
+        for file in expected {
+            let name = format!("{rom}{}", &stem(&file)["expected".len()..]);
+            roms.push((name, image.clone(), file));
+        }
+    }
+    roms
+}
+
+/// None, each switch of `--debug`, and all of them together.
+fn switches() -> Vec<Option<String>> {
+    let names: Vec<&str> = DebugFlags::LIST.iter().map(|(name, ..)| *name).collect();
+    let single = names.iter().map(|name| Some((*name).to_owned()));
+    [None].into_iter().chain(single).chain([Some(names.join(","))]).collect()
+}
+
+/// What a file of expectations says.
+struct Expected {
+    append: &'static str,
+    arguments: Vec<String>,
+    status: i32,
+    typed: Option<String>,
+    lines: Vec<Regex>,
+}
+
+impl Expected {
+    fn parse(text: &str) -> Result<Self> {
+        let mut expected =
+            Self { append: "", arguments: Vec::new(), status: PASSED, typed: None, lines: Vec::new() };
+        for line in text.lines() {
+            if let Some(setting) = line.strip_prefix("#!") {
+                let (name, value) = setting.split_once(':').with_context(|| format!("{line}: no colon"))?;
+                let value = value.trim();
+                match name.trim() {
+                    "append" => expected.append = value.to_owned().leak(),
+                    "arguments" => expected.arguments = value.split(' ').map(str::to_owned).collect(),
+                    "status" => expected.status = value.parse().with_context(|| line.to_owned())?,
+                    "type" => expected.typed = Some(format!("{value}\r")),
+                    _ => bail!("{line}: no such setting"),
+                }
+            } else if !line.starts_with('#') && !line.is_empty() {
+                expected.lines.push(Regex::new(line)?);
+            }
+        }
+        if expected.lines.is_empty() {
+            bail!("nothing is expected");
+        }
+        Ok(expected)
+    }
+
+    /// The expressions match lines of the console in their order; other lines may stand between.
+    fn compare(&self, console: &str) -> Result<()> {
+        let mut lines = console.lines();
+        for expression in &self.lines {
+            if !lines.any(|line| expression.is_match(line)) {
+                bail!("no line, or not in its place: {expression}\nthe console has:\n{console}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn judge(image: &Path, expected: &Path, switch: Option<String>) -> Result<()> {
+    let text = fs::read_to_string(expected)?;
+    let expected = Expected::parse(&text).with_context(|| expected.display().to_string())?;
+    let mut arguments = expected.arguments.clone();
+    arguments.extend(switch.into_iter().flat_map(|list| ["--debug".to_owned(), list]));
+    let mut guest = Guest::start(&Options {
+        kernel: image.to_owned(),
+        memory: "64M",
+        append: expected.append,
+        debug_exit: true,
+        arguments,
+        ..Options::default()
+    })?;
+    if let Some(typed) = &expected.typed {
+        guest.send(typed)?;
+    }
+    let (status, messages) = guest.finish(LIMIT)?;
+    let console = guest.text();
+    for line in console.lines().filter(|line| line.starts_with("SKIP ")) {
+        eprintln!("{line}");
+    }
+    expected.compare(&console)?;
+    if status.code() != Some(expected.status) {
+        bail!("{status}, not {}; {messages}{console}", expected.status);
+    }
+    Ok(())
+}
