@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Named, Options, initramfs, kernel, run, trials};
+use common::{Emulator, Guest, Named, Options, check_warnings, initramfs, kernel, run, trials};
 
 use rustix::process::Signal;
 use softmetal::cli::debian::{Flavour, Guests};
@@ -95,7 +95,7 @@ fn session(flavour: Flavour, memory: &'static str, compressed: bool) -> Result<(
     check_time(&mut guest)?;
     check_job_control(&mut guest)?;
     check_warnings(&mut guest)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 /// A second is a second, by the guest's clock and by ours.
@@ -122,47 +122,6 @@ fn check_job_control(guest: &mut Guest) -> Result<()> {
     guest.run("true", SOON).map(drop)
 }
 
-/// Every warning of the kernel is on the list, with its reason.
-fn check_warnings(guest: &mut Guest) -> Result<()> {
-    let allowed = allowed_warnings(include_str!("dmesg-allowed.txt"))?;
-    let log = guest.run("dmesg -r", SOON)?;
-    let warnings = log.lines().filter(|line| level(line).is_some_and(|level| level <= 4));
-    let unexpected: Vec<&str> =
-        warnings.filter(|line| !allowed.iter().any(|text| line.contains(text))).collect();
-    ensure!(unexpected.is_empty(), "the kernel warns:\n{}", unexpected.join("\n"));
-    Ok(())
-}
-
-/// The level of a line of `dmesg -r`: the lower three bits of the number in front.
-fn level(line: &str) -> Option<u32> {
-    let (number, _) = line.strip_prefix('<')?.split_once('>')?;
-    number.parse().ok().map(|number: u32| number & 7)
-}
-
-/// The texts of the list. Each stands below a comment that gives its reason.
-fn allowed_warnings(list: &str) -> Result<Vec<&str>> {
-    let mut texts = Vec::new();
-    let mut reason = false;
-    for line in list.lines() {
-        if line.is_empty() {
-            reason = false;
-        } else if line.starts_with('#') {
-            reason = true;
-        } else {
-            ensure!(reason, "dmesg-allowed.txt gives no reason for {line:?}");
-            texts.push(line);
-        }
-    }
-    Ok(texts)
-}
-
-fn power_off(guest: &mut Guest) -> Result<()> {
-    guest.send("poweroff -f\n")?;
-    let (status, messages) = guest.finish(SOON)?;
-    ensure!(status.code() == Some(0), "poweroff ends with {status}: {messages}; {}", guest.tail());
-    Ok(())
-}
-
 fn reset_ends_with_no_reboot() -> Result<()> {
     let mut setup = setup(Flavour::Cloud, None, false)?;
     setup.options.no_reboot = true;
@@ -179,7 +138,7 @@ fn reset_starts_again() -> Result<()> {
     guest.send("reboot -f\n")?;
     guest.expect(softmetal::cli::initramfs::READY, BOOT)?;
     guest.expect("# ", SOON)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 fn debug_exit_gives_the_status() -> Result<()> {
