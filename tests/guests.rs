@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Named, Options, check_warnings, initramfs, kernel, run, trials};
+use common::{
+    Emulator, Guest, Named, Options, check_interrupts, check_warnings, initramfs, kernel, run, trials,
+};
 
 use rustix::process::Signal;
 use softmetal::cli::debian::{Flavour, Guests};
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ("cloud_kernel_in_4_gib_with_compressed_ram_disk", || session(Flavour::Cloud, "4G", true)),
         ("generic_kernel_in_128_mib", || session(Flavour::Generic, "128M", true)),
         ("generic_kernel_in_4_gib", || session(Flavour::Generic, "4G", false)),
+        ("rt_kernel_with_two_processors", rt_kernel),
         ("reset_ends_with_no_reboot", reset_ends_with_no_reboot),
         ("reset_starts_again", reset_starts_again),
         ("debug_exit_gives_the_status", debug_exit_gives_the_status),
@@ -94,6 +97,23 @@ fn session(flavour: Flavour, memory: &'static str, compressed: bool) -> Result<(
 
     check_time(&mut guest)?;
     check_job_control(&mut guest)?;
+    check_warnings(&mut guest)?;
+    guest.power_off()
+}
+
+/// The kernel in which even interrupt handlers are threads.
+fn rt_kernel() -> Result<()> {
+    let mut setup = setup(Flavour::Rt, None, false)?;
+    setup.options.arguments = vec!["--cpus".into(), "2".into()];
+    let start = Instant::now();
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    eprintln!("Rt kernel: shell after {:.1} s", start.elapsed().as_secs_f64());
+    let uname = guest.run("uname -a", SOON)?;
+    ensure!(uname.contains("PREEMPT_RT"), "uname says {uname}");
+    let threads = guest.run("ps | grep -c 'irq/4-ttyS[0]'", SOON)?;
+    ensure!(threads.trim() == "1", "the serial port's interrupt has {threads} threads");
+    check_time(&mut guest)?;
+    check_interrupts(&mut guest, 2)?;
     check_warnings(&mut guest)?;
     guest.power_off()
 }
