@@ -6,11 +6,14 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Named, Options, initramfs, kernel, package, run, trials};
+use anyhow::{Context, Result, ensure};
+use common::{
+    Emulator, Guest, Named, Options, Screen, check_interrupts, check_warnings, initramfs, kernel, lz4,
+    package, run, trials,
+};
 
 use softmetal::cli::debian::{Flavour, Guests};
 
@@ -28,7 +31,13 @@ fn main() -> ExitCode {
         ("a_kernel_that_cannot_be_is_refused_before_anything_starts", refused),
     ];
     let debian: &[Named] = &[
-        ("cloud_kernel_as_pvh_vmlinux", cloud_kernel_by_pvh),
+        ("cloud_kernel_as_pvh_vmlinux", || cloud_kernel_by_pvh(1)),
+        ("cloud_kernel_as_pvh_vmlinux_with_two_processors", || cloud_kernel_by_pvh(2)),
+        ("cloud_kernel_as_pvh_vmlinux_with_four_processors", || cloud_kernel_by_pvh(4)),
+        ("installer_kernel_for_32_bit_x86", installer_kernel),
+        ("memtest86_with_one_processor", || memtest("memtest86+x64.bin", 1)),
+        ("memtest86_with_two_processors", || memtest("memtest86+x64.bin", 2)),
+        ("memtest86_for_32_bit_x86_with_two_processors", || memtest("memtest86+ia32.bin", 2)),
         ("xen_with_dom0_by_multiboot", xen),
         ("virtio_rng_with_msix", || virtio_rng("", "MSI")),
         ("virtio_rng_with_intx", || virtio_rng("pci=nomsi", "IO-APIC")),
@@ -215,8 +224,8 @@ fn refused() -> Result<()> {
 
 // Debian's kernels.
 
-/// The ELF file inside of a bzImage, unpacked with the host's tools; None where the host has none for it.
-fn vmlinux(image: &Path) -> Result<Option<Vec<u8>>> {
+/// The ELF file inside of Debian's cloud kernel.
+fn vmlinux(image: &Path) -> Result<Vec<u8>> {
     let image = fs::read(image)?;
     let word = |at: usize| {
         let bytes = image.get(at..).and_then(|rest| rest.first_chunk()).context("the header is short")?;
@@ -226,41 +235,75 @@ fn vmlinux(image: &Path) -> Result<Option<Vec<u8>>> {
     let (offset, length) = (setup_size + word(0x248)?, word(0x24c)?);
     // The kernel's build puts the size of the unpacked file behind the packed one.
     let packed = image.get(offset..offset + length - 4).context("the payload is not in the file")?;
-    let tool = match packed {
-        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
-        [0xfd, b'7', b'z', ..] => "xz",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        [0x1f, 0x8b, ..] => "gzip",
-        _ => bail!("the payload starts with {:x?}", packed.get(..8)),
-    };
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("packed");
-    fs::write(&file, packed)?;
-    match Command::new(tool).arg("-dc").stdin(fs::File::open(&file)?).output() {
-        Ok(output) if output.stdout.starts_with(b"\x7fELF") => Ok(Some(output.stdout)),
-        Ok(output) => bail!("{tool} fails: {}", String::from_utf8_lossy(&output.stderr)),
-        Err(error) => {
-            eprintln!("{tool} cannot be started: {error}");
-            Ok(None)
-        }
-    }
+    let elf = lz4::unpack(packed)?;
+    ensure!(elf.starts_with(b"\x7fELF"), "the payload is no ELF file");
+    Ok(elf)
 }
 
-fn cloud_kernel_by_pvh() -> Result<()> {
+fn cloud_kernel_by_pvh(cpus: usize) -> Result<()> {
     let kernel = kernel(Flavour::Cloud)?;
-    let Some(elf) = vmlinux(&kernel.image)? else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("vmlinux");
-    fs::write(&file, elf)?;
+    fs::write(&file, vmlinux(&kernel.image)?)?;
     let initrd = Some(initramfs(&kernel, folder.path(), None, false)?);
-    let options = Options { kernel: file, initrd, memory: "256M", ..Options::default() };
+    let arguments = vec!["--cpus".into(), cpus.to_string()];
+    let options = Options { kernel: file, initrd, memory: "256M", arguments, ..Options::default() };
     let mut guest = Guest::boot(&options, BOOT)?;
     // Linux gives a loader that comes by PVH a number of its own.
     let loader = guest.run("cat /proc/sys/kernel/bootloader_type", SOON)?;
     ensure!(loader.trim() == "176", "the boot loader's type is {loader}");
     let log = guest.run("dmesg", SOON)?;
     ensure!(log.contains("ACPI: RSDP"), "{log}");
-    power_off(&mut guest)
+    check_interrupts(&mut guest, cpus)?;
+    check_warnings(&mut guest)?;
+    guest.power_off()
+}
+
+/// The installer's kernel, for processors without PAE, with the installer's user space.
+fn installer_kernel() -> Result<()> {
+    let files = package("debian-installer-12-netboot-i386")?;
+    let files = files.join("usr/lib/debian-installer/images/12/i386/text/debian-installer/i386");
+    let options = Options {
+        kernel: files.join("linux"),
+        initrd: Some(files.join("initrd.gz")),
+        memory: "512M",
+        append: "rdinit=/bin/sh",
+        arguments: vec!["--cpus".into(), "2".into()],
+        ..Options::default()
+    };
+    let mut guest = Guest::start(&options)?;
+    guest.expect("built-in shell", BOOT)?;
+    guest.expect("# ", SOON)?;
+    guest.run("mount -t proc proc /proc", SOON)?;
+    let uname = guest.run("uname -a", SOON)?;
+    ensure!(uname.contains(" i686 "), "uname says {uname}");
+    let files = guest.run("find / -xdev | wc -l", SOON)?;
+    ensure!(files.trim().parse::<u32>().is_ok_and(|count| count > 1000), "the RAM disk has {files} files");
+    check_interrupts(&mut guest, 2)?;
+    check_warnings(&mut guest)?;
+    guest.power_off()
+}
+
+/// Its first tests, on the serial port's screen, by all processors at a time.
+fn memtest(image: &str, cpus: usize) -> Result<()> {
+    let kernel = package("memtest86+")?.join("boot").join(image);
+    let arguments = vec!["--cpus".into(), cpus.to_string()];
+    let options = Options { kernel, memory: "24M", arguments, ..Options::default() };
+    let mut guest = Guest::start(&options)?;
+    let mut screen = Screen::new();
+    // A test that has begun says that those before it are through.
+    let begun = |text: &str| {
+        let number = text.split_once("| Test #")?.1.split_whitespace().next()?;
+        number.parse::<u32>().ok()
+    };
+    guest.watch(&mut screen, BOOT, |text| begun(text).is_some_and(|number| number >= 4))?;
+    guest.watch(&mut screen, SOON, |text| text.contains("Status: Testing"))?;
+    let text = screen.text();
+    let found = format!("CPU: {cpus} Core");
+    ensure!(text.contains("Memtest86+") && text.contains(&found), "{text}");
+    ensure!(text.contains("Errors: 0 ") || text.contains("Errors: 0\n"), "{text}");
+    ensure!(cpus == 1 || text.contains(&format!("SMP: {cpus}T (PAR)")), "{text}");
+    Ok(())
 }
 
 fn xen() -> Result<()> {
@@ -310,16 +353,5 @@ fn virtio_rng(append: &'static str, interrupts: &str) -> Result<()> {
     let status = guest.run("cat /sys/bus/virtio/devices/virtio0/status", SOON)?;
     ensure!(status.trim() == "0x0000000f", "the device's status is {status}");
     // Without ACPI a kernel cannot switch the machine off.
-    if append.contains("acpi=off") { Ok(()) } else { power_off(&mut guest) }
-}
-
-fn power_off(guest: &mut Guest) -> Result<()> {
-    guest.send("poweroff -f\n")?;
-    ends_by_itself(guest)
-}
-
-fn ends_by_itself(guest: &mut Guest) -> Result<()> {
-    let (status, messages) = guest.finish(SOON)?;
-    ensure!(status.code() == Some(0), "poweroff ends with {status}: {messages}; {}", guest.tail());
-    Ok(())
+    if append.contains("acpi=off") { Ok(()) } else { guest.power_off() }
 }

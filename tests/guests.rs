@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Emulator, Guest, Named, Options, initramfs, kernel, run, trials};
+use common::{
+    Emulator, Guest, Named, Options, check_interrupts, check_warnings, initramfs, kernel, run, trials,
+};
 
 use rustix::process::Signal;
 use softmetal::cli::debian::{Flavour, Guests};
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ("cloud_kernel_in_4_gib_with_compressed_ram_disk", || session(Flavour::Cloud, "4G", true)),
         ("generic_kernel_in_128_mib", || session(Flavour::Generic, "128M", true)),
         ("generic_kernel_in_4_gib", || session(Flavour::Generic, "4G", false)),
+        ("rt_kernel_with_two_processors", rt_kernel),
         ("reset_ends_with_no_reboot", reset_ends_with_no_reboot),
         ("reset_starts_again", reset_starts_again),
         ("debug_exit_gives_the_status", debug_exit_gives_the_status),
@@ -95,7 +98,24 @@ fn session(flavour: Flavour, memory: &'static str, compressed: bool) -> Result<(
     check_time(&mut guest)?;
     check_job_control(&mut guest)?;
     check_warnings(&mut guest)?;
-    power_off(&mut guest)
+    guest.power_off()
+}
+
+/// The kernel in which even interrupt handlers are threads.
+fn rt_kernel() -> Result<()> {
+    let mut setup = setup(Flavour::Rt, None, false)?;
+    setup.options.arguments = vec!["--cpus".into(), "2".into()];
+    let start = Instant::now();
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    eprintln!("Rt kernel: shell after {:.1} s", start.elapsed().as_secs_f64());
+    let uname = guest.run("uname -a", SOON)?;
+    ensure!(uname.contains("PREEMPT_RT"), "uname says {uname}");
+    let threads = guest.run("ps | grep -c 'irq/4-ttyS[0]'", SOON)?;
+    ensure!(threads.trim() == "1", "the serial port's interrupt has {threads} threads");
+    check_time(&mut guest)?;
+    check_interrupts(&mut guest, 2)?;
+    check_warnings(&mut guest)?;
+    guest.power_off()
 }
 
 /// A second is a second, by the guest's clock and by ours.
@@ -122,47 +142,6 @@ fn check_job_control(guest: &mut Guest) -> Result<()> {
     guest.run("true", SOON).map(drop)
 }
 
-/// Every warning of the kernel is on the list, with its reason.
-fn check_warnings(guest: &mut Guest) -> Result<()> {
-    let allowed = allowed_warnings(include_str!("dmesg-allowed.txt"))?;
-    let log = guest.run("dmesg -r", SOON)?;
-    let warnings = log.lines().filter(|line| level(line).is_some_and(|level| level <= 4));
-    let unexpected: Vec<&str> =
-        warnings.filter(|line| !allowed.iter().any(|text| line.contains(text))).collect();
-    ensure!(unexpected.is_empty(), "the kernel warns:\n{}", unexpected.join("\n"));
-    Ok(())
-}
-
-/// The level of a line of `dmesg -r`: the lower three bits of the number in front.
-fn level(line: &str) -> Option<u32> {
-    let (number, _) = line.strip_prefix('<')?.split_once('>')?;
-    number.parse().ok().map(|number: u32| number & 7)
-}
-
-/// The texts of the list. Each stands below a comment that gives its reason.
-fn allowed_warnings(list: &str) -> Result<Vec<&str>> {
-    let mut texts = Vec::new();
-    let mut reason = false;
-    for line in list.lines() {
-        if line.is_empty() {
-            reason = false;
-        } else if line.starts_with('#') {
-            reason = true;
-        } else {
-            ensure!(reason, "dmesg-allowed.txt gives no reason for {line:?}");
-            texts.push(line);
-        }
-    }
-    Ok(texts)
-}
-
-fn power_off(guest: &mut Guest) -> Result<()> {
-    guest.send("poweroff -f\n")?;
-    let (status, messages) = guest.finish(SOON)?;
-    ensure!(status.code() == Some(0), "poweroff ends with {status}: {messages}; {}", guest.tail());
-    Ok(())
-}
-
 fn reset_ends_with_no_reboot() -> Result<()> {
     let mut setup = setup(Flavour::Cloud, None, false)?;
     setup.options.no_reboot = true;
@@ -179,7 +158,7 @@ fn reset_starts_again() -> Result<()> {
     guest.send("reboot -f\n")?;
     guest.expect(softmetal::cli::initramfs::READY, BOOT)?;
     guest.expect("# ", SOON)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 fn debug_exit_gives_the_status() -> Result<()> {

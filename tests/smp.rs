@@ -12,7 +12,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Guest, Named, Options, initramfs, kernel, run, trials};
+use common::{
+    Guest, Named, Options, check_interrupts, check_warnings, initramfs, interrupts, kernel, run, trials,
+};
 use softmetal::cli::cpio::Archive;
 use softmetal::cli::debian::{Flavour, Guests};
 use tempfile::TempDir;
@@ -94,13 +96,6 @@ fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
     Ok(Setup { options, _folder: folder })
 }
 
-fn power_off(guest: &mut Guest) -> Result<()> {
-    guest.send("poweroff -f\n")?;
-    let (status, messages) = guest.finish(SOON)?;
-    ensure!(status.code() == Some(0), "power off ends with {status}: {messages}");
-    Ok(())
-}
-
 /// Nothing that a kernel says when processors lose sight of each other.
 fn check_complaints(guest: &mut Guest) -> Result<()> {
     let pattern = "stall|lockup|hung_task|unstable|BUG:|WARNING:|Oops|not responding|stuck";
@@ -118,16 +113,12 @@ fn agree(flavour: Flavour, cpus: usize, threads: usize) -> Result<()> {
     let says = guest.run(&format!("/root/smp 1 {threads}"), CHECKS)?;
     ensure!(says.contains("smp: all right"), "the program says {says}");
     eprint!("{flavour:?} kernel, {cpus} processors:\n{says}");
-    let interrupts = guest.run("grep -E 'LOC|CAL' /proc/interrupts", SOON)?;
-    for line in interrupts.lines().filter(|line| line.contains(':')) {
-        let counts: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        ensure!(
-            counts.len() == cpus && counts.iter().all(|&count| count > 0),
-            "/proc/interrupts says {line}"
-        );
-    }
+    check_interrupts(&mut guest, cpus)?;
+    let calls = &interrupts(&mut guest)?["CAL"];
+    ensure!(!calls.contains(&0), "calls of functions on other processors: {calls:?}");
+    check_warnings(&mut guest)?;
     check_complaints(&mut guest)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 /// A kernel stops a processor with all others standing by, starts it again by INIT and start-up IPIs, and asks all of
@@ -151,7 +142,7 @@ fn processors_go_and_come_back() -> Result<()> {
     let answers = guest.run("dmesg | grep -c 'NMI backtrace for cpu'", SOON)?;
     ensure!(answers.trim() == "4", "{answers} processors answered the NMI");
     check_complaints(&mut guest)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 /// More processors than any host of this test has.
@@ -163,7 +154,7 @@ fn sixty_four_processors() -> Result<()> {
     let says = guest.run("/root/smp 1 8 lock pair futex fork clock", CHECKS)?;
     ensure!(says.contains("smp: all right"), "the program says {says}");
     check_complaints(&mut guest)?;
-    power_off(&mut guest)
+    guest.power_off()
 }
 
 /// The second boot finds the processors as after power-on.
@@ -175,5 +166,5 @@ fn a_reset_of_four_processors() -> Result<()> {
     guest.expect("# ", SOON)?;
     let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
     ensure!(online.trim() == "0-3", "processors {online} are there");
-    power_off(&mut guest)
+    guest.power_off()
 }

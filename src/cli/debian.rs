@@ -35,6 +35,8 @@ pub enum Flavour {
     Cloud,
     /// The kernel for any PC.
     Generic,
+    /// The kernel whose locks can be preempted, for real-time work.
+    Rt,
 }
 
 impl Flavour {
@@ -44,6 +46,7 @@ impl Flavour {
         match self {
             Self::Cloud => "linux-image-cloud-amd64",
             Self::Generic => "linux-image-amd64",
+            Self::Rt => "linux-image-rt-amd64",
         }
     }
 
@@ -51,6 +54,7 @@ impl Flavour {
         match self {
             Self::Cloud => "cloud-kernel",
             Self::Generic => "generic-kernel",
+            Self::Rt => "rt-kernel",
         }
     }
 }

@@ -7,12 +7,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use softmetal::cli::initramfs::READY;
 
+use super::Screen;
+
 /// How much of the console a failure shows.
 const TAIL: usize = 3000;
+/// For switching a machine off.
+const FINISH: Duration = Duration::from_secs(60);
 
 /// What runs the guest. `SOFTMETAL_TEST_ON=qemu` runs the tests on QEMU: the way to see whether a test is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,15 +141,41 @@ impl Guest {
                 self.seen += position + text.len();
                 return Ok(before);
             }
-            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.console.extend(bytes),
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("no {text:?} within {limit:?}; {}", self.tail());
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let end = self.finish(Duration::from_secs(10));
-                    bail!("the machine ended before {text:?} came: {end:?}; {}", self.tail());
-                }
+            if !self.receive(deadline).with_context(|| format!("waiting for {text:?}"))? {
+                bail!("no {text:?} within {limit:?}; {}", self.tail());
+            }
+        }
+    }
+
+    /// Takes what the guest sends next; false when `deadline` passes before anything comes.
+    fn receive(&mut self, deadline: Instant) -> Result<bool> {
+        match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => self.console.extend(bytes),
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                let end = self.finish(Duration::from_secs(10));
+                bail!("the machine has ended: {end:?}; {}", self.tail());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Watches `screen`, on which all that the guest sends appears, until `done` says so of its text.
+    pub(crate) fn watch(
+        &mut self,
+        screen: &mut Screen,
+        limit: Duration,
+        done: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            screen.feed(&self.console[self.seen..]);
+            self.seen = self.console.len();
+            if done(&screen.text()) {
+                return Ok(());
+            }
+            if !self.receive(deadline)? {
+                bail!("after {limit:?} the screen shows\n{}", screen.text());
             }
         }
     }
@@ -206,6 +236,14 @@ impl Guest {
             self.console.extend(bytes);
         }
         String::from_utf8_lossy(&self.console).replace('\r', "")
+    }
+
+    /// Types the command that switches the machine off, and waits for its end.
+    pub(crate) fn power_off(&mut self) -> Result<()> {
+        self.send("poweroff -f\n")?;
+        let (status, messages) = self.finish(FINISH)?;
+        ensure!(status.code() == Some(0), "poweroff ends with {status}: {messages}; {}", self.tail());
+        Ok(())
     }
 
     /// The end of the console, for the message of a failure.

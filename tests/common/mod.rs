@@ -3,7 +3,11 @@
 // Not every test crate uses all of it.
 #![allow(dead_code, unreachable_pub)]
 
+mod dmesg;
 mod driver;
+mod interrupts;
+pub(crate) mod lz4;
+mod screen;
 mod trials;
 
 use std::fs;
@@ -14,7 +18,13 @@ use anyhow::{Context, Result};
 use softmetal::cli::debian::{Flavour, Guests, Kernel};
 
 #[allow(unused_imports)]
+pub(crate) use dmesg::check_warnings;
+#[allow(unused_imports)]
 pub(crate) use driver::{Emulator, Guest, Options};
+#[allow(unused_imports)]
+pub(crate) use interrupts::{check_interrupts, interrupts};
+#[allow(unused_imports)]
+pub(crate) use screen::Screen;
 #[allow(unused_imports)]
 pub(crate) use trials::{Named, run, trials};
 
