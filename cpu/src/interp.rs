@@ -25,9 +25,18 @@ pub(crate) trait Form {
     /// What is not the common case (a TLB miss, an exception) ends the handler at once, with nothing changed, and the
     /// general form runs the instruction from its start. So a fast handler calls nothing, and needs no stack frame.
     const FAST: bool = false;
-    fn w(i: &Insn) -> Width;
-    fn dst(i: &Insn) -> Kind;
-    fn src(i: &Insn) -> Kind;
+    #[inline(always)]
+    fn w(i: &Insn) -> Width {
+        i.w
+    }
+    #[inline(always)]
+    fn dst(i: &Insn) -> Kind {
+        i.dst_kind()
+    }
+    #[inline(always)]
+    fn src(i: &Insn) -> Kind {
+        i.src_kind()
+    }
     #[inline(always)]
     fn cc(i: &Insn) -> u8 {
         i.cc
@@ -72,18 +81,6 @@ impl<const W: u8, const DST: u8, const SRC: u8> Form for At<W, DST, SRC> {
 pub(crate) struct Cc<const C: u8>;
 impl<const C: u8> Form for Cc<C> {
     #[inline(always)]
-    fn w(i: &Insn) -> Width {
-        i.w
-    }
-    #[inline(always)]
-    fn dst(i: &Insn) -> Kind {
-        i.dst_kind()
-    }
-    #[inline(always)]
-    fn src(i: &Insn) -> Kind {
-        i.src_kind()
-    }
-    #[inline(always)]
     fn cc(_: &Insn) -> u8 {
         C
     }
@@ -91,20 +88,7 @@ impl<const C: u8> Form for Cc<C> {
 
 /// Everything from the instruction: the general form.
 pub(crate) struct Dyn;
-impl Form for Dyn {
-    #[inline(always)]
-    fn w(i: &Insn) -> Width {
-        i.w
-    }
-    #[inline(always)]
-    fn dst(i: &Insn) -> Kind {
-        i.dst_kind()
-    }
-    #[inline(always)]
-    fn src(i: &Insn) -> Kind {
-        i.src_kind()
-    }
-}
+impl Form for Dyn {}
 
 /// The links behind the last instruction of a block.
 ///

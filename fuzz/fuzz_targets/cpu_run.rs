@@ -15,5 +15,5 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let options = options();
     let options = options[usize::from(*which) % options.len()];
-    chaos::run(&mut Random::new(u64::from_le_bytes(*seed)), &code[..code.len().min(ROOM)], options);
+    chaos::run(&mut Random::new(u64::from_le_bytes(*seed)), &code[..code.len().min(ROOM)], options, 2);
 });

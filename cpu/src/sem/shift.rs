@@ -199,60 +199,38 @@ fn double_count<E: Emit>(e: &mut E, w: Width, i: &Insn) -> E::Val {
 /// bits of the destination follow those of the source.
 #[inline(always)]
 pub(crate) fn shld<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    let w = e.width(i);
-    let n = double_count(e, w, i);
-    let b = e.get(w, i.src);
-    let c = some(e, n);
-    let (a, r) = e.update(i, |e, a| double_left(e, w, a, b, n, c))?;
-    let before = less(e, n, 1);
-    let one = e.truth(true);
-    let last = double_left(e, w, a, b, before, one);
-    let cf = e.sign(w, last);
-    let (was, is) = (e.sign(w, a), e.sign(w, r));
-    let of = e.xor_bit(was, is);
-    let af = e.truth(false);
-    e.set_flags_if(c, w, Explicit { r, cf, of, af });
-    Ok(())
-}
-
-/// The upper part of a:b shifted left by n; a if not `c`.
-#[inline(always)]
-fn double_left<E: Emit>(e: &mut E, w: Width, a: E::Val, b: E::Val, n: E::Val, c: E::Bit) -> E::Val {
-    if w.0 == 2 {
-        // a:b:a in 64 bits, of which the result is the top.
-        let (wide_a, wide_b) = (e.zext(w, Q, a), e.zext(w, Q, b));
-        let (k32, k16) = (e.int(B, 32), e.int(B, 16));
-        let (x, y) = (e.shl(Q, wide_a, k32), e.shl(Q, wide_b, k16));
-        let v = e.or(Q, x, y);
-        let v = e.or(Q, v, wide_a);
-        let v = e.shl(Q, v, n);
-        let v = e.shr(Q, v, k32);
-        let r = e.trunc(Q, w, v);
-        return e.select(w, c, r, a);
-    }
-    let x = e.shl(w, a, n);
-    let k = e.int(B, w.bits() as u64 - 1);
-    let rest = e.sub(B, k, n);
-    let one = e.int(B, 1);
-    let y = e.shr(w, b, one);
-    let y = e.shr(w, y, rest);
-    let r = e.or(w, x, y);
-    e.select(w, c, r, a)
+    shift_double(e, i, Direction::Left)
 }
 
 /// SHRD: SDM 2B "SHRD". As SHLD, to the right.
 #[inline(always)]
 pub(crate) fn shrd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    shift_double(e, i, Direction::Right)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Left,
+    Right,
+}
+
+#[inline(always)]
+fn shift_double<E: Emit>(e: &mut E, i: &Insn, to: Direction) -> Emitted<E> {
     let w = e.width(i);
     let n = double_count(e, w, i);
     let b = e.get(w, i.src);
     let c = some(e, n);
-    let (a, r) = e.update(i, |e, a| double_right(e, w, a, b, n, c))?;
+    let (a, r) = e.update(i, |e, a| double(e, w, to, a, b, n, c))?;
     let before = less(e, n, 1);
     let one = e.truth(true);
-    let last = double_right(e, w, a, b, before, one);
-    let zero = e.int(B, 0);
-    let cf = e.bit(w, last, zero);
+    let last = double(e, w, to, a, b, before, one);
+    let cf = match to {
+        Direction::Left => e.sign(w, last),
+        Direction::Right => {
+            let zero = e.int(B, 0);
+            e.bit(w, last, zero)
+        }
+    };
     let (was, is) = (e.sign(w, a), e.sign(w, r));
     let of = e.xor_bit(was, is);
     let af = e.truth(false);
@@ -260,26 +238,37 @@ pub(crate) fn shrd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     Ok(())
 }
 
-/// The lower part of b:a shifted right by n; a if not `c`.
+/// The upper part of a:b shifted left by n, or the lower part of b:a shifted right; a if not `c`.
 #[inline(always)]
-fn double_right<E: Emit>(e: &mut E, w: Width, a: E::Val, b: E::Val, n: E::Val, c: E::Bit) -> E::Val {
+fn double<E: Emit>(e: &mut E, w: Width, to: Direction, a: E::Val, b: E::Val, n: E::Val, c: E::Bit) -> E::Val {
+    let left = to == Direction::Left;
     if w.0 == 2 {
-        // a:b:a in 64 bits, of which the result is the bottom.
+        // a:b:a in 64 bits: to the left the result is the top, to the right the bottom.
         let (wide_a, wide_b) = (e.zext(w, Q, a), e.zext(w, Q, b));
         let (k32, k16) = (e.int(B, 32), e.int(B, 16));
         let (x, y) = (e.shl(Q, wide_a, k32), e.shl(Q, wide_b, k16));
         let v = e.or(Q, x, y);
         let v = e.or(Q, v, wide_a);
-        let v = e.shr(Q, v, n);
+        let v = if left {
+            let v = e.shl(Q, v, n);
+            e.shr(Q, v, k32)
+        } else {
+            e.shr(Q, v, n)
+        };
         let r = e.trunc(Q, w, v);
         return e.select(w, c, r, a);
     }
-    let x = e.shr(w, a, n);
     let k = e.int(B, w.bits() as u64 - 1);
     let rest = e.sub(B, k, n);
     let one = e.int(B, 1);
-    let y = e.shl(w, b, one);
-    let y = e.shl(w, y, rest);
+    // In two steps, since by the whole width is no shift.
+    let (x, y) = if left {
+        let y = e.shr(w, b, one);
+        (e.shl(w, a, n), e.shr(w, y, rest))
+    } else {
+        let y = e.shl(w, b, one);
+        (e.shr(w, a, n), e.shl(w, y, rest))
+    };
     let r = e.or(w, x, y);
     e.select(w, c, r, a)
 }

@@ -76,12 +76,12 @@ pub fn state(random: &mut Random) -> CpuState {
     s
 }
 
-/// Runs the code, which is not empty, from many places and states, in one machine whose tables suffer from what ran
+/// Runs the code, which is not empty, from so many places and states, in one machine whose tables suffer from what ran
 /// before. Nothing of it may panic.
-pub fn run(random: &mut Random, code: &[u8], options: Options) {
+pub fn run(random: &mut Random, code: &[u8], options: Options, states: u32) {
     let mut m = Machine::new(options);
     m.write(CODE_FRAME + 0x800, code);
-    for _ in 0..12 {
+    for _ in 0..states {
         let mut from = state(random);
         from.rip += random.below(code.len() as u64);
         m.cpu.set_state(&from);

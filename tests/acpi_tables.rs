@@ -4,7 +4,8 @@
 use std::{fs, path::Path, process::Command};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use softmetal_firmware::{Layout, acpi};
+use softmetal::memory_map::layout;
+use softmetal_firmware::acpi;
 
 fn main() {
     let installed = Command::new("iasl").arg("-v").output().is_ok_and(|output| output.status.success());
@@ -17,26 +18,6 @@ fn main() {
             .with_ignored_flag(!installed)
     });
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
-}
-
-fn layout() -> Layout {
-    Layout {
-        low_ram_top: 0xc000_0000,
-        high_ram_base: 1 << 32,
-        pci32: 0xc000_0000..0xe000_0000,
-        pci64: 0x80_0000_0000..0x100_0000_0000,
-        ecam: 0xe000_0000..0xf000_0000,
-        ioapic: 0xfec0_0000,
-        ioapic_id: 0,
-        hpet: 0xfed0_0000,
-        hpet_block_id: 0x8086_a201,
-        lapic: 0xfee0_0000,
-        pm_base: 0x600,
-        gpe0_length: 8,
-        sci: 9,
-        s5_sleep_type: 5,
-        pci_gsi_base: 16,
-    }
 }
 
 fn round_trip(config: &acpi::Config) -> Result<(), Failed> {
