@@ -28,7 +28,7 @@ pub(crate) const JUMPS: usize = 4096;
 pub(crate) const FETCHES: usize = 256;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 /// How often a block is decoded whose bytes others are changing.
 const ATTEMPTS: usize = 8;
 /// Dropped blocks that wait for their memory to be freed.

@@ -28,7 +28,7 @@ mod vector;
 mod width;
 
 pub use attention::{Attention, Request};
-pub use bus::{Bus, Gp};
+pub use bus::{Bus, Event, Gp};
 pub use cpu::Exit;
 pub use fault::Fault;
 pub use ram::Ram;
