@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use softmetal_cpu::{Bus, Cpu, Options, Ram};
+use softmetal_cpu::{Bus, Cpu, Options, Ram, Rights};
 use softmetal_devices::bus::AddressSpace;
 use softmetal_devices::char::{CharBackend, Discard};
 use softmetal_devices::chipset::acpi_pm::{
@@ -25,7 +25,7 @@ use softmetal_devices::dma::{Dma, DmaSink};
 use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::IrqLine;
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
-use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge};
+use softmetal_devices::pci::host_bridge::{HOST_BRIDGE_SLOT, HostBridge, Shadow};
 use softmetal_devices::pci::isa_bridge::{FIRMWARE_ROUTES, ISA_BRIDGE_SLOT, IsaBridge};
 use softmetal_devices::pci::{IntxRouter, PciBus, Pin, Slot};
 use softmetal_devices::power::PowerSink;
@@ -102,7 +102,7 @@ impl Pc {
             _ => None,
         };
         let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(Arc::clone(&ram), tape.clone())));
-        bench.pci(&dma, random, config.testdev)?;
+        bench.pci(&ram, &dma, random, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -320,11 +320,13 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self, dma: &Dma, random: Random, testdev: bool) -> Result<()> {
+    fn pci(&mut self, ram: &Arc<Ram>, dma: &Dma, random: Random, testdev: bool) -> Result<()> {
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
         let mut bus = PciBus::new(Arc::clone(ports), Arc::clone(memory));
-        bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start)))?;
+        let shadowed = Arc::clone(ram);
+        let shadow = move |Shadow { range, read, write }| shadowed.set_rights(range, Rights { read, write });
+        bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start, Box::new(shadow))))?;
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
         let rng =
             VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
@@ -407,8 +409,8 @@ fn shared<T>(device: T) -> Arc<Mutex<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::Console;
     use crate::config::KernelSource;
+    use crate::console::Console;
     use softmetal_devices::chipset::acpi_pm::{PM1A_CONTROL_PORT, SLP_TYP_S5};
     use std::time::{Duration, Instant, SystemTime};
 
@@ -417,6 +419,7 @@ mod tests {
         board: Board,
         timers: Timers,
         com1: Arc<Mutex<Uart>>,
+        ram: Arc<Ram>,
     }
 
     fn rig() -> Rig {
@@ -431,13 +434,13 @@ mod tests {
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
-        let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(ram, None)));
-        bench.pci(&dma, Box::new(|_| true), true).unwrap();
+        let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(Arc::clone(&ram), None)));
+        bench.pci(&ram, &dma, Box::new(|_| true), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
         let Bench { board, timers, .. } = bench;
-        Rig { run, board, timers, com1 }
+        Rig { run, board, timers, com1, ram }
     }
 
     impl Rig {
@@ -450,6 +453,24 @@ mod tests {
             self.board.port_read(0, port, &mut data);
             data[0]
         }
+    }
+
+    #[test]
+    fn the_bios_area_becomes_read_only_and_a_hole() {
+        let rig = rig();
+        let rights = |at| rig.ram.page(at).unwrap().rights;
+        let pam = |data: &[u8]| {
+            rig.out(0xcf8, &0x8000_0090_u32.to_le_bytes());
+            rig.out(0xcfc, data);
+        };
+        assert_eq!([rights(0xf_0000), rights(0xc_4000)], [Rights::ALL; 2]);
+        pam(&[0x10, 0x03]);
+        assert_eq!(rights(0xf_f000), Rights { read: true, write: false });
+        assert_eq!(rights(0xc_3000), Rights::ALL);
+        assert_eq!(rights(0xc_4000), Rights { read: false, write: false });
+        assert_eq!([rights(0xb_f000), rights(0x10_0000)], [Rights::ALL; 2]);
+        pam(&[0x30, 0x33]);
+        assert_eq!([rights(0xf_f000), rights(0xc_4000)], [Rights::ALL; 2]);
     }
 
     #[test]

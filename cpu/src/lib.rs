@@ -31,5 +31,5 @@ pub use attention::{Attention, Request};
 pub use bus::{Bus, Event, Gp};
 pub use cpu::Exit;
 pub use fault::Fault;
-pub use ram::Ram;
+pub use ram::{Ram, Rights};
 pub use state::{Activity, Cpu, CpuState, Options, Statistics};
