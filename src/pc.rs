@@ -188,6 +188,7 @@ impl Pc {
             match thread.join() {
                 Ok(cpu) => {
                     log::info!("CPU {index}: {:?}", cpu.statistics());
+                    describe_user_time(&cpu);
                     if let How::Live { tape: Some(tape), .. } = &how {
                         tape.end(&cpu, &outcome, digest_memory(ram.memory()));
                     }
@@ -202,6 +203,26 @@ impl Pc {
             How::Live { tape: Some(tape), .. } => tape.failure().map_or(outcome, Outcome::Failed),
             _ => outcome,
         })
+    }
+}
+
+/// A line for each of the address spaces in which most of the user code ran.
+fn describe_user_time(cpu: &Cpu) {
+    const SHOWN: usize = 8;
+    let spaces = cpu.address_spaces();
+    for space in spaces.iter().take(SHOWN) {
+        let root = space.root.map_or("others".into(), |root| format!("{root:#x}"));
+        let [calls, faults, exceptions, interrupts, gates] = space.traps;
+        log::info!(
+            "  address space {root:>12}: {} user instructions, entered {} times, left by {calls} system calls, \
+             {faults} page faults, {exceptions} other exceptions, {interrupts} interrupts, {gates} gates",
+            space.instructions,
+            space.entries,
+        );
+    }
+    if let Some(rest) = spaces.get(SHOWN..).filter(|rest| !rest.is_empty()) {
+        let instructions: u64 = rest.iter().map(|space| space.instructions).sum();
+        log::info!("  {} more address spaces: {instructions} user instructions", rest.len());
     }
 }
 

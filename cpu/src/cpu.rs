@@ -141,6 +141,7 @@ impl Cpu {
             id,
             options,
             statistics: Statistics::default(),
+            spaces: Default::default(),
             goal: u64::MAX,
             last_ones: false,
             pauses: 0,
@@ -233,7 +234,9 @@ impl Cpu {
                 continue;
             }
             self.bury();
+            self.cross_privilege();
             self.step_blocks(single);
+            self.cross_privilege();
             match self.why {
                 Why::Continue => {}
                 Why::Fault => self.deliver_fault(),

@@ -411,6 +411,7 @@ pub struct Cpu {
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
+    pub(crate) spaces: crate::spaces::Spaces,
     /// How many instructions may have run in all when [`Cpu::run_for`] returns.
     pub(crate) goal: u64,
     /// So few are left that they run one by one.
