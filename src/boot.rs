@@ -18,8 +18,16 @@ use crate::board::Board;
 use crate::config::{Config, KernelSource, UseError};
 use crate::memory_map;
 
+/// What tells one machine from another of the same kind.
+pub(crate) struct Identity {
+    /// For SMBIOS.
+    pub(crate) uuid: [u8; 16],
+    /// For the kernel's random numbers.
+    pub(crate) rng_seed: [u8; 32],
+}
+
 /// Fills `ram` with firmware's tables and the kernel. Returns the state in which the kernel is entered.
-pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState> {
+pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap, identity: &Identity) -> Result<EntryState> {
     let layout = memory_map::layout();
     let acpi = acpi::build(&acpi::Config { cpus: config.cpus, i8042: true, vga: false }, &layout);
     let smbios = smbios::build(
@@ -28,7 +36,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
             ram_bytes: config.memory,
             cpu_name: "softmetal virtual CPU".into(),
             cpu_id: 0,
-            uuid: random()?,
+            uuid: identity.uuid,
             version: env!("CARGO_PKG_VERSION").into(),
         },
         &layout,
@@ -50,7 +58,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
         command_line: &config.append,
         memory_map: &MemoryMap::pc(config.memory, &layout),
         rsdp: acpi.rsdp(),
-        rng_seed: Some(random()?),
+        rng_seed: Some(identity.rng_seed),
     };
     softmetal_firmware::load(&kernel, &boot, ram).map_err(user_error)
 }
@@ -58,7 +66,7 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap) -> Result<EntryState>
 fn kernel_name(config: &Config) -> String {
     match &config.kernel {
         KernelSource::File(path) => path.display().to_string(),
-        KernelSource::BuiltIn(_) => "of the demo".into(),
+        KernelSource::BuiltIn(_) | KernelSource::Recorded => "of the demo".into(),
     }
 }
 
@@ -68,16 +76,6 @@ fn user_error(error: BootError) -> anyhow::Error {
         BootError::Memory(_) => error.into(),
         _ => UseError::new(error.to_string()).into(),
     }
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
-            .context("the host gives no random numbers")?;
-    }
-    Ok(bytes)
 }
 
 /// The chips as firmware leaves them: PCI interrupts routed, level-triggered ones marked, the PIC's output open.
@@ -236,7 +234,7 @@ mod tests {
     fn a_bad_kernel_is_a_use_error() {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
         let config = Config::new(KernelSource::BuiltIn(b"#!/bin/sh"));
-        let error = load(&config, &ram).unwrap_err();
+        let error = load(&config, &ram, &Identity { uuid: [0; 16], rng_seed: [0; 32] }).unwrap_err();
         assert!(error.is::<UseError>(), "{error:?}");
         assert!(error.to_string().contains("is a script"), "{error}");
     }

@@ -45,6 +45,12 @@ pub struct Config {
     pub testdev: bool,
     /// A reset ends the machine instead of starting it again.
     pub no_reboot: bool,
+    /// What moves guest time.
+    pub clock: ClockSource,
+    /// Where the log of the run is written.
+    pub record: Option<PathBuf>,
+    /// The log that takes the devices' place.
+    pub replay: Option<PathBuf>,
     /// Speed-ups that are switched off.
     pub debug: DebugFlags,
     /// How talkative the messages on standard error are: 0 warnings, 1 info, 2 debug, 3 trace.
@@ -66,9 +72,17 @@ impl Config {
             debug_exit: false,
             testdev: false,
             no_reboot: false,
+            clock: ClockSource::Host,
+            record: None,
+            replay: None,
             debug: DebugFlags::empty(),
             verbosity: 0,
         }
+    }
+
+    /// Whether the processor has to know at each instruction how many it has run.
+    pub(crate) fn counts_instructions(&self) -> bool {
+        self.clock == ClockSource::Instructions || self.record.is_some() || self.replay.is_some()
     }
 
     /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
@@ -78,6 +92,7 @@ impl Config {
                 read_file("--kernel", path, "a kernel such as a Linux bzImage").map(Cow::Owned)
             }
             KernelSource::BuiltIn(image) => Ok(Cow::Borrowed(image)),
+            KernelSource::Recorded => Err(UseError::new("--kernel is missing: only a log can do without")),
         }
     }
 
@@ -144,6 +159,15 @@ pub enum Accel {
     Interp,
 }
 
+/// What moves guest time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockSource {
+    /// The host's clock.
+    Host,
+    /// The guest's own instructions, a nanosecond each; while it halts, time goes on to the next timer at once.
+    Instructions,
+}
+
 /// Where the kernel comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelSource {
@@ -151,6 +175,8 @@ pub enum KernelSource {
     File(PathBuf),
     /// An image inside the binary: the demo guest.
     BuiltIn(&'static [u8]),
+    /// The one that the log to be replayed names.
+    Recorded,
 }
 
 impl KernelSource {
@@ -160,6 +186,7 @@ impl KernelSource {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::BuiltIn(_) => "(the built-in demo guest)".into(),
+            Self::Recorded => "(the kernel of the log)".into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The host memory behind guest RAM: one shared memory file, its start the RAM below the PCI hole and the rest that above.
+//! The host memory behind guest RAM: one shared memory file. An offset in it is the guest-physical address; the PCI hole is a
+//! hole in the file too.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -16,17 +17,14 @@ pub(crate) fn allocate(bytes: u64) -> Result<GuestMemoryMmap> {
         || format!("the host does not give {mebibytes} MiB for guest memory; try a smaller --memory");
     let file = rustix::fs::memfd_create("guest RAM", MemfdFlags::CLOEXEC).with_context(failed)?;
     let file = Arc::new(File::from(file));
-    file.set_len(bytes).with_context(failed)?;
-
     let layout = memory_map::layout();
     let (low, high) = (layout.low_ram(bytes), layout.high_ram(bytes));
-    let mut file_offset = 0;
+    file.set_len(low.end.max(high.end)).with_context(failed)?;
     let mut regions = Vec::new();
     for range in [low, high].into_iter().filter(|range| !range.is_empty()) {
         let size = range.end - range.start;
-        let backing = FileOffset::from_arc(Arc::clone(&file), file_offset);
+        let backing = FileOffset::from_arc(Arc::clone(&file), range.start);
         regions.push((GuestAddress(range.start), usize::try_from(size).with_context(failed)?, Some(backing)));
-        file_offset += size;
     }
     GuestMemoryMmap::from_ranges_with_files(regions).with_context(failed)
 }

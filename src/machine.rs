@@ -8,6 +8,7 @@ use softmetal_devices::char::CharBackend;
 
 use crate::config::Config;
 use crate::console::{Console, Output};
+use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::pc::{FrontPanel, Pc};
 
@@ -15,6 +16,7 @@ use crate::pc::{FrontPanel, Pc};
 pub struct Machine {
     config: Config,
     serial: SerialEnd,
+    journal: Journal,
     pc: Pc,
     handle: Handle,
 }
@@ -22,10 +24,12 @@ pub struct Machine {
 impl Machine {
     /// Builds the machine that `config` describes, its first serial port connected to `console`.
     pub fn build(config: &Config, console: &Console) -> Result<Self> {
+        let mut config = config.clone();
+        let journal = Journal::open(&mut config)?;
         let serial = SerialEnd::new(console);
-        let pc = Pc::build(config, &serial)?;
+        let pc = Pc::build(&config, &serial, &journal)?;
         let handle = Handle(Arc::new(Mutex::new(Connection { ended: false, pc: pc.front_panel() })));
-        Ok(Self { config: config.clone(), serial, pc, handle })
+        Ok(Self { config, serial, journal, pc, handle })
     }
 
     /// What works on the machine from outside while it runs.
@@ -35,16 +39,16 @@ impl Machine {
 
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     pub fn run(self) -> Result<Outcome> {
-        let Self { config, serial, mut pc, handle } = self;
+        let Self { config, serial, journal, mut pc, handle } = self;
         loop {
             let outcome = pc.run()?;
             if outcome != Outcome::Reset || config.no_reboot {
-                return Ok(outcome);
+                return Ok(journal.finish(outcome));
             }
             log::info!("the guest resets the machine");
-            pc = Pc::build(&config, &serial).context("the machine cannot start again")?;
+            pc = Pc::build(&config, &serial, &journal).context("the machine cannot start again")?;
             if !handle.connect(pc.front_panel()) {
-                return Ok(Outcome::Terminated);
+                return Ok(journal.finish(Outcome::Terminated));
             }
         }
     }

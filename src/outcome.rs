@@ -19,6 +19,8 @@ pub enum Outcome {
     Crashed(String),
     /// The user ended the machine.
     Terminated,
+    /// The machine cannot go on, for this reason.
+    Failed(String),
 }
 
 /// One run of a machine, from power-on to its end: what stops its vCPUs, and what the main thread waits for.

@@ -1,9 +1,10 @@
 //! The timer thread: sleeps until the earliest deadline of all timed devices, then lets those that are due act.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
+use softmetal_cpu::{Attention, Request};
 use softmetal_devices::clock::{Alarm, Clock, Timed};
 
 /// A device with deadlines, shared with the address space that reaches it.
@@ -17,6 +18,8 @@ pub(crate) type SharedTimed = Arc<Mutex<dyn Timed + Send>>;
 struct Bell {
     state: Mutex<BellState>,
     rung: Condvar,
+    /// The processor that serves the devices itself: it is to look up.
+    processor: OnceLock<Arc<Attention>>,
 }
 
 struct BellState {
@@ -52,6 +55,9 @@ impl Timers {
             if deadline < state.earliest {
                 state.earliest = deadline;
                 bell.rung.notify_one();
+                if let Some(processor) = bell.processor.get() {
+                    processor.request(Request::EXIT);
+                }
             }
         })
     }
@@ -73,11 +79,23 @@ impl Timers {
         Ok(RunningTimers { bell, thread: Some(thread) })
     }
 
+    /// For a clock that counts a processor's instructions: the processor's own thread serves the devices, between two
+    /// instructions, and each run of the machine does so between the same ones.
+    pub(crate) fn follow(self, processor: Arc<Attention>) -> CountedTimers {
+        let _ = self.bell.processor.set(processor);
+        CountedTimers(self)
+    }
+
+    /// Lets every device act that is due. Returns the next deadline.
+    fn serve_all(&self) -> u64 {
+        // From here on rings are noted, so a deadline that moves behind our back in this round is seen.
+        self.bell.state.lock().earliest = u64::MAX;
+        self.devices.iter().map(|device| self.serve(device)).min().unwrap_or(u64::MAX)
+    }
+
     fn run(self) {
         loop {
-            // From here on rings are noted, so a deadline that moves behind our back in this round is seen below.
-            self.bell.state.lock().earliest = u64::MAX;
-            let next = self.devices.iter().map(|device| self.serve(device)).min().unwrap_or(u64::MAX);
+            let next = self.serve_all();
             if !self.sleep_until(next) {
                 return;
             }
@@ -115,6 +133,34 @@ impl Timers {
                 return true;
             }
             self.bell.rung.wait_for(&mut state, rest);
+        }
+    }
+}
+
+/// Timers that a processor serves itself.
+pub(crate) struct CountedTimers(Timers);
+
+impl CountedTimers {
+    /// Lets the devices act that are due. Returns how long until the next one wants to, in instructions.
+    pub(crate) fn serve(&self) -> u64 {
+        let Timers { clock, bell, .. } = &self.0;
+        let mut next = self.0.serve_all();
+        // What one does may make another due.
+        if next.min(bell.state.lock().earliest) <= clock.now() {
+            next = self.0.serve_all();
+        }
+        let next = next.min(bell.state.lock().earliest);
+        if next == u64::MAX { u64::MAX } else { next.saturating_sub(clock.now()).max(1) }
+    }
+
+    /// The processor halts: time goes on to the next deadline at once. False if there is none.
+    pub(crate) fn skip(&self) -> bool {
+        match self.serve() {
+            u64::MAX => false,
+            wait => {
+                self.0.clock.advance(wait);
+                true
+            }
         }
     }
 }

@@ -3,7 +3,10 @@
 use crate::group::{Notice, Notify};
 use std::sync::{
     Arc, Condvar, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    atomic::{
+        AtomicBool, AtomicI32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 use std::time::Duration;
 
@@ -36,8 +39,10 @@ bitflags::bitflags! {
 #[derive(Debug, Default)]
 #[repr(C, align(8))]
 pub struct Attention {
-    pub(crate) budget: AtomicI32,
+    budget: AtomicI32,
     request: AtomicI32,
+    /// How many instructions will have run when the budget is used up.
+    granted: AtomicU64,
     startup_vector: AtomicI32,
     asleep: AtomicBool,
     lock: Mutex<()>,
@@ -75,11 +80,27 @@ impl Attention {
         Request::from_bits_truncate(self.request.swap(0, SeqCst))
     }
 
+    /// How many instructions the CPU has run, as of the last end of a block.
+    pub fn instructions(&self) -> u64 {
+        let budget = self.budget.load(Relaxed);
+        self.granted.load(Relaxed).wrapping_sub(budget as i64 as u64)
+    }
+
+    /// Gives the CPU a new budget: what was left of the old one is no more.
+    pub(crate) fn grant(&self, budget: i32) {
+        let granted = self.instructions().wrapping_add(budget as i64 as u64);
+        self.granted.store(granted, Relaxed);
+        self.budget.store(budget, Relaxed);
+    }
+
+    /// How many instructions may run before somebody must look: 1 at least.
+    pub(crate) fn room(&self) -> u64 {
+        u64::try_from(self.budget.load(Relaxed)).unwrap_or(0) + 1
+    }
+
     /// Whether the budget is used up or somebody asked for something.
     #[inline(always)]
     pub(crate) fn due(&self, executed: i32) -> bool {
-        use Ordering::Relaxed;
-        use std::sync::atomic::Ordering;
         let budget = self.budget.load(Relaxed).wrapping_sub(executed);
         self.budget.store(budget, Relaxed);
         (budget | self.request.load(Relaxed)) < 0

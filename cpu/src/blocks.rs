@@ -28,7 +28,7 @@ pub(crate) const JUMPS: usize = 4096;
 pub(crate) const FETCHES: usize = 256;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 /// How often a block is decoded whose bytes others are changing.
 const ATTEMPTS: usize = 8;
 /// Dropped blocks that wait for their memory to be freed.
@@ -240,7 +240,7 @@ impl Cpu {
         }
         let physical = self.fetch_translate(rip)?;
         let page = physical & !(PAGE - 1);
-        if self.ram.page(page).is_none() {
+        if !self.ram.page(page).is_some_and(|page| page.rights.read) {
             return Ok((physical, std::ptr::null_mut()));
         }
         let code: *mut CodePage = &mut **self
@@ -266,7 +266,7 @@ impl Cpu {
         // them after that will find the mark. Where others write all the time, the block is of the loose kind.
         for _ in 0..ATTEMPTS {
             let ram = Arc::clone(&self.ram);
-            let host = ram.page(page)?;
+            let host = ram.page(page).filter(|host| host.rights.read)?;
             let mut bytes = [0; PAGE as usize];
             let start = usize::from(offset);
             let copied = start..(start + 15 * BLOCK).min(PAGE as usize);

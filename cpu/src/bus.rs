@@ -1,8 +1,21 @@
 //! How the CPU sees the world: the board implements this, the CPU crate defines it.
 
+use crate::state::Cpu;
+
 /// An access that the SDM answers with #GP(0): a reserved bit, an illegal transition, a register that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gp;
+
+/// What comes to a CPU from outside, between two instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An external interrupt with this vector is about to be delivered.
+    Interrupt(u8),
+    /// A non-maskable interrupt is about to be delivered.
+    Nmi,
+    /// INIT is about to take effect.
+    Init,
+}
 
 /// Everything that is not CPU state or RAM. `cpu` is the index of the virtual CPU that asks, since each has a local APIC.
 ///
@@ -38,6 +51,12 @@ pub trait Bus: Send + Sync {
     fn tsc_deadline(&self, cpu: usize) -> u64;
     /// Writes IA32_TSC_DEADLINE; 0 disarms.
     fn set_tsc_deadline(&self, cpu: usize, value: u64);
+
+    /// Says what is about to come to `cpu` from outside, and between which instructions: for logs. The other inputs of a CPU
+    /// are the answers of this trait, and what devices write into RAM.
+    fn event(&self, cpu: &Cpu, event: Event) {
+        let _ = (cpu, event);
+    }
 
     /// The board's time-stamp counter, before the CPU's TSC offset.
     fn tsc(&self) -> u64;

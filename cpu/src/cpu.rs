@@ -2,8 +2,8 @@
 
 use crate::{
     attention::{Attention, Request},
-    blocks::{BlockStore, empty_jumps},
-    bus::Bus,
+    blocks::{BLOCK, BlockStore, empty_jumps},
+    bus::{Bus, Event},
     fault::{Fault, vector},
     flags::{Flags, bits},
     interp,
@@ -29,6 +29,8 @@ pub enum Exit {
     TripleFault,
     /// It waits for a start-up IPI.
     WaitForSipi,
+    /// As many instructions have run as [`Cpu::run_for`] was told.
+    Counted,
 }
 
 #[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
@@ -43,7 +45,7 @@ impl Drop for Cpu {
 }
 
 /// How many instructions a CPU may run before it looks up without being asked.
-const BUDGET: i32 = 1 << 28;
+const BUDGET: u64 = 1 << 28;
 
 impl CpuState {
     /// As after power-up or RESET: SDM 3A "Processor State After Reset".
@@ -139,6 +141,9 @@ impl Cpu {
             id,
             options,
             statistics: Statistics::default(),
+            spaces: Default::default(),
+            goal: u64::MAX,
+            last_ones: false,
             pauses: 0,
             ram,
             bus,
@@ -151,20 +156,39 @@ impl Cpu {
 
     /// Runs until the machine is wanted elsewhere.
     pub fn run(&mut self) -> Exit {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.attention_ref().budget.store(BUDGET, Relaxed);
+        self.run_until(u64::MAX)
+    }
+
+    /// Runs until the machine is wanted elsewhere, or exactly so many instructions have run. What waits for an instruction
+    /// boundary is delivered before it returns. See [`Options::counting`] for what counts.
+    pub fn run_for(&mut self, instructions: u64) -> Exit {
+        self.run_until(self.instructions().saturating_add(instructions))
+    }
+
+    /// How many instructions have run since the CPU was made. Within a block, how many had at its beginning.
+    pub fn instructions(&self) -> u64 {
+        self.attention_ref().instructions()
+    }
+
+    fn run_until(&mut self, goal: u64) -> Exit {
+        self.goal = goal;
+        self.count_instructions();
         self.enter_guest();
         let exit = self.run_inner();
         self.leave_guest();
-        self.count_instructions();
+        self.statistics.instructions = self.instructions();
         exit
     }
 
-    /// Moves what the budget lost to the statistics.
+    /// Notes what has run and gives out the next budget. Blocks run whole as long as none can go beyond the goal; the last
+    /// instructions before it run one by one.
     fn count_instructions(&mut self) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let left = self.attention_ref().budget.swap(BUDGET, Relaxed);
-        self.statistics.instructions += BUDGET.wrapping_sub(left) as u32 as u64;
+        let done = self.instructions();
+        self.statistics.instructions = done;
+        let left = self.goal.saturating_sub(done);
+        self.last_ones = left <= BLOCK as u64;
+        let budget = if self.last_ones { left.saturating_sub(1) } else { left - BLOCK as u64 };
+        self.attention_ref().grant(budget.min(BUDGET) as i32);
     }
 
     fn run_inner(&mut self) -> Exit {
@@ -192,18 +216,27 @@ impl Cpu {
                     continue;
                 }
             }
-            let shadow = self.shadow;
-            let single = self.between_instructions();
+            let (shadow, injected) = (self.shadow, self.injected.is_some());
+            let single = self.between_instructions() | self.last_ones;
             if self.activity != Activity::Active {
                 // A triple fault of the delivery.
                 continue;
+            }
+            if self.last_ones && self.instructions() >= self.goal {
+                if !injected {
+                    // It is for the next instruction, which has not run yet.
+                    self.shadow = shadow;
+                }
+                return Exit::Counted;
             }
             if self.break_before(shadow) {
                 self.deliver_fault();
                 continue;
             }
             self.bury();
+            self.cross_privilege();
             self.step_blocks(single);
+            self.cross_privilege();
             match self.why {
                 Why::Continue => {}
                 Why::Fault => self.deliver_fault(),
@@ -263,6 +296,7 @@ impl Cpu {
             self.interrupt_pending = true;
         }
         if requests.contains(Request::INIT) {
+            self.bus.event(self, Event::Init);
             self.init();
         }
         if requests.contains(Request::STARTUP) && self.activity == Activity::WaitForSipi {
@@ -301,11 +335,13 @@ impl Cpu {
         if nmi {
             self.nmi_pending = false;
             self.nmi_blocked = true;
+            self.bus.event(self, Event::Nmi);
             self.deliver_interrupt(vector::NMI, Source::Exception);
             return false;
         }
         match self.bus.acknowledge(self.id) {
             Some(vector) => {
+                self.bus.event(self, Event::Interrupt(vector));
                 self.interrupt_pending = self.bus.has_interrupt(self.id);
                 self.statistics.interrupts += 1;
                 self.deliver_interrupt(vector, Source::External);

@@ -73,7 +73,11 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
         if is_near_branch(&x) {
             taken_offset = x.near_branch_target().wrapping_sub(base) as i32;
         }
+        let reads_time = matches!(Op::from_number(insn.op), Op::Rdtsc | Op::Rdtscp | Op::Rdmsr);
         insns.push(insn);
+        if reads_time && mode.contains(Mode::COUNTING) {
+            break;
+        }
     }
     let n = insns.len() as i32;
     let fall_offset = i32::from(end);

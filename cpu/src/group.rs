@@ -10,6 +10,7 @@
 //! - **Writing** stores, fences, and looks at the marks. Where it hits one, [`Group::written`] queues the range for the
 //!   CPUs that may have decoded it and clears the marks. Whoever sees a mark gone may rely on that: the range stands in
 //!   the queues, and queues are emptied before an interrupt is delivered and at every end of a block.
+//! - **Changing the map** ([`Group::forget`]) has all CPUs drop their tags and waits until each has passed a safepoint.
 //! - **Stopping all** ([`Group::stop`]) is for atomic steps that the host cannot do.
 //!
 //! A CPU is *parked* while it does not touch guest memory through its TLB and will look here before it does again: halted,
@@ -56,6 +57,9 @@ mod who {
         if whom == NOBODY || whom == is(seat) { is(seat) } else { MANY }
     }
 }
+
+/// In place of a page to be protected: every host address that a CPU has cached is to go.
+pub(crate) const EVERYTHING: u64 = u64::MAX;
 
 /// Somebody is taking write tags away.
 const PROTECTING: u32 = 1 << 16;
@@ -338,6 +342,28 @@ impl<N: Notify> Group<N> {
                 marks.writers.fetch_and(!PROTECTING, AcqRel);
             }
             return;
+        }
+    }
+
+    /// What guest memory answers to has changed: has every CPU forget where it is, and returns when each has passed a
+    /// safepoint. Who calls is no CPU that touches guest memory.
+    pub(crate) fn forget(&self) {
+        // Whoever makes a tag after its safepoint sees the change.
+        fence(SeqCst);
+        let everyone: Vec<_> = read(&self.seats, |seats| seats.to_vec());
+        let asked: Vec<_> = everyone
+            .into_iter()
+            .map(|seat| {
+                let ticket = seat.ask(EVERYTHING);
+                (seat, ticket)
+            })
+            .collect();
+        fence(SeqCst);
+        for (seat, ticket) in asked {
+            let mut backoff = Backoff::default();
+            while !seat.has_passed(ticket) {
+                backoff.wait();
+            }
         }
     }
 

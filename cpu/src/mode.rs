@@ -41,6 +41,8 @@ bitflags::bitflags! {
         const PROTECTED = 0x2000;
         /// MMX instructions are undefined (CR0.EM).
         const MMX_UD = 0x4000;
+        /// Instructions are counted exactly: see [`crate::Options::counting`].
+        const COUNTING = 0x8000;
     }
 }
 
@@ -109,6 +111,7 @@ impl Cpu {
         mode.set(Mode::TRAP, self.eflags & bits::TF != 0);
         mode.set(Mode::SINGLE, self.eflags & bits::TF != 0 || self.breakpoints.code);
         mode.set(Mode::ALIGN, self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.eflags & bits::AC != 0);
+        mode.set(Mode::COUNTING, self.options.counting);
         self.mode = mode;
         for s in [seg::ES, seg::CS, seg::SS, seg::DS] {
             self.seg_base[s] = if long { 0 } else { self.segments[s].base };

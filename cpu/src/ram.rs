@@ -9,7 +9,16 @@ use crate::{
     group::{Group, Marks, granules},
     width::Width,
 };
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8, AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Locks that pages share while their marks change.
@@ -24,9 +33,37 @@ struct Slot {
     base: u64,
     size: u64,
     host: *mut u8,
-    writable: bool,
     /// By page.
     marks: Box<[Marks]>,
+    /// [`Rights`] by page, as bits that are taken away.
+    denied: Box<[AtomicU8]>,
+}
+
+/// Which accesses reach a page of RAM. The others are the bus's, as if the RAM were not there: one that can only be read is
+/// ROM, one without any is a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Reads, fetches and page walks.
+    pub read: bool,
+    /// Writes.
+    pub write: bool,
+}
+
+impl Rights {
+    /// Plain RAM.
+    pub const ALL: Rights = Rights { read: true, write: true };
+
+    const NO_READ: u8 = 1;
+    const NO_WRITE: u8 = 2;
+
+    fn without(denied: u8) -> Self {
+        Rights { read: denied & Self::NO_READ == 0, write: denied & Self::NO_WRITE == 0 }
+    }
+
+    fn denied(self) -> u8 {
+        let no_read = if self.read { 0 } else { Self::NO_READ };
+        no_read | if self.write { 0 } else { Self::NO_WRITE }
+    }
 }
 
 /// Guest RAM and ROM.
@@ -49,8 +86,8 @@ unsafe impl Sync for Ram {}
 pub struct Page<'a> {
     /// Where the page starts in the host.
     pub host: *mut u8,
-    /// False for ROM.
-    pub writable: bool,
+    /// What accesses reach it; the others go to the bus.
+    pub rights: Rights,
     pub(crate) marks: &'a Marks,
 }
 
@@ -66,8 +103,8 @@ impl Ram {
                     base,
                     size,
                     host: region.as_ptr(),
-                    writable: true,
                     marks: no_marks((size / PAGE) as usize),
+                    denied: none_denied((size / PAGE) as usize),
                 }
             })
             .collect();
@@ -87,7 +124,7 @@ impl Ram {
             (offset < slot.size).then(|| Page {
                 // SAFETY: offset < size, so the pointer stays within the slot's mapping.
                 host: unsafe { slot.host.add((offset & !(PAGE - 1)) as usize) },
-                writable: slot.writable,
+                rights: Rights::without(slot.denied[(offset / PAGE) as usize].load(Acquire)),
                 marks: &slot.marks[(offset / PAGE) as usize],
             })
         })
@@ -97,16 +134,19 @@ impl Ram {
     #[inline]
     pub fn word(&self, physical: u64) -> Option<&AtomicU64> {
         let page = self.page(physical)?;
-        if physical & 7 != 0 {
+        if physical & 7 != 0 || !page.rights.read {
             return None;
         }
         // SAFETY: the page is mapped for the life of self, and the address is aligned to 8 bytes.
         Some(unsafe { AtomicU64::from_ptr(page.host.add((physical & (PAGE - 1)) as usize).cast()) })
     }
 
-    /// Reads physical bytes; false where some are not RAM.
+    /// Reads physical bytes; false where some are not RAM that can be read.
     pub fn read(&self, physical: u64, out: &mut [u8]) -> bool {
-        self.memory.read_slice(out, GuestAddress(physical)).is_ok()
+        let end = physical.saturating_add(out.len() as u64);
+        let mut pages = (physical & !(PAGE - 1)..end).step_by(PAGE as usize);
+        pages.all(|at| self.page(at).is_some_and(|page| page.rights.read))
+            && self.memory.read_slice(out, GuestAddress(physical)).is_ok()
     }
 
     /// The CPUs that share this RAM.
@@ -129,10 +169,35 @@ impl Ram {
         }
     }
 
+    /// Changes which accesses reach the pages of `range`, made of whole ones, while CPUs run. When it returns, no CPU has a
+    /// translation left from before, of addresses or code. Devices reach RAM all the same.
+    ///
+    /// A CPU's own thread calls it from within an access to a device.
+    pub fn set_rights(&self, range: Range<u64>, rights: Rights) {
+        let mut changed = false;
+        for at in (range.start & !(PAGE - 1)..range.end).step_by(PAGE as usize) {
+            let slot = self.slots.iter().find(|slot| at.wrapping_sub(slot.base) < slot.size);
+            let Some(slot) = slot else { continue };
+            let page = &slot.denied[((at - slot.base) / PAGE) as usize];
+            changed |= page.swap(rights.denied(), AcqRel) != rights.denied();
+        }
+        if changed {
+            self.group.forget();
+            self.written(range.start, range.end.saturating_sub(range.start));
+        }
+    }
+
     /// Bytes of RAM in all.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|slot| slot.size).sum()
     }
+}
+
+/// Rights of so many pages, nothing denied.
+fn none_denied(pages: usize) -> Box<[AtomicU8]> {
+    let denied = Box::<[AtomicU8]>::new_zeroed_slice(pages);
+    // SAFETY: zero is a value of an atomic integer.
+    unsafe { denied.assume_init() }
 }
 
 /// Marks of so many pages, none set. The host gives memory for those that are used.

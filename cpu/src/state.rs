@@ -411,6 +411,11 @@ pub struct Cpu {
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
+    pub(crate) spaces: crate::spaces::Spaces,
+    /// How many instructions may have run in all when [`Cpu::run_for`] returns.
+    pub(crate) goal: u64,
+    /// So few are left that they run one by one.
+    pub(crate) last_ones: bool,
     /// PAUSEs executed.
     pub(crate) pauses: u32,
     pub(crate) ram: Arc<Ram>,
@@ -433,6 +438,10 @@ pub struct Options {
     pub no_tlb: bool,
     /// How many CPUs the machine has, for CPUID's topology leaves.
     pub cpus: usize,
+    /// The count of instructions is the same whatever else goes on: each iteration of a repeated string instruction counts
+    /// as one instruction (and one with a count of zero as one too), as many as single-step traps would follow; and what
+    /// reads the time-stamp counter ends its block, so that the time of a clock that counts instructions goes on.
+    pub counting: bool,
 }
 
 /// Counters for `-v`.
@@ -527,6 +536,16 @@ impl Cpu {
             injected: self.injected,
             pending_debug: self.breakpoints.pending,
         }
+    }
+
+    /// A number that two CPUs with the same registers share: for logs, to be compared.
+    pub fn digest(&self) -> u64 {
+        let words = [self.ip(), self.rflags(), self.cr0, self.cr2, self.cr3, self.cr4, self.mxcsr.into()];
+        let x87 = self.x87.regs.iter().map(|r| r.significand ^ u64::from(r.sign_exponent) << 48);
+        let xmm = self.xmm.iter().flat_map(|x| [*x as u64, (*x >> 64) as u64]);
+        let segments = self.segments.iter().map(|s| s.base ^ u64::from(s.selector) << 48);
+        let all = self.gpr[..16].iter().copied().chain(words).chain(segments).chain(xmm).chain(x87);
+        all.fold(0, |h: u64, word| (h.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// Replaces the architectural state. Translations of addresses are dropped.

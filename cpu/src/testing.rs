@@ -5,7 +5,6 @@ use crate::{
     flags::bits,
     state::{Activity, Cpu, Why, X87},
 };
-use std::sync::atomic::Ordering::Relaxed;
 
 /// The registers that user code sees: what a test sets, runs and compares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +70,7 @@ impl Cpu {
         if self.activity != Activity::Active {
             return false;
         }
-        self.attention_ref().budget.store(budget, Relaxed);
+        self.attention_ref().grant(budget);
         let single = self.between_instructions() || single;
         self.bury();
         self.step_blocks(single);

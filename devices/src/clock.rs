@@ -37,6 +37,8 @@ enum Source {
     Host(Instant),
     /// Nanoseconds that [`Clock::advance`] added up.
     Manual(AtomicU64),
+    /// A counter elsewhere, a nanosecond each, and what [`Clock::advance`] added.
+    Counted(Box<dyn Fn() -> u64 + Send + Sync>, AtomicU64),
 }
 
 /// What a snapshot keeps of the clock.
@@ -60,7 +62,13 @@ impl Clock {
         Clock::new(Source::Host(Instant::now()), tsc_hz)
     }
 
-    /// A clock that moves only by [`advance`](Clock::advance): for tests and for deterministic runs.
+    /// A clock that moves by a nanosecond with each step of `counter`, which never goes back, and by
+    /// [`advance`](Clock::advance): for runs that are the same each time.
+    pub fn counted(tsc_hz: u64, counter: impl Fn() -> u64 + Send + Sync + 'static) -> Arc<Clock> {
+        Clock::new(Source::Counted(Box::new(counter), AtomicU64::new(0)), tsc_hz)
+    }
+
+    /// A clock that moves only by [`advance`](Clock::advance): for tests, and for runs that take their time from a log.
     pub fn manual(tsc_hz: u64) -> Arc<Clock> {
         Clock::new(Source::Manual(AtomicU64::new(0)), tsc_hz)
     }
@@ -143,14 +151,14 @@ impl Clock {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Moves a manual clock forward; while paused, guest time stands all the same. A host clock cannot be moved.
+    /// Moves a manual or counted clock forward; while paused, guest time stands all the same. A host clock cannot be moved.
     pub fn advance(&self, ns: u64) {
-        if let Source::Manual(elapsed) = &self.source {
+        if let Source::Manual(elapsed) | Source::Counted(_, elapsed) = &self.source {
             elapsed.fetch_add(ns, Ordering::Relaxed);
         }
     }
 
-    /// Moves a manual clock so that guest time becomes `ns`, if that lies ahead.
+    /// Moves a manual or counted clock so that guest time becomes `ns`, if that lies ahead.
     pub fn advance_to(&self, ns: u64) {
         self.advance(ns.saturating_sub(self.now()));
     }
@@ -183,6 +191,7 @@ impl Clock {
         match &self.source {
             Source::Host(start) => start.elapsed().as_nanos() as u64,
             Source::Manual(elapsed) => elapsed.load(Ordering::Relaxed),
+            Source::Counted(counter, skipped) => counter().wrapping_add(skipped.load(Ordering::Relaxed)),
         }
     }
 
@@ -308,6 +317,20 @@ mod tests {
         assert_eq!(clock.now(), 100);
         clock.advance(5);
         assert_eq!((clock.now(), clock.tsc()), (105, 210));
+    }
+
+    #[test]
+    fn a_counted_clock_follows_its_counter_and_skips() {
+        let count = Arc::new(AtomicU64::new(5));
+        let counter = Arc::clone(&count);
+        let clock = Clock::counted(2_000_000_000, move || counter.load(Ordering::Relaxed));
+        assert_eq!((clock.now(), clock.tsc()), (5, 10));
+        clock.advance_to(100);
+        count.fetch_add(7, Ordering::Relaxed);
+        assert_eq!(clock.now(), 107);
+        clock.pause();
+        count.fetch_add(7, Ordering::Relaxed);
+        assert_eq!(clock.now(), 107);
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn board() -> Board {
 
     let router = IntxRouter::new(irqs.clone());
     let mut pci = PciBus::new(ports.clone(), memory.clone());
-    pci.plug(HOST_BRIDGE_SLOT, Arc::new(Mutex::new(HostBridge::new(ECAM_BASE)))).unwrap();
+    pci.plug(HOST_BRIDGE_SLOT, Arc::new(Mutex::new(HostBridge::new(ECAM_BASE, Box::new(|_| ()))))).unwrap();
     pci.plug(ISA_BRIDGE_SLOT, Arc::new(Mutex::new(IsaBridge::new(router.clone())))).unwrap();
     pci.plug(CARD, Arc::new(Mutex::new(Card::new(&irqs, &router)))).unwrap();
     let pci = Arc::new(Mutex::new(pci));

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Accel, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
+    Accel, ClockSource, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
 };
 
 const EXAMPLES: &str = "\
@@ -16,12 +16,13 @@ Examples:
   softmetal demo debian             Debian's kernel and busybox, fetched by apt, to a shell
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
+  softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
 Exit status:
   0    the guest powered off, or reset with --no-reboot, or Ctrl-A x ended it
   2    wrong use: an option or a file that cannot be right
-  4    the host refused something: memory, a file, a socket
+  4    the host refused something: memory, a file, a socket; or a replay went another way than its log
   6    the guest crashed (triple fault); the message holds the CPU's state
   odd  with --debug-exit, the guest wrote V to port 0xf4: (V << 1) | 1
 
@@ -110,6 +111,15 @@ struct MachineArgs {
     /// End when the guest resets, instead of starting it again
     #[arg(long)]
     no_reboot: bool,
+    /// What moves guest time: host, or instructions (a nanosecond each: every run is the same)
+    #[arg(long, value_name = "SOURCE", default_value = "host", value_parser = parse_clock)]
+    clock: ClockSource,
+    /// Write a log from which the run can be repeated
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    record: Option<PathBuf>,
+    /// Repeat the run of a log, without devices; says where it goes another way
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
     /// Switch off speed-ups to find a bug: names with commas between; help lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
     debug: Option<Debug>,
@@ -170,6 +180,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Some(Debug::Flags(flags)) => flags,
         Some(Debug::Help) => return Ok(Request::Print(debug_help())),
     };
+    one_processor(machine)?;
     let config = |kernel| Config {
         accel: machine.accel,
         cpus: machine.cpus,
@@ -178,11 +189,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
         no_reboot: machine.no_reboot,
+        clock: machine.clock,
+        record: machine.record.clone(),
+        replay: machine.replay.clone(),
         debug,
         verbosity: machine.verbose,
         ..Config::new(kernel)
     };
     match &line.command {
+        Verb::Run(RunArgs { kernel: None, machine, .. }) if machine.replay.is_some() => {
+            Ok(Request::Run(config(KernelSource::Recorded)))
+        }
         Verb::Run(RunArgs { kernel: None, .. }) => Err(UseError::new(
             "--kernel is missing: name a kernel to boot, or try 'softmetal demo', which needs none",
         )),
@@ -236,6 +253,30 @@ fn parse_accel(text: &str) -> Result<Accel, UseError> {
             "'{text}' is not in this build, which has the interpreter only; right are auto and interp"
         ))),
         _ => Err(UseError::new(format!("'{text}' is no engine; right are auto and interp"))),
+    }
+}
+
+/// What needs to know the order of all that happens knows it of one processor only.
+fn one_processor(machine: &MachineArgs) -> Result<(), UseError> {
+    let MachineArgs { cpus, clock, record, replay, .. } = machine;
+    let options = [
+        ("--clock instructions", *clock == ClockSource::Instructions),
+        ("--record", record.is_some()),
+        ("--replay", replay.is_some()),
+    ];
+    match options.into_iter().find(|(_, on)| *on && *cpus > 1) {
+        Some((option, _)) => Err(UseError::new(format!(
+            "{option} is for machines with one processor; leave --cpus {cpus} out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn parse_clock(text: &str) -> Result<ClockSource, UseError> {
+    match text {
+        "host" => Ok(ClockSource::Host),
+        "instructions" => Ok(ClockSource::Instructions),
+        _ => Err(UseError::new(format!("'{text}' is no clock; right are host and instructions"))),
     }
 }
 
@@ -306,6 +347,9 @@ mod tests {
             debug_exit: true,
             testdev: true,
             no_reboot: true,
+            clock: ClockSource::Host,
+            record: None,
+            replay: None,
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
             verbosity: 2,
         };
@@ -339,6 +383,11 @@ mod tests {
             ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
             ("run --kernel", ["--kernel", "value"]),
             ("demo windows", ["windows", "debian"]),
+            ("demo --clock sun", ["--clock: 'sun' is no clock", "instructions"]),
+            ("demo --record a --replay b", ["--record", "--replay"]),
+            ("demo --record a --cpus 2", ["--record is for machines with one processor", "--cpus 2"]),
+            ("run --replay a --cpus 3", ["--replay is for", "--cpus 3"]),
+            ("demo --clock instructions --cpus 2", ["--clock instructions is for", "one processor"]),
         ] {
             let message = refusal(words);
             for part in parts {

@@ -19,6 +19,9 @@ use crate::console::{Console, Wiring};
 use crate::{Machine, Outcome};
 use args::Request;
 
+/// The guest of `softmetal demo`.
+pub(crate) use demo::IMAGE as DEMO;
+
 /// Wrong use: an option or a file that cannot be right.
 const WRONG_USE: u8 = 2;
 /// The host refused something.
@@ -72,6 +75,10 @@ fn status(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::PoweredOff | Outcome::Reset | Outcome::Terminated => 0,
         Outcome::DebugExit(value) => value << 1 | 1,
+        Outcome::Failed(what) => {
+            messages::say(&format!("error: {what}"));
+            HOST_ERROR
+        }
         Outcome::Crashed(description) => {
             messages::say(&format!("error: {description}"));
             CRASHED

@@ -246,6 +246,12 @@ impl Guest {
         Ok(())
     }
 
+    /// All that the guest has sent so far.
+    pub(crate) fn console(&mut self) -> String {
+        self.console.extend(self.output.try_iter().flatten());
+        String::from_utf8_lossy(&self.console).into_owned()
+    }
+
     /// The end of the console, for the message of a failure.
     pub(crate) fn tail(&mut self) -> String {
         self.console.extend(self.output.try_iter().flatten());

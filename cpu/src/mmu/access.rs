@@ -168,12 +168,14 @@ impl Cpu {
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
         let Some(page) = self.ram.page(physical) else { return Ok(Place::Device(physical)) };
-        if access == Access::Write && !page.writable {
+        let allowed = if access == Access::Write { page.rights.write } else { page.rights.read };
+        if !allowed {
             return Ok(Place::Device(physical));
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
         let watched = self.breakpoints.data && self.page_is_watched(linear);
-        if !self.options.no_tlb && !watched && mapping.key == 0 {
+        // What can only be written gets no tag: a tag for writing serves instructions that read first, too.
+        if !self.options.no_tlb && !watched && mapping.key == 0 && page.rights.read {
             let writable = access == Access::Write && page.marks.may_write(self.seat.index());
             let tag = linear & !(PAGE - 1);
             let (physical, addend) = (mapping.physical, (page.host as u64).wrapping_sub(tag));
@@ -341,6 +343,11 @@ impl Cpu {
         }
     }
 
+    /// Whether reads reach a page of RAM; one that only takes writes is read from the bus.
+    fn reads(&self, physical: u64) -> bool {
+        self.ram.page(physical).is_some_and(|page| page.rights.read)
+    }
+
     fn device_read(&mut self, w: Width, physical: u64) -> u64 {
         let mut bytes = [0; 8];
         self.outside(|bus, id| bus.mmio_read(id, physical, &mut bytes[..w.0 as usize]));
@@ -429,14 +436,14 @@ impl Cpu {
         }
         if u64::from(w.0) <= room(linear) {
             match self.place(linear, Access::Write, class)? {
-                Place::Ram(p, physical) if locked => {
+                Place::Ram(p, physical) if locked && self.reads(physical) => {
                     if let Some(done) = self.modify_locked(w, p, &f) {
                         self.stored(physical, w.0.into());
                         return Ok(done);
                     }
                 }
                 Place::Device(_) if locked => {}
-                Place::Ram(p, physical) => {
+                Place::Ram(p, physical) if !locked && self.reads(physical) => {
                     // SAFETY: the page is writable RAM and the operand stays within it.
                     let old = unsafe { peek(w, p) };
                     let new = f(self, old);
@@ -451,6 +458,8 @@ impl Cpu {
                     self.device_write(w, physical, new);
                     return Ok((old, new));
                 }
+                // Read from the bus, written to RAM.
+                Place::Ram(..) => {}
             }
         }
         self.check_write(linear, w.0.into())?;
@@ -516,6 +525,7 @@ impl Cpu {
             return Ok(found);
         }
         if let Place::Ram(p, physical) = self.place(linear, Access::Write, self.data_class())?
+            && self.reads(physical)
             // SAFETY: the page is writable RAM, the operand aligned and so within it.
             && let Some(found) = unsafe { atomic::exchange_128(p, expected, new) }
         {

@@ -9,6 +9,7 @@ mod walk;
 pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
 
 use crate::{
+    group::EVERYTHING,
     ram::PAGE,
     state::{Cpu, cr0, cr4},
 };
@@ -287,7 +288,15 @@ impl Mmu {
     }
 
     /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
+    /// [`EVERYTHING`] in their place takes away all tags.
     pub(crate) fn protect(&mut self, pages: &[u64]) {
+        if pages.contains(&EVERYTHING) {
+            for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
+                slot.tables.iter_mut().for_each(|table| table.clear());
+            }
+            self.fetch.fill(crate::blocks::FetchEntry::EMPTY);
+            return;
+        }
         for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
             for table in &mut slot.tables {
                 for (i, entry) in table.0.iter_mut().enumerate() {

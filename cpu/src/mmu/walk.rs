@@ -324,8 +324,9 @@ impl Cpu {
             if wanted == value {
                 return true;
             }
-            // Entries outside of RAM take no bits.
-            let Some(word) = self.ram.word(at & !7) else { return true };
+            // Entries outside of RAM, or in ROM, take no bits.
+            let writable = self.ram.page(at).is_some_and(|page| page.rights.write);
+            let Some(word) = self.ram.word(at & !7).filter(|_| writable) else { return true };
             let (shift, mask) =
                 if trace.short { (8 * (at & 4), 0xffff_ffff << (8 * (at & 4))) } else { (0, u64::MAX) };
             let now = word.load(SeqCst);

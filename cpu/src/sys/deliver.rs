@@ -4,6 +4,7 @@ use crate::{
     fault::{Done, Fault, Stop, vector},
     flags::bits::{IF, NT, RF, TF, VM},
     mode::Mode,
+    spaces::Trap,
     state::{Cpu, Segment, Why, cr0, seg},
     sys::{
         segment::{Descriptor, rights},
@@ -94,6 +95,12 @@ impl Cpu {
 
     /// One delivery. State changes only when nothing can fault any more, but for RSP and RFLAGS, which callers restore.
     pub(crate) fn deliver(&mut self, vector: u8, source: Source, error: Option<u32>) -> Done {
+        self.spaces.way = match (source, vector) {
+            (Source::External, _) | (_, vector::NMI) => Trap::Interrupt,
+            (Source::Software, _) => Trap::SystemCall,
+            (Source::Exception, vector::PF) => Trap::PageFault,
+            (Source::Exception, _) => Trap::Exception,
+        };
         if self.cr0 & cr0::PE == 0 {
             return self.deliver_real(vector);
         }

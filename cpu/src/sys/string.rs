@@ -14,6 +14,7 @@ use crate::{
     state::{Cpu, reg, seg},
     width::{B, Q, W, Width},
 };
+use std::cell::Cell;
 
 /// Iterations between two looks at the attention word.
 const BATCH: u64 = 4096;
@@ -25,15 +26,24 @@ struct Strings {
     /// Element size.
     w: Width,
     repeat: bool,
+    /// Some iterations have been counted as instructions.
+    counted: Cell<bool>,
 }
 
 impl Strings {
     fn new(i: &Insn) -> Self {
-        Strings { a: Width(i.asize), w: i.w, repeat: i.has(attr::REP | attr::REPNE) }
+        Strings {
+            a: Width(i.asize),
+            w: i.w,
+            repeat: i.has(attr::REP | attr::REPNE),
+            counted: Cell::new(false),
+        }
     }
     /// Iterations until somebody must look: all of `most`, but one where each is followed by a single-step trap.
     fn batch(&self, c: &Cpu, most: u64) -> u64 {
-        self.count(c).min(if c.iterations_trap() { 1 } else { most })
+        let most = if c.iterations_trap() { 1 } else { most };
+        let most = if self.counts(c) { most.min(c.attention_ref().room()) } else { most };
+        self.count(c).min(most)
     }
     /// Iterations left; 1 without a prefix.
     fn count(&self, c: &Cpu) -> u64 {
@@ -52,6 +62,20 @@ impl Strings {
         if self.repeat {
             let left = c.get(self.a, reg::RCX).wrapping_sub(n);
             c.set(self.a, reg::RCX, left);
+            if self.counts(c) {
+                c.attention_ref().due(n as i32);
+                self.counted.set(true);
+            }
+        }
+    }
+    /// Whether each iteration counts as an instruction.
+    fn counts(&self, c: &Cpu) -> bool {
+        self.repeat && c.mode.contains(Mode::COUNTING)
+    }
+    /// The block's end counts the instruction, whose iterations have been counted.
+    fn count_once(&self, c: &Cpu) {
+        if self.counted.get() {
+            c.attention_ref().due(-1);
         }
     }
     /// Linear address of the source element.
@@ -86,6 +110,7 @@ impl Strings {
     }
     /// Runs the instruction again if iterations are left.
     fn again(&self, c: &mut Cpu, i: &Insn) {
+        self.count_once(c);
         if self.repeat && self.count(c) != 0 {
             c.rip = c.rip_of(i);
             // Events between iterations push RF set.
@@ -119,6 +144,7 @@ fn each(c: &mut Cpu, i: &Insn, s: &Strings, mut one: impl FnMut(&mut Cpu) -> Res
         let stop = one(c)?;
         s.counted(c, 1);
         if stop {
+            s.count_once(c);
             return Ok(());
         }
     }

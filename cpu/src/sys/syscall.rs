@@ -5,6 +5,7 @@ use crate::{
     flags::bits::{IF, RF, VM},
     insn::Insn,
     mode::Mode,
+    spaces::Trap,
     state::{Cpu, Segment, TrapRule, cr0, efer, reg, seg},
     width::D,
 };
@@ -25,6 +26,7 @@ pub(crate) fn syscall(c: &mut Cpu, _: &Insn) -> Done {
     if !c.mode.is_64() || c.efer & efer::SCE == 0 {
         return Err(c.raise(Fault::UD));
     }
+    c.spaces.way = Trap::SystemCall;
     c.gpr[1] = c.rip;
     c.gpr[usize::from(reg::R11 / 8)] = c.rflags() & !RF;
     let selector = (c.msrs.star >> 32) as u16 & !3;
@@ -69,6 +71,7 @@ pub(crate) fn sysenter(c: &mut Cpu, _: &Insn) -> Done {
     if c.cr0 & cr0::PE == 0 || c.msrs.sysenter_cs & 0xfffc == 0 {
         return Err(c.raise(Fault::gp(0)));
     }
+    c.spaces.way = Trap::SystemCall;
     let selector = c.msrs.sysenter_cs as u16 & !3;
     let long = c.long_mode();
     c.eflags &= !(VM | IF | RF);

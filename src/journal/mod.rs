@@ -1,0 +1,317 @@
+//! The log of a run: everything that came to the processor from outside, so that the run can be had again without its
+//! devices.
+//!
+//! A log begins with a line of text and a [`Header`], what the machine was; behind them, compressed, stand [`entry`]s. The
+//! answers of the board stand in the order of the questions; what comes between two instructions (an interrupt, the end) says
+//! how many instructions had run, and what was in the registers. A replay asks the log in place of the board, runs to each
+//! such moment, and compares.
+
+pub mod entry;
+mod recorder;
+mod replayer;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
+use rustix::fs::SeekFrom;
+use serde::{Deserialize, Serialize};
+use softmetal_cpu::Cpu;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::config::{Config, KernelSource, UseError};
+use crate::outcome::Outcome;
+use entry::{Entry, Last, Moment};
+
+pub(crate) use recorder::{Recorder, Tape};
+pub(crate) use replayer::{Answers, Replayer, Start, execute};
+
+/// The first bytes of every log.
+const MAGIC: &[u8] = b"softmetal log\n";
+/// What this build reads and writes.
+const FORMAT: u32 = 1;
+/// More than any header has.
+const MAX_HEADER: usize = 1 << 20;
+
+/// What a machine was, so that it can be built again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    /// Version of the softmetal that wrote it.
+    softmetal: String,
+    /// Bytes of guest memory.
+    memory: u64,
+    /// The kernel's command line.
+    append: String,
+    /// The kernel; the built-in demo guest has no path.
+    kernel: Image,
+    initrd: Vec<Image>,
+    /// A reset ended the run.
+    no_reboot: bool,
+}
+
+/// A file that the guest was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Image {
+    path: Option<Vec<u8>>,
+    /// [`digest`] of what was in it; none for lists of modules.
+    digest: Option<u64>,
+}
+
+impl Image {
+    fn path(&self) -> Option<PathBuf> {
+        self.path.as_ref().map(|bytes| OsString::from_vec(bytes.clone()).into())
+    }
+
+    /// A file as the user names it, or a list of modules.
+    fn named(path: &Path) -> Self {
+        let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        let digest = fs::read(path).ok().map(|bytes| digest(&bytes));
+        Self { path: Some(absolute.into_os_string().into_vec()), digest }
+    }
+}
+
+impl Header {
+    fn of(config: &Config) -> Result<Self> {
+        let kernel = match &config.kernel {
+            KernelSource::File(path) => Image::named(path),
+            _ => Image { path: None, digest: Some(digest(&config.read_kernel()?)) },
+        };
+        Ok(Self {
+            format: FORMAT,
+            softmetal: env!("CARGO_PKG_VERSION").into(),
+            memory: config.memory,
+            append: config.append.clone(),
+            kernel,
+            initrd: config.initrd.iter().map(|path| Image::named(path)).collect(),
+            no_reboot: config.no_reboot,
+        })
+    }
+
+    /// Makes `config` the machine of the log. Files that the user names may have moved, not changed.
+    fn complete(&self, config: &Config) -> Result<Config> {
+        let mut config = config.clone();
+        config.memory = self.memory;
+        config.append = self.append.clone();
+        config.no_reboot = self.no_reboot;
+        config.cpus = 1;
+        if config.kernel == KernelSource::Recorded {
+            config.kernel = match self.kernel.path() {
+                Some(path) => KernelSource::File(path),
+                None => KernelSource::BuiltIn(crate::cli::DEMO),
+            };
+            config.initrd = self.initrd.iter().filter_map(Image::path).collect();
+        }
+        let changed = |name: &str| {
+            UseError::new(format!("{name} is not the file that the log was made with; it should be the same"))
+        };
+        if self.kernel.digest != Some(digest(&config.read_kernel()?)) {
+            return Err(changed(&config.kernel.name()).into());
+        }
+        for (path, then) in config.initrd.iter().zip(&self.initrd) {
+            let now = fs::read(path).ok().map(|bytes| digest(&bytes));
+            if then.digest.is_some() && now.is_some() && now != then.digest {
+                return Err(changed(&path.display().to_string()).into());
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// Whether a machine writes a log, or runs from one.
+pub(crate) enum Journal {
+    None,
+    Record(Arc<Tape>),
+    Replay(Arc<Replayer>),
+}
+
+impl Journal {
+    /// Opens the log that `config` names. What is replayed is the machine of the log.
+    pub(crate) fn open(config: &mut Config) -> Result<Self> {
+        if let Some(path) = &config.record {
+            let header = Header::of(config)?;
+            return Ok(Self::Record(Tape::create(path, &header)?));
+        }
+        if let Some(path) = config.replay.clone() {
+            let (header, log) = Reader::open(&path)?;
+            *config = header.complete(config)?;
+            return Ok(Self::Replay(Replayer::new(log)));
+        }
+        Ok(Self::None)
+    }
+
+    /// The last machine has run. What is wrong with the log takes the place of how it ended.
+    pub(crate) fn finish(&self, outcome: Outcome) -> Outcome {
+        let Self::Record(tape) = self else { return outcome };
+        tape.finish();
+        tape.failure().map_or(outcome, Outcome::Failed)
+    }
+}
+
+/// Writes a log.
+struct Writer {
+    encoder: FrameEncoder<BufWriter<File>>,
+    last: Last,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn create(path: &Path, header: &Header) -> Result<Self> {
+        let work = || -> Result<Self> {
+            let mut file = BufWriter::new(File::create(path)?);
+            let header = rmp_serde::to_vec_named(header)?;
+            file.write_all(MAGIC)?;
+            file.write_all(&u32::try_from(header.len())?.to_le_bytes())?;
+            file.write_all(&header)?;
+            file.flush()?;
+            let info = FrameInfo::new().block_checksums(true).content_checksum(true);
+            let encoder = FrameEncoder::with_frame_info(info, file);
+            Ok(Self { encoder, last: Last::default(), bytes: Vec::new() })
+        };
+        work().with_context(|| format!("cannot write the log {}", path.display()))
+    }
+
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        self.bytes.clear();
+        entry::write(&mut self.bytes, entry, &mut self.last);
+        self.encoder.write_all(&self.bytes)
+    }
+
+    /// What has been written reaches the file.
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()?;
+        self.encoder.get_mut().flush()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.encoder.try_finish()?;
+        self.encoder.get_mut().flush()
+    }
+}
+
+/// Reads a log.
+struct Reader {
+    path: PathBuf,
+    decoder: BufReader<FrameDecoder<BufReader<File>>>,
+    last: Last,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<(Header, Self)> {
+        let named = |what: String| UseError::new(format!("--replay {}: {what}", path.display()));
+        let mut file = File::open(path).map(BufReader::new).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                named("there is no such file; it should be one that --record has written".into())
+            }
+            _ => named(format!("cannot be read: {error}")),
+        })?;
+        let header = read_header(&mut file).map_err(|what| named(what.to_string()))?;
+        let decoder = BufReader::new(FrameDecoder::new(file));
+        Ok((header, Self { path: path.into(), decoder, last: Last::default() }))
+    }
+
+    /// The next entry. A log that has ended has no next one: it was cut off.
+    fn next(&mut self) -> Result<Entry, String> {
+        match entry::read(&mut self.decoder, &mut self.last) {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(self.wrong("it ends before the run does: it was cut off, or the run was")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.wrong("it ends before the run does: it was cut off, or the run was"))
+            }
+            Err(error) => Err(self.wrong(&format!("it is damaged: {error}"))),
+        }
+    }
+
+    fn wrong(&self, what: &str) -> String {
+        format!("the log {} cannot be followed to its end: {what}", self.path.display())
+    }
+}
+
+fn read_header(from: &mut impl Read) -> Result<Header, String> {
+    const NO_LOG: &str = "this is no log; it should be a file that --record has written";
+    let mut magic = [0; MAGIC.len()];
+    let mut len = [0; 4];
+    from.read_exact(&mut magic).and_then(|()| from.read_exact(&mut len)).map_err(|_| NO_LOG)?;
+    let len = u32::from_le_bytes(len) as usize;
+    if magic != MAGIC {
+        return Err(NO_LOG.into());
+    }
+    if len > MAX_HEADER {
+        return Err("the log is damaged; make it again with --record".into());
+    }
+    let mut bytes = vec![0; len];
+    from.read_exact(&mut bytes).map_err(|_| "the log is cut off; make it again with --record")?;
+    let header: Header =
+        rmp_serde::from_slice(&bytes).map_err(|_| "the log is damaged; make it again with --record")?;
+    if header.format != FORMAT {
+        return Err(format!(
+            "the log was written by softmetal {} in a form that this one does not read",
+            header.softmetal
+        ));
+    }
+    Ok(header)
+}
+
+/// Reads a log that is in memory as a replay would, and says how many entries it has: any bytes are a log or an error.
+pub fn examine(mut bytes: &[u8]) -> Result<usize, String> {
+    read_header(&mut bytes)?;
+    let mut decoder = BufReader::new(FrameDecoder::new(bytes));
+    let (mut last, mut count) = (Last::default(), 0);
+    while entry::read(&mut decoder, &mut last).map_err(|error| error.to_string())?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// A number that equal bytes share.
+fn digest(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    words.fold(bytes.len() as u64, |h, word| (h.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// A number that equal guest memories share. Only what the memory file holds is looked at: pages that nobody has written are
+/// zeros.
+pub(crate) fn digest_memory(memory: &GuestMemoryMmap) -> u64 {
+    const PAGE: u64 = 4096;
+    let mut sum = 0_u64;
+    let mut page = [0; PAGE as usize];
+    for region in memory.iter() {
+        let mut at = 0;
+        while let Some(used) = next_used(region, at).filter(|used| *used < region.len()) {
+            at = used & !(PAGE - 1);
+            let there = memory.read_slice(&mut page, GuestAddress(region.start_addr().0 + at));
+            if there.is_ok() && page.iter().any(|byte| *byte != 0) {
+                // The order does not matter, the place does.
+                let place = (region.start_addr().0 + at).wrapping_mul(0xff51_afd7_ed55_8ccd);
+                sum = sum.wrapping_add(digest(&page).wrapping_mul(place | 1));
+            }
+            at += PAGE;
+        }
+    }
+    sum
+}
+
+/// Where in a region, from `at` on, its file has the next byte that was ever written; `at` where the file cannot tell.
+fn next_used(region: &impl GuestMemoryRegion, at: u64) -> Option<u64> {
+    let Some(backing) = region.file_offset() else { return Some(at) };
+    match rustix::fs::seek(backing.file(), SeekFrom::Data(backing.start() + at)) {
+        Ok(offset) => Some(offset.saturating_sub(backing.start()).max(at)),
+        Err(rustix::io::Errno::NXIO) => None,
+        Err(_) => Some(at),
+    }
+}
+
+/// Where `cpu` stands.
+fn moment(cpu: &Cpu) -> Moment {
+    let state_rip = cpu.state().rip;
+    Moment { instructions: cpu.instructions(), rip: state_rip, registers: cpu.digest() }
+}

@@ -1,0 +1,252 @@
+//! Writing a log: a bus that passes everything on to the board and notes what comes back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+
+use anyhow::Result;
+use parking_lot::Mutex;
+use softmetal_cpu::{Bus, Cpu, Event, Gp};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::entry::{DMA_CHUNK, Data, End, Entry, Happening, Question};
+use super::{Header, Writer, moment};
+use crate::outcome::Outcome;
+
+/// Instructions between two checkpoints: where a replay looks at the registers though nothing else happens.
+const STRIDE: u64 = 1 << 22;
+
+/// The log that is being written. What goes wrong is kept for the one who runs the machine.
+pub(crate) struct Tape(Mutex<State>);
+
+struct State {
+    writer: Writer,
+    name: String,
+    failure: Option<String>,
+    /// The CPU's thread: what others do is not between two of its instructions.
+    cpu: Option<ThreadId>,
+    checkpoint: u64,
+}
+
+impl Tape {
+    pub(super) fn create(path: &Path, header: &Header) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self(Mutex::new(State {
+            writer: Writer::create(path, header)?,
+            name: path.display().to_string(),
+            failure: None,
+            cpu: None,
+            checkpoint: 0,
+        }))))
+    }
+
+    pub(crate) fn note(&self, entry: &Entry) {
+        let mut state = self.0.lock();
+        if let Err(error) = state.writer.write(entry) {
+            state.fail(&error);
+        }
+    }
+
+    /// What has gone wrong: the log is of no use.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.0.lock().failure.clone()
+    }
+
+    /// The calling thread is the CPU's, and it is about to begin.
+    pub(crate) fn begin(&self) {
+        let mut state = self.0.lock();
+        state.cpu = Some(thread::current().id());
+        state.checkpoint = STRIDE;
+    }
+
+    /// How far `cpu` may run; makes a checkpoint where it is time for one.
+    pub(crate) fn limit(&self, cpu: &Cpu) -> u64 {
+        let mut state = self.0.lock();
+        let now = cpu.instructions();
+        if now >= state.checkpoint {
+            state.checkpoint = now + STRIDE;
+            let written = state.writer.write(&Entry::At(moment(cpu), Happening::Checkpoint));
+            if let Err(error) = written.and_then(|()| state.writer.flush()) {
+                state.fail(&error);
+            }
+        }
+        state.checkpoint - now
+    }
+
+    /// The run of a machine is over.
+    pub(crate) fn end(&self, cpu: &Cpu, outcome: &Outcome, memory: u64) {
+        let end = match outcome {
+            Outcome::PoweredOff => End::PoweredOff,
+            Outcome::Reset => End::Reset,
+            Outcome::DebugExit(value) => End::DebugExit(*value),
+            Outcome::Crashed(_) => End::Crashed,
+            Outcome::Terminated | Outcome::Failed(_) => End::Terminated,
+        };
+        self.note(&Entry::At(moment(cpu), Happening::End(end, memory)));
+        let mut state = self.0.lock();
+        state.cpu = None;
+        if let Err(error) = state.writer.flush() {
+            state.fail(&error);
+        }
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn finish(&self) {
+        let mut state = self.0.lock();
+        if let Err(error) = state.writer.finish() {
+            state.fail(&error);
+        }
+    }
+
+    /// A device has written to guest memory.
+    pub(crate) fn written(&self, memory: &GuestMemoryMmap, at: u64, len: u64) {
+        {
+            let mut state = self.0.lock();
+            match state.cpu {
+                // What is there before the first instruction belongs to the start.
+                None => return,
+                Some(cpu) if cpu == thread::current().id() => {}
+                Some(_) => {
+                    let what = "a device has written to memory while the processor ran; no log can hold that";
+                    state.failure.get_or_insert(what.into());
+                    return;
+                }
+            }
+        }
+        for done in (0..len).step_by(DMA_CHUNK) {
+            let mut bytes = vec![0; (len - done).min(DMA_CHUNK as u64) as usize];
+            if memory.read_slice(&mut bytes, GuestAddress(at + done)).is_ok() {
+                self.note(&Entry::Dma(at + done, bytes));
+            }
+        }
+    }
+}
+
+impl State {
+    fn fail(&mut self, error: &std::io::Error) {
+        let message = format!("cannot write the log {}: {error}", self.name);
+        self.failure.get_or_insert(message);
+    }
+}
+
+/// The board with a log of what it says.
+pub(crate) struct Recorder {
+    board: Arc<dyn Bus>,
+    tape: Arc<Tape>,
+}
+
+impl Recorder {
+    pub(crate) fn new(board: Arc<dyn Bus>, tape: Arc<Tape>) -> Self {
+        Self { board, tape }
+    }
+
+    fn note(&self, question: Question, answer: Option<u64>) {
+        self.tape.note(&Entry::Asked(question, answer));
+    }
+}
+
+fn value(data: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = data.len().min(8);
+    bytes[..len].copy_from_slice(&data[..len]);
+    u64::from_le_bytes(bytes)
+}
+
+impl Bus for Recorder {
+    fn mmio_read(&self, cpu: usize, at: u64, data: &mut [u8]) {
+        self.board.mmio_read(cpu, at, data);
+        self.note(Question::MmioRead { at, len: data.len() as u8 }, Some(value(data)));
+    }
+
+    // A write stands before what it brings about.
+    fn mmio_write(&self, cpu: usize, at: u64, data: &[u8]) {
+        self.note(Question::MmioWrite { at, data: Data::new(data) }, Some(0));
+        self.board.mmio_write(cpu, at, data);
+    }
+
+    fn port_read(&self, cpu: usize, port: u16, data: &mut [u8]) {
+        self.board.port_read(cpu, port, data);
+        self.note(Question::PortRead { port, len: data.len() as u8 }, Some(value(data)));
+    }
+
+    fn port_write(&self, cpu: usize, port: u16, data: &[u8]) {
+        self.note(Question::PortWrite { port, data: Data::new(data) }, Some(0));
+        self.board.port_write(cpu, port, data);
+    }
+
+    fn has_interrupt(&self, cpu: usize) -> bool {
+        self.board.has_interrupt(cpu)
+    }
+
+    fn acknowledge(&self, cpu: usize) -> Option<u8> {
+        self.board.acknowledge(cpu)
+    }
+
+    fn event(&self, cpu: &Cpu, event: Event) {
+        let happening = match event {
+            Event::Interrupt(vector) => Happening::Interrupt(vector),
+            Event::Nmi => Happening::Nmi,
+            Event::Init => Happening::Init,
+        };
+        self.tape.note(&Entry::At(moment(cpu), happening));
+    }
+
+    fn cr8(&self, cpu: usize) -> u8 {
+        let value = self.board.cr8(cpu);
+        self.note(Question::Cr8, Some(value.into()));
+        value
+    }
+
+    fn set_cr8(&self, cpu: usize, value: u8) {
+        self.note(Question::SetCr8(value), Some(0));
+        self.board.set_cr8(cpu, value);
+    }
+
+    fn apic_base(&self, cpu: usize) -> u64 {
+        let value = self.board.apic_base(cpu);
+        self.note(Question::ApicBase, Some(value));
+        value
+    }
+
+    fn set_apic_base(&self, cpu: usize, value: u64) -> Result<(), Gp> {
+        let result = self.board.set_apic_base(cpu, value);
+        self.note(Question::SetApicBase(value), result.ok().map(|()| 0));
+        result
+    }
+
+    fn apic_msr_read(&self, cpu: usize, msr: u32) -> Result<u64, Gp> {
+        let result = self.board.apic_msr_read(cpu, msr);
+        self.note(Question::ApicMsrRead(msr), result.ok());
+        result
+    }
+
+    fn apic_msr_write(&self, cpu: usize, msr: u32, value: u64) -> Result<(), Gp> {
+        let result = self.board.apic_msr_write(cpu, msr, value);
+        self.note(Question::ApicMsrWrite { msr, value }, result.ok().map(|()| 0));
+        result
+    }
+
+    fn tsc_deadline(&self, cpu: usize) -> u64 {
+        let value = self.board.tsc_deadline(cpu);
+        self.note(Question::TscDeadline, Some(value));
+        value
+    }
+
+    fn set_tsc_deadline(&self, cpu: usize, value: u64) {
+        self.note(Question::SetTscDeadline(value), Some(0));
+        self.board.set_tsc_deadline(cpu, value);
+    }
+
+    fn tsc(&self) -> u64 {
+        let value = self.board.tsc();
+        self.note(Question::Tsc, Some(value));
+        value
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.board.tsc_hz()
+    }
+
+    fn apic_timer_hz(&self) -> u64 {
+        self.board.apic_timer_hz()
+    }
+}

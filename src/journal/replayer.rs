@@ -1,0 +1,341 @@
+//! Running from a log: a bus that answers as the board did, and the thread that brings what came between instructions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use parking_lot::Mutex;
+use softmetal_cpu::{Attention, Bus, Cpu, Event, Exit, Gp, Ram, Request};
+use softmetal_devices::chipset::debug_console::DEBUG_CONSOLE_PORT;
+use softmetal_devices::chipset::uart::{COM1, UART_PORTS};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::entry::{Data, End, Entry, Happening, Moment, Question};
+use super::{Reader, digest_memory, moment};
+use crate::board::Board;
+use crate::outcome::{Outcome, Run};
+
+/// The log that is being followed. The first thing that is not as it says ends the run.
+pub(crate) struct Replayer {
+    state: Mutex<State>,
+}
+
+struct State {
+    reader: Reader,
+    /// Read ahead up to the next moment.
+    queue: VecDeque<Entry>,
+    /// What is on its way to the CPU.
+    armed: Option<(Moment, Happening)>,
+    failure: Option<String>,
+    /// Of the CPU that runs.
+    attention: Option<Arc<Attention>>,
+}
+
+impl State {
+    /// Reads ahead up to the next moment between two instructions.
+    fn next_moment(&mut self) -> Result<Moment, String> {
+        loop {
+            if let Some(Entry::At(moment, _)) = self.queue.back() {
+                return Ok(*moment);
+            }
+            let entry = self.reader.next()?;
+            if let Entry::Start { .. } = entry {
+                return Err(self
+                    .reader
+                    .wrong("it is damaged: a machine begins before the last one has ended"));
+            }
+            self.queue.push_back(entry);
+        }
+    }
+}
+
+/// What a machine of the log begins with.
+pub(crate) struct Start {
+    pub(crate) tsc_hz: u64,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) rng_seed: [u8; 32],
+    pub(crate) memory: u64,
+    pub(crate) registers: u64,
+}
+
+impl Replayer {
+    pub(super) fn new(reader: Reader) -> Arc<Self> {
+        let state = State { reader, queue: VecDeque::new(), armed: None, failure: None, attention: None };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// The next machine of the log.
+    pub(crate) fn start(&self) -> Result<Start> {
+        let mut state = self.state.lock();
+        match state.reader.next().map_err(|what| anyhow!(what))? {
+            Entry::Start { tsc_hz, uuid, rng_seed, memory, registers } => {
+                Ok(Start { tsc_hz, uuid, rng_seed, memory, registers })
+            }
+            _ => Err(anyhow!(state.reader.wrong("it is damaged: no machine begins where one should"))),
+        }
+    }
+
+    fn fail(&self, state: &mut State, what: String) {
+        state.failure.get_or_insert(what);
+        if let Some(attention) = &state.attention {
+            attention.request(Request::EXIT);
+        }
+    }
+
+    /// The run is not that of the log.
+    fn diverge(&self, state: &mut State, instructions: u64, what: &str) {
+        self.fail(state, format!("the replay leaves its log at instruction {instructions}: {what}"));
+    }
+
+    /// Whether an interrupt is on its way.
+    fn has_interrupt(&self) -> bool {
+        matches!(self.state.lock().armed, Some((_, Happening::Interrupt(_))))
+    }
+
+    /// Something comes to the CPU: is it what the log has, and where?
+    fn event(&self, cpu: &Cpu, event: Event) {
+        let mut state = self.state.lock();
+        let here = moment(cpu);
+        let happening = match event {
+            Event::Interrupt(vector) => Happening::Interrupt(vector),
+            Event::Nmi => Happening::Nmi,
+            Event::Init => Happening::Init,
+        };
+        match state.armed.take() {
+            Some((then, what)) if what == happening => self.compare(&mut state, &what, then, here),
+            _ => self.diverge(
+                &mut state,
+                here.instructions,
+                &format!("{happening} comes, which the log has not"),
+            ),
+        }
+    }
+
+    fn compare(&self, state: &mut State, what: &Happening, then: Moment, here: Moment) {
+        let difference = if then.instructions != here.instructions {
+            format!("{what} came at instruction {} in the log", then.instructions)
+        } else if then.rip != here.rip {
+            format!("{what} finds rip at {:#x}, in the log at {:#x}", here.rip, then.rip)
+        } else if then.registers != here.registers {
+            format!("{what} finds other values in the registers than the log, at rip {:#x}", here.rip)
+        } else {
+            return;
+        };
+        self.diverge(state, here.instructions, &difference);
+    }
+
+    /// The CPU has come as far as the next moment, or halts before it. Brings what is there; an end gives its outcome.
+    fn arrive(&self, cpu: &mut Cpu, ram: &Ram) -> Option<Outcome> {
+        let mut state = self.state.lock();
+        let here = moment(cpu);
+        apply_writes(&mut state, ram);
+        if let Some((_, what)) = &state.armed {
+            let difference = format!("{what} does not come to the guest, which holds it back");
+            self.diverge(&mut state, here.instructions, &difference);
+            return None;
+        }
+        let (then, what) = match state.queue.pop_front() {
+            Some(Entry::At(then, what)) => (then, what),
+            Some(Entry::Asked(question, _)) => {
+                let difference = format!("the log has {question} before this, the guest has not");
+                self.diverge(&mut state, here.instructions, &difference);
+                return None;
+            }
+            _ => return None,
+        };
+        if then.instructions != here.instructions {
+            let difference = format!("the guest halts, in the log {what} comes at {}", then.instructions);
+            self.diverge(&mut state, here.instructions, &difference);
+            return None;
+        }
+        let request = match what {
+            Happening::Interrupt(_) => Request::INTERRUPT,
+            Happening::Nmi => Request::NMI,
+            Happening::Init => Request::INIT,
+            Happening::Checkpoint | Happening::End(..) => {
+                self.compare(&mut state, &what, then, here);
+                let Happening::End(end, memory) = what else { return None };
+                if state.failure.is_none() && digest_memory(ram.memory()) != memory {
+                    self.diverge(
+                        &mut state,
+                        here.instructions,
+                        "guest memory at the end is not as in the log",
+                    );
+                }
+                return Some(match end {
+                    End::PoweredOff => Outcome::PoweredOff,
+                    End::Reset => Outcome::Reset,
+                    End::DebugExit(value) => Outcome::DebugExit(value),
+                    End::Crashed => Outcome::Crashed(crate::vcpu::describe(0, cpu)),
+                    End::Terminated => Outcome::Terminated,
+                });
+            }
+        };
+        state.armed = Some((then, what));
+        cpu.attention().request(request);
+        None
+    }
+}
+
+/// What devices have written to memory at this point of the log.
+fn apply_writes(state: &mut State, ram: &Ram) {
+    while let Some(Entry::Dma(at, bytes)) = state.queue.front() {
+        if ram.memory().write_slice(bytes, GuestAddress(*at)).is_ok() {
+            ram.written(*at, bytes.len() as u64);
+        }
+        state.queue.pop_front();
+    }
+}
+
+/// Runs a CPU from the log until its end, or until it is not as the log says.
+pub(crate) fn execute(mut cpu: Box<Cpu>, run: &Run, log: &Replayer, ram: &Ram) -> Box<Cpu> {
+    log.state.lock().attention = Some(cpu.attention());
+    while run.goes_on() {
+        let next = log.state.lock().next_moment();
+        let exit = match next {
+            Ok(next) => cpu.run_for(next.instructions.saturating_sub(cpu.instructions())),
+            Err(what) => {
+                run.end(Outcome::Failed(what));
+                break;
+            }
+        };
+        let outcome = match exit {
+            Exit::Requested => None,
+            Exit::Counted | Exit::Halted | Exit::WaitForSipi | Exit::TripleFault => log.arrive(&mut cpu, ram),
+        };
+        let failure = log.state.lock().failure.clone();
+        if let Some(outcome) = failure.map(Outcome::Failed).or(outcome) {
+            run.end(outcome);
+        }
+    }
+    cpu
+}
+
+/// Answers for the board. Of its devices only those hear the guest that bring its output to the host.
+pub(crate) struct Answers {
+    board: Arc<Board>,
+    log: Arc<Replayer>,
+    ram: Arc<Ram>,
+}
+
+impl Answers {
+    pub(crate) fn new(board: Arc<Board>, log: Arc<Replayer>, ram: Arc<Ram>) -> Self {
+        Self { board, log, ram }
+    }
+
+    fn ask(&self, question: Question) -> Option<u64> {
+        let mut state = self.log.state.lock();
+        apply_writes(&mut state, &self.ram);
+        match state.queue.front() {
+            Some(Entry::Asked(then, answer)) if *then == question => {
+                let answer = *answer;
+                state.queue.pop_front();
+                apply_writes(&mut state, &self.ram);
+                return answer;
+            }
+            _ if state.failure.is_some() => {}
+            other => {
+                let then = match other {
+                    Some(Entry::Asked(then, _)) => then.to_string(),
+                    Some(Entry::At(at, what)) => format!("{what} at instruction {}", at.instructions),
+                    _ => "nothing more".into(),
+                };
+                let difference = format!("{question} comes, in the log {then}");
+                let now = state.attention.as_ref().map_or(0, |attention| attention.instructions());
+                self.log.diverge(&mut state, now, &difference);
+            }
+        }
+        Some(0)
+    }
+
+    fn value(&self, question: Question) -> u64 {
+        self.ask(question).unwrap_or(0)
+    }
+
+    fn read(&self, question: Question, data: &mut [u8]) {
+        let bytes = self.value(question).to_le_bytes();
+        let len = data.len().min(bytes.len());
+        data[..len].copy_from_slice(&bytes[..len]);
+    }
+}
+
+impl Bus for Answers {
+    fn mmio_read(&self, _: usize, at: u64, data: &mut [u8]) {
+        self.read(Question::MmioRead { at, len: data.len() as u8 }, data);
+    }
+
+    fn mmio_write(&self, _: usize, at: u64, data: &[u8]) {
+        self.ask(Question::MmioWrite { at, data: Data::new(data) });
+    }
+
+    fn port_read(&self, _: usize, port: u16, data: &mut [u8]) {
+        self.read(Question::PortRead { port, len: data.len() as u8 }, data);
+    }
+
+    fn port_write(&self, cpu: usize, port: u16, data: &[u8]) {
+        self.ask(Question::PortWrite { port, data: Data::new(data) });
+        let at = u64::from(port);
+        if (COM1..COM1 + UART_PORTS).contains(&at) || at == DEBUG_CONSOLE_PORT {
+            self.board.port_write(cpu, port, data);
+        }
+    }
+
+    fn has_interrupt(&self, _: usize) -> bool {
+        self.log.has_interrupt()
+    }
+
+    fn acknowledge(&self, _: usize) -> Option<u8> {
+        match self.log.state.lock().armed {
+            Some((_, Happening::Interrupt(vector))) => Some(vector),
+            _ => None,
+        }
+    }
+
+    fn event(&self, cpu: &Cpu, event: Event) {
+        self.log.event(cpu, event);
+    }
+
+    fn cr8(&self, _: usize) -> u8 {
+        self.value(Question::Cr8) as u8
+    }
+
+    fn set_cr8(&self, _: usize, value: u8) {
+        self.ask(Question::SetCr8(value));
+    }
+
+    fn apic_base(&self, _: usize) -> u64 {
+        self.value(Question::ApicBase)
+    }
+
+    fn set_apic_base(&self, _: usize, value: u64) -> Result<(), Gp> {
+        self.ask(Question::SetApicBase(value)).map(|_| ()).ok_or(Gp)
+    }
+
+    fn apic_msr_read(&self, _: usize, msr: u32) -> Result<u64, Gp> {
+        self.ask(Question::ApicMsrRead(msr)).ok_or(Gp)
+    }
+
+    fn apic_msr_write(&self, _: usize, msr: u32, value: u64) -> Result<(), Gp> {
+        self.ask(Question::ApicMsrWrite { msr, value }).map(|_| ()).ok_or(Gp)
+    }
+
+    fn tsc_deadline(&self, _: usize) -> u64 {
+        self.value(Question::TscDeadline)
+    }
+
+    fn set_tsc_deadline(&self, _: usize, value: u64) {
+        self.ask(Question::SetTscDeadline(value));
+    }
+
+    fn tsc(&self) -> u64 {
+        self.value(Question::Tsc)
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.board.tsc_hz()
+    }
+
+    fn apic_timer_hz(&self) -> u64 {
+        self.board.apic_timer_hz()
+    }
+}
