@@ -96,7 +96,7 @@ void legacy_reset(void)
 	legacy.dr6 = 0xffff0ff0;
 	legacy.dr7 = 0x400;
 	legacy.tr = L_TSS;
-	legacy.real_data = L_DATA16;
+	legacy.real_data = legacy.real_stack = L_DATA16;
 	legacy.gdtr.limit = sizeof legacy_gdt - 1;
 	legacy.gdtr.base = address(legacy_gdt);
 	legacy.idtr.limit = sizeof legacy_idt - 1;

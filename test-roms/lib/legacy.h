@@ -60,8 +60,8 @@ struct legacy_state {
 	u32 log_vectors, log_max, log_or;	// exceptions to note and go on from: which, how many, flags to set in their frames
 	u32 efer, saved_cr0, saved_cr3, saved_cr4;
 	struct { u16 limit; u32 base; u16 unused; } PACKED gdtr, idtr, real_idtr, saved_gdtr;
-	u32 kind, load_ds;
-	u8 gap[0x100 - 0xb4];
+	u32 kind, load_ds, real_stack;	// real_stack: the same for SS
+	u8 gap[0x100 - 0xb8];
 
 	struct {
 		u32 vector;

@@ -3,6 +3,7 @@
 	.set REGS, 0
 	.set FRAME, 0x1c
 	.set REAL_DATA, 0x6c
+	.set REAL_STACK, 0xb4
 	.set GDTR, 0x8c
 	.set OUT_VECTOR, 0x100
 	.set OUT_REGS, 0x104
@@ -31,12 +32,13 @@ real_blob:
 real_entry:
 	mov	$0x48, %ax
 	mov	%ax, %ds
+	mov	0x7000 + REAL_STACK, %ax
+	mov	%ax, %ss
 	mov	0x7000 + REAL_DATA, %ax
 	mov	%ax, %ds
 	mov	%ax, %es
 	mov	%ax, %fs
 	mov	%ax, %gs
-	mov	%ax, %ss
 	mov	%cr0, %eax
 	and	$0xfe, %al
 	mov	%eax, %cr0
