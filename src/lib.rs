@@ -13,6 +13,8 @@ pub mod memory_map;
 mod origin;
 mod outcome;
 mod pc;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timers;
 mod vcpu;
 

@@ -155,6 +155,14 @@ impl Pc {
         Ok(Self { board, timers, cpus, ram, how, front_panel })
     }
 
+    /// The board alone, without the CPUs.
+    #[cfg(feature = "testing")]
+    pub(crate) fn bench(self) -> crate::testing::Bench {
+        let Self { board, timers, cpus, ram, front_panel, .. } = self;
+        let processor = cpus.first().map(|cpu| cpu.attention()).unwrap_or_default();
+        crate::testing::Bench { board, timers: timers.follow(processor), ram, front_panel }
+    }
+
     pub(crate) fn front_panel(&self) -> FrontPanel {
         self.front_panel.clone()
     }
