@@ -195,7 +195,7 @@ impl Pc {
         for (index, thread) in threads.into_iter().enumerate() {
             match thread.join() {
                 Ok(cpu) => {
-                    log::info!("CPU {index}: {:?}", cpu.statistics());
+                    log::info!("CPU {index}: {}", cpu.statistics());
                     describe_user_time(&cpu);
                     if let How::Live { tape: Some(tape), .. } = &how {
                         tape.end(&cpu, &outcome, digest_memory(ram.memory()));
