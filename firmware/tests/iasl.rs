@@ -36,6 +36,7 @@ fn layout() -> Layout {
         sci: 9,
         s5_sleep_type: 5,
         pci_gsi_base: 16,
+        pci_irqs: [10, 11, 10, 11],
     }
 }
 
