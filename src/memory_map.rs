@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use softmetal_devices::chipset::acpi_pm;
+use softmetal_devices::pci::isa_bridge::FIRMWARE_ROUTES;
 use softmetal_firmware::Layout;
 
 use crate::config;
@@ -52,5 +53,6 @@ pub fn layout() -> Layout {
         sci: acpi_pm::SCI_IRQ as u8,
         s5_sleep_type: acpi_pm::SLP_TYP_S5,
         pci_gsi_base: PCI_GSI_BASE,
+        pci_irqs: FIRMWARE_ROUTES,
     }
 }

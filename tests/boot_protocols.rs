@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         ("virtio_rng_with_msix", || virtio_rng("", "MSI")),
         ("virtio_rng_with_intx", || virtio_rng("pci=nomsi", "IO-APIC")),
         ("virtio_rng_with_intx_through_the_pic", || virtio_rng("pci=nomsi noapic acpi=off", "XT-PIC")),
+        ("virtio_rng_with_intx_through_the_pic_by_acpi", || virtio_rng("pci=nomsi noapic", "XT-PIC")),
     ];
     let foreign =
         (Emulator::chosen() == Emulator::Qemu).then(|| "this is about softmetal's own command".to_owned());

@@ -2,6 +2,9 @@
 //!
 //! The kernels come by apt and the program by the host's C compiler. Where that cannot work, the tests are ignored and
 //! say so.
+//!
+//! `SOAK_MINUTES=30 SOAK_CPUS=2 cargo test --release --test smp -- --ignored soak` lets the program check for as
+//! long as one likes.
 
 mod common;
 
@@ -40,7 +43,10 @@ fn main() -> ExitCode {
     let hindrance = Guests::hindrance()
         .map(|why| format!("Debian's kernels cannot be fetched: {why}"))
         .or_else(|| (!compiler_works()).then(|| "there is no C compiler that links statically".to_owned()));
-    run(trials(tests, hindrance.as_deref()))
+    let soak: &[Named] = &[("soak", soak)];
+    let mut all = trials(tests, hindrance.as_deref());
+    all.extend(trials(soak, hindrance.as_deref()).into_iter().map(|trial| trial.with_ignored_flag(true)));
+    run(all)
 }
 
 fn compile(source: &Path, to: &Path) -> Result<bool> {
@@ -118,6 +124,32 @@ fn agree(flavour: Flavour, cpus: usize, threads: usize) -> Result<()> {
     ensure!(!calls.contains(&0), "calls of functions on other processors: {calls:?}");
     check_warnings(&mut guest)?;
     check_complaints(&mut guest)?;
+    guest.power_off()
+}
+
+/// A number from the environment.
+fn setting(name: &str, default: usize) -> Result<usize> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name} is a number, not {text}")),
+        Err(_) => Ok(default),
+    }
+}
+
+/// All checks over and over, with one thread more than there are processors.
+fn soak() -> Result<()> {
+    let (minutes, cpus) = (setting("SOAK_MINUTES", 30)?, setting("SOAK_CPUS", 2)?);
+    let setup = setup(Flavour::Cloud, cpus)?;
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    let program = format!("/root/smp {} {}", minutes * 60, cpus + 1);
+    let says = guest.run(&program, Duration::from_secs(minutes as u64 * 60) + CHECKS)?;
+    let last: Vec<&str> = says.lines().rev().take(14).collect();
+    eprintln!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    ensure!(says.contains("smp: all right"), "the program says {says}");
+    let uptime = guest.run("cat /proc/uptime", SOON)?;
+    eprintln!("after {} s", uptime.trim());
+    check_interrupts(&mut guest, cpus)?;
+    check_complaints(&mut guest)?;
+    check_warnings(&mut guest)?;
     guest.power_off()
 }
 

@@ -35,6 +35,8 @@ pub struct Layout {
     pub s5_sleep_type: u8,
     /// The first of the four GSIs that PCI's INTA to INTD reach.
     pub pci_gsi_base: u8,
+    /// The interrupts of the 8259 pair that they reach, as firmware sets the ISA bridge up.
+    pub pci_irqs: [u8; 4],
 }
 
 impl Layout {
@@ -70,6 +72,7 @@ impl Layout {
             sci: 9,
             s5_sleep_type: 5,
             pci_gsi_base: 16,
+            pci_irqs: [10, 11, 10, 11],
         }
     }
 }

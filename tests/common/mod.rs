@@ -3,6 +3,7 @@
 // Not every test crate uses all of it.
 #![allow(dead_code, unreachable_pub)]
 
+mod clock;
 mod dmesg;
 mod driver;
 mod interrupts;
@@ -17,6 +18,8 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use softmetal::cli::debian::{Flavour, Guests, Kernel};
 
+#[allow(unused_imports)]
+pub(crate) use clock::check_time;
 #[allow(unused_imports)]
 pub(crate) use dmesg::check_warnings;
 #[allow(unused_imports)]

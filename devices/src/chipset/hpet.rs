@@ -291,10 +291,6 @@ impl Hpet {
         self.state = state;
     }
 
-    fn tick(&self) -> u64 {
-        self.clock.now() / TICK_NS
-    }
-
     fn read_register(&mut self, reg: Reg) -> u64 {
         let now = self.clock.now();
         self.expire(now);
@@ -316,8 +312,10 @@ impl Hpet {
     /// Writes the bits of `written`.
     fn write_register(&mut self, reg: Reg, value: u64, written: u64) {
         let before = self.deadline();
-        self.expire(self.clock.now());
-        let tick = self.tick();
+        // One look at the clock: what came between two would be lost.
+        let now = self.clock.now();
+        self.expire(now);
+        let tick = now / TICK_NS;
         match reg {
             Reg::GcapId => {}
             Reg::GenConf => {

@@ -472,15 +472,13 @@ impl Pit {
         self.state = state;
     }
 
-    fn tick(&self) -> u64 {
-        ns_to_ticks(self.clock.now(), PIT_HZ)
-    }
-
     /// Brings interrupt and counts up to date, does something at the present tick, and tells of what changed.
     fn at_present<R>(&mut self, action: impl FnOnce(&mut PitState, u64) -> R) -> R {
         let before = self.deadline();
-        self.expire(self.clock.now());
-        let tick = self.tick();
+        // One look at the clock: what came between two would be lost.
+        let now = self.clock.now();
+        self.expire(now);
+        let tick = ns_to_ticks(now, PIT_HZ);
         self.state.channels.iter_mut().for_each(|channel| channel.settle(tick));
         let result = action(&mut self.state, tick);
         self.alarm.ring_if_earlier(before, self.deadline());
@@ -488,14 +486,18 @@ impl Pit {
     }
 
     fn write_port(&mut self, port: Port, value: u8) {
-        self.at_present(|state, tick| match port {
-            Port::Counter(index) => state.channels[index].write(value, tick),
-            Port::Control => control(&mut state.channels, value, tick),
+        let of_timer = port == Port::Counter(TIMER) || port == Port::Control && value >> 6 == TIMER as u8;
+        let out = self.at_present(|state, tick| {
+            match port {
+                Port::Counter(index) => state.channels[index].write(value, tick),
+                Port::Control => control(&mut state.channels, value, tick),
+            }
+            // By the tick of the write: when this thread is held up, the new count may run out before it goes on.
+            state.signalled = if of_timer { tick } else { state.signalled };
+            state.channels[TIMER].out(tick)
         });
-        if matches!(port, Port::Counter(TIMER)) || (port == Port::Control && value >> 6 == TIMER as u8) {
-            let tick = self.tick();
-            self.state.signalled = tick;
-            self.irq0.set(self.state.channels[TIMER].out(tick));
+        if of_timer {
+            self.irq0.set(out);
         }
     }
 

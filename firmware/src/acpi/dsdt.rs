@@ -18,6 +18,7 @@ pub(super) fn build(config: &Config, layout: &Layout) -> Sdt {
     // From revision 2 on integers have 64 bits.
     const REVISION: u8 = 2;
     let mut aml = Vec::new();
+    interrupt_model().to_aml_bytes(&mut aml);
     let system_bus = [
         processors(config.cpus),
         pci_host_bridge(config, layout),
@@ -102,19 +103,47 @@ fn pci_host_bridge(config: &Config, layout: &Layout) -> Raw {
     )
 }
 
-/// _PRT: which GSI each slot's INTA to INTD reach, without interrupt link devices.
-fn interrupt_routing(layout: &Layout) -> aml::Name {
+/// What the operating system says of the interrupt controllers that it uses: 0 is the 8259 pair.
+const APIC_MODE: &str = "\\APIC";
+
+/// \_PIC, which systems call before they ask for the routing of interrupts.
+fn interrupt_model() -> Raw {
+    let mode = Path::new(APIC_MODE);
+    let mut bytes = Vec::new();
+    name(APIC_MODE, &aml::ZERO).to_aml_bytes(&mut bytes);
+    aml::Method::new("\\_PIC".into(), 1, false, vec![&aml::Store::new(&mode, &aml::Arg(0))])
+        .to_aml_bytes(&mut bytes);
+    Raw(bytes)
+}
+
+/// _PRT: which interrupt each slot's INTA to INTD reach, without interrupt link devices.
+fn interrupt_routing(layout: &Layout) -> Raw {
+    let gsis = std::array::from_fn(|wire| layout.pci_gsi_base + wire as u8);
+    let (ioapic_table, pic_table) = (Path::new("RTAP"), Path::new("RTPI"));
+    let mut bytes = Vec::new();
+    name("RTAP", &routing_table(gsis)).to_aml_bytes(&mut bytes);
+    name("RTPI", &routing_table(layout.pci_irqs)).to_aml_bytes(&mut bytes);
+    let mode = Path::new(APIC_MODE);
+    let by_ioapic = aml::Return::new(&ioapic_table);
+    let choice = aml::If::new(&mode, vec![&by_ioapic]);
+    aml::Method::new("_PRT".into(), 0, false, vec![&choice, &aml::Return::new(&pic_table)])
+        .to_aml_bytes(&mut bytes);
+    Raw(bytes)
+}
+
+/// All slots, where their four wires lead to `interrupts`.
+fn routing_table(interrupts: [u8; 4]) -> aml::PackageBuilder {
     let mut table = aml::PackageBuilder::new();
     for slot in 0..32u32 {
         for pin in 0..4u32 {
             const ANY_FUNCTION: u32 = 0xffff;
             // The swizzle spreads the first pins of neighbouring slots over the lines.
-            let gsi = u32::from(layout.pci_gsi_base) + (slot + pin) % 4;
+            let interrupt = interrupts[(slot + pin) as usize % 4];
             let address = slot << 16 | ANY_FUNCTION;
-            table.add_element(&aml::Package::new(vec![&address, &pin, &aml::ZERO, &gsi]));
+            table.add_element(&aml::Package::new(vec![&address, &pin, &aml::ZERO, &interrupt]));
         }
     }
-    name("_PRT", &table)
+    table
 }
 
 /// _OSC: PCI Firmware Specification, "_OSC Interface for PCI Host Bridge Devices".

@@ -322,6 +322,23 @@ fn the_alarm_rings_when_a_channel_is_started() {
     assert_eq!(*rung.lock(), [ticks_to_ns(65_536, PIT_HZ)]);
 }
 
+/// The timer thread that the bell wakes may take the host's core from the CPU that has just started a count.
+#[test]
+fn a_count_that_runs_out_before_its_write_ends_is_not_lost() {
+    let clock = Clock::manual(1_000_000_000);
+    let held_up = clock.clone();
+    let alarm = Alarm::new(move |_| held_up.advance_to(middle_of(10_000)));
+    let lines = Recorder::new();
+    let mut pit = Pit::new(clock.clone(), lines.line(0), alarm);
+    pit.write(3, &[0x38]);
+    pit.write(0, &[0xfc]);
+    pit.write(0, &[0x0d]);
+    lines.take_changes();
+    assert!(pit.deadline().is_some_and(|deadline| deadline <= clock.now()));
+    pit.expire(clock.now());
+    assert_eq!(lines.take_rises(0), 1);
+}
+
 #[test]
 fn absurdly_short_periods_do_not_storm() {
     let bench = Bench::new();
