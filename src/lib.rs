@@ -15,6 +15,7 @@ mod outcome;
 mod pc;
 mod timers;
 mod vcpu;
+pub mod watch;
 
 pub use machine::{Handle, Machine};
 pub use outcome::Outcome;
