@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::watch::WatchRange;
+
 /// The least guest memory that makes sense: the real-mode area and one MiB above it.
 pub const MIN_MEMORY: u64 = 2 << 20;
 /// The most guest memory: RAM, the PCI hole and the 64-bit PCI window fit below 2^40.
@@ -51,6 +53,8 @@ pub struct Config {
     pub record: Option<PathBuf>,
     /// The log that takes the devices' place.
     pub replay: Option<PathBuf>,
+    /// Memory whose accesses are printed.
+    pub watch: Vec<WatchRange>,
     /// Speed-ups that are switched off.
     pub debug: DebugFlags,
     /// How talkative the messages on standard error are: 0 warnings, 1 info, 2 debug, 3 trace.
@@ -75,6 +79,7 @@ impl Config {
             clock: ClockSource::Host,
             record: None,
             replay: None,
+            watch: Vec::new(),
             debug: DebugFlags::empty(),
             verbosity: 0,
         }

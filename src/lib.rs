@@ -17,6 +17,7 @@ mod pc;
 pub mod testing;
 mod timers;
 mod vcpu;
+pub mod watch;
 
 pub use machine::{Handle, Machine};
 pub use outcome::Outcome;

@@ -45,7 +45,7 @@ use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
 use crate::timers::{Timers, Waker};
 use crate::vcpu::{self, Course};
-use crate::{boot, guest_ram};
+use crate::{boot, guest_ram, watch};
 
 /// Where the functions sit that are no chips of the board's.
 const RNG_SLOT: Slot = Slot::new(1, 0);
@@ -131,6 +131,7 @@ impl Pc {
         boot::set_up_chips(&board);
         boot::set_up_processors(&mut cpus, &entry);
 
+        watch::start(&mut cpus, &config.watch);
         if let Some(cpu) = cpus.first() {
             let (memory, registers) = (|| digest_memory(ram.memory()), cpu.digest());
             if let Some(tape) = &tape {

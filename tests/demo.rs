@@ -104,6 +104,23 @@ fn every_debug_flag_gives_the_same_answers() {
 }
 
 #[test]
+fn watched_memory_is_told_of_and_stays_the_same() {
+    let (_, expected, _) = run(&options("quick run=peek 3000 16"));
+    let answer = |console: &str| console.split_once("softmetal> peek").map(|(_, answer)| answer.to_owned());
+    for (range, count) in [("0x3000+4:r", 4), ("phys:0x3002+3", 3), ("0x3000+16:w", 0)] {
+        let mut options = options("quick run=peek 3000 16");
+        options.arguments = vec!["--watch".into(), range.into()];
+        let (end, console, messages) = run(&options);
+        assert_eq!(end.code(), Some(0), "{range}: {console}{messages}");
+        assert_eq!(answer(&console), answer(&expected), "{range}");
+        assert_eq!(messages.lines().count(), count, "{range}: {messages}");
+        let told =
+            |line: &str| line.starts_with("softmetal: watch: CPU 0 at rip 0x") && line.contains("reads 0x");
+        assert!(messages.lines().all(told), "{range}: {messages}");
+    }
+}
+
+#[test]
 fn output_goes_to_a_file_only() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("console");

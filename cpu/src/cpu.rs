@@ -134,6 +134,7 @@ impl Cpu {
             nmi_pending: false,
             interrupt_pending: false,
             breakpoints: Default::default(),
+            watchpoints: Default::default(),
             activity: Activity::Active,
             injected: None,
             mmu,
@@ -249,6 +250,11 @@ impl Cpu {
     /// Runs from `rip` until a block is left. `single`: one instruction, because something waits for its end.
     pub(crate) fn step_blocks(&mut self, single: bool) {
         let trap = self.mode.contains(Mode::TRAP);
+        let rip = self.rip;
+        if self.watchpoints.any() {
+            // What the delivery of an event has touched.
+            self.tell_watched(None);
+        }
         // RF protects one instruction; one that faults sets it in the image that it pushes.
         self.eflags &= !bits::RF;
         let single = single | std::mem::take(&mut self.breakpoints.again) | (self.breakpoints.pending != 0);
@@ -270,6 +276,9 @@ impl Cpu {
             TrapRule::Ended => self.eflags & bits::TF != 0,
             TrapRule::Never => false,
         };
+        if self.watchpoints.any() {
+            self.tell_watched(Some(rip));
+        }
         self.trap_behind(trap);
         // What event delivery and other accesses outside of blocks hit is noted.
         self.breakpoints.alone = true;

@@ -36,3 +36,4 @@ pub use fault::Fault;
 pub use ram::{Ram, Rights};
 pub use spaces::{AddressSpace, Trap};
 pub use state::{Activity, Cpu, CpuState, Options, Statistics};
+pub use sys::watch::{Watch, WatchSink, Watched};

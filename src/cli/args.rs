@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{
     Accel, ClockSource, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
 };
+use crate::watch::WatchRange;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -120,6 +121,9 @@ struct MachineArgs {
     /// Repeat the run of a log, without devices; says where it goes another way
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
+    /// Print who touches memory, the first 1000 times: [phys:]ADDRESS[+LENGTH][:r|:w|:rw]; several times if you like
+    #[arg(long, value_name = "RANGE")]
+    watch: Vec<WatchRange>,
     /// Switch off speed-ups to find a bug: names with commas between; help lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
     debug: Option<Debug>,
@@ -192,6 +196,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         clock: machine.clock,
         record: machine.record.clone(),
         replay: machine.replay.clone(),
+        watch: machine.watch.clone(),
         debug,
         verbosity: machine.verbose,
         ..Config::new(kernel)
@@ -334,7 +339,7 @@ mod tests {
     fn every_option_reaches_the_machine() {
         let config = run(
             "run --accel interp --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
-             --debug-exit --testdev --no-reboot --debug no-chain,no-tlb -vv",
+             --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --debug no-chain,no-tlb -vv",
         );
         let expected = Config {
             accel: Accel::Interp,
@@ -350,6 +355,7 @@ mod tests {
             clock: ClockSource::Host,
             record: None,
             replay: None,
+            watch: vec!["phys:0x1000+8:w".parse().unwrap(), "64".parse().unwrap()],
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
             verbosity: 2,
         };
@@ -383,6 +389,7 @@ mod tests {
             ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
             ("run --kernel", ["--kernel", "value"]),
             ("demo windows", ["windows", "debian"]),
+            ("demo --watch here", ["--watch: 'here' is no range to watch", "phys:"]),
             ("demo --clock sun", ["--clock: 'sun' is no clock", "instructions"]),
             ("demo --record a --replay b", ["--record", "--replay"]),
             ("demo --record a --cpus 2", ["--record is for machines with one processor", "--cpus 2"]),

@@ -395,6 +395,15 @@ pub(crate) fn read(from: &mut impl Read, last: &mut Last) -> io::Result<Option<E
     Ok(Some(Entry::Asked(question, answer)))
 }
 
+/// How many entries these bytes hold, or what is wrong with them.
+pub fn count(mut from: impl Read) -> io::Result<usize> {
+    let (mut last, mut count) = (Last::default(), 0);
+    while read(&mut from, &mut last)?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

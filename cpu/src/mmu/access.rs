@@ -173,7 +173,7 @@ impl Cpu {
             return Ok(Place::Device(physical));
         }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
-        let watched = self.breakpoints.data && self.page_is_watched(linear);
+        let watched = self.breakpoints.data && self.page_is_watched(linear, mapping.physical);
         // What can only be written gets no tag: a tag for writing serves instructions that read first, too.
         if !self.options.no_tlb && !watched && mapping.key == 0 && page.rights.read {
             let writable = access == Access::Write && page.marks.may_write(self.seat.index());
@@ -191,7 +191,7 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn read_slow(&mut self, w: Width, linear: u64, class: Class) -> Result<u64, Stop> {
         if self.breakpoints.data {
-            self.watch(linear, w.0.into(), false)?;
+            self.watch(linear, w.0.into(), false, class)?;
         }
         if u64::from(w.0) > room(linear) {
             let mut bytes = [0; 8];
@@ -209,7 +209,7 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn write_slow(&mut self, w: Width, linear: u64, v: u64, class: Class) -> Done {
         if self.breakpoints.data {
-            self.watch(linear, w.0.into(), true)?;
+            self.watch(linear, w.0.into(), true, class)?;
         }
         if u64::from(w.0) > room(linear) {
             return self.write_bytes_as(linear, &v.to_le_bytes()[..w.0 as usize], class);
@@ -237,7 +237,7 @@ impl Cpu {
 
     fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], class: Class) -> Done {
         if self.breakpoints.data {
-            self.watch(linear, out.len() as u64, false)?;
+            self.watch(linear, out.len() as u64, false, class)?;
         }
         self.check_end(linear, out.len() as u64)?;
         let first = (out.len() as u64).min(room(linear)) as usize;
@@ -265,7 +265,7 @@ impl Cpu {
 
     fn write_bytes_as(&mut self, linear: u64, bytes: &[u8], class: Class) -> Done {
         if self.breakpoints.data {
-            self.watch(linear, bytes.len() as u64, true)?;
+            self.watch(linear, bytes.len() as u64, true, class)?;
         }
         self.check_end(linear, bytes.len() as u64)?;
         let first = (bytes.len() as u64).min(room(linear)) as usize;
@@ -315,7 +315,7 @@ impl Cpu {
         }
         let class = self.data_class();
         if self.breakpoints.data {
-            self.watch_later(linear, size)?;
+            self.watch_later(linear, size, class)?;
         }
         self.check_end(linear, size)?;
         self.place(linear, Access::Write, class)?;
@@ -332,11 +332,11 @@ impl Cpu {
         if let Some(p) = self.probe(linear, 1, write) {
             return Ok(Some(p));
         }
-        if self.breakpoints.data && self.page_is_watched(linear) {
-            return Ok(None);
-        }
         let access = if write { Access::Write } else { Access::Read };
         match self.place(linear, access, self.data_class())? {
+            Place::Ram(_, physical) if self.breakpoints.data && self.page_is_watched(linear, physical) => {
+                Ok(None)
+            }
             Place::Ram(p, _) if !write => Ok(Some(p)),
             Place::Ram(..) => Ok(self.probe(linear, 1, true)),
             Place::Device(_) => Ok(None),
@@ -432,7 +432,7 @@ impl Cpu {
     ) -> Result<(u64, u64), Stop> {
         let class = self.data_class();
         if self.breakpoints.data {
-            self.watch(linear, w.0.into(), true)?;
+            self.watch(linear, w.0.into(), true, class)?;
         }
         if u64::from(w.0) <= room(linear) {
             match self.place(linear, Access::Write, class)? {
@@ -523,6 +523,9 @@ impl Cpu {
             && let Some(found) = unsafe { atomic::exchange_128(p, expected, new) }
         {
             return Ok(found);
+        }
+        if self.breakpoints.data {
+            self.watch(linear, 16, true, self.data_class())?;
         }
         if let Place::Ram(p, physical) = self.place(linear, Access::Write, self.data_class())?
             && self.reads(physical)

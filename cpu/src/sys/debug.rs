@@ -7,6 +7,7 @@
 use crate::{
     fault::{Done, Fault, Stop, vector},
     flags::bits::RF,
+    mmu::Class,
     mode::Mode,
     ram::PAGE,
     state::{Cpu, Shadow, Why, cr4},
@@ -51,7 +52,7 @@ struct Breakpoint {
 pub(crate) struct Breakpoints {
     /// An instruction breakpoint is on.
     pub(crate) code: bool,
-    /// A data breakpoint is on.
+    /// A data breakpoint or watchpoint is on.
     pub(crate) data: bool,
     /// An I/O breakpoint is on.
     pub(crate) port: bool,
@@ -90,7 +91,7 @@ impl Cpu {
     /// After a change of a debug register or CR4.DE.
     pub(crate) fn refresh_breakpoints(&mut self) {
         let watched = self.breakpoints.data;
-        let (mut code, mut data, mut port) = (false, false, false);
+        let (mut code, mut data, mut port) = (false, self.watchpoints.any(), false);
         for b in self.breakpoints_on() {
             match b.kind {
                 Kind::Execute => code = true,
@@ -105,22 +106,28 @@ impl Cpu {
         }
     }
 
-    /// Whether a page must not be tagged in the TLB, for the sake of a data breakpoint.
-    pub(crate) fn page_is_watched(&self, linear: u64) -> bool {
-        self.breakpoints_on()
-            .any(|b| matches!(b.kind, Kind::Write | Kind::Access) && (b.start ^ linear) & !(PAGE - 1) == 0)
+    /// Whether a page must not be tagged in the TLB, for the sake of a data breakpoint or watchpoint.
+    pub(crate) fn page_is_watched(&self, linear: u64, physical: u64) -> bool {
+        self.watchpoints.hold(linear, physical)
+            || self.breakpoints_on().any(|b| {
+                matches!(b.kind, Kind::Write | Kind::Access) && (b.start ^ linear) & !(PAGE - 1) == 0
+            })
     }
 
-    /// An access with data breakpoints on. Ends the instruction if it hits one and must run again alone.
+    /// An access with data breakpoints or watchpoints on. Ends the instruction if it hits one and must run again alone.
     #[cold]
     #[inline(never)]
-    pub(crate) fn watch(&mut self, linear: u64, size: u64, write: bool) -> Done {
+    pub(crate) fn watch(&mut self, linear: u64, size: u64, write: bool, class: Class) -> Done {
         let hits = self.hits(linear, size, |kind| kind == Kind::Access || write && kind == Kind::Write);
-        if hits == 0 {
+        let watched = self.watched(linear, size, write, class)?;
+        if hits == 0 && watched.is_none() {
             return Ok(());
         }
         if self.breakpoints.alone {
             self.breakpoints.pending |= hits;
+            if let Some(watched) = watched {
+                self.note_watched(watched);
+            }
             return Ok(());
         }
         Err(self.again_alone())
@@ -129,9 +136,14 @@ impl Cpu {
     /// As [`Cpu::watch`] for a store that is only being checked.
     #[cold]
     #[inline(never)]
-    pub(crate) fn watch_later(&mut self, linear: u64, size: u64) -> Done {
+    pub(crate) fn watch_later(&mut self, linear: u64, size: u64, class: Class) -> Done {
         let hits = self.hits(linear, size, |kind| matches!(kind, Kind::Access | Kind::Write));
-        if hits == 0 || self.breakpoints.alone { Ok(()) } else { Err(self.again_alone()) }
+        let watched = self.watched(linear, size, true, class)?;
+        if hits == 0 && watched.is_none() || self.breakpoints.alone {
+            Ok(())
+        } else {
+            Err(self.again_alone())
+        }
     }
 
     fn again_alone(&mut self) -> Stop {

@@ -22,5 +22,6 @@ pub(crate) mod string;
 pub(crate) mod syscall;
 pub(crate) mod tables;
 pub(crate) mod task;
+pub(crate) mod watch;
 pub(crate) mod x87;
 pub(crate) mod xsave;
