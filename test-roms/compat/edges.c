@@ -41,6 +41,9 @@ static bool canonical(u64 a)
 static void one(const struct access *a, u64 at, int ring)
 {
 	u64 last = at + a->size - 1;
+	// FLD may look at the significand first, and so find an absent page before the end that is not canonical.
+	if (a->size == 10 && canonical(at + 7) != canonical(last))
+		return;
 	bool good = canonical(at) && canonical(last);
 	int v = run_snippet(*a->s, ring, (struct regs){ .rdi = at });
 	u64 error = good ? (u64)(a->write ? 2 : 0) | (ring ? 4 : 0) : 0;

@@ -5,12 +5,22 @@ struct step steps[STEPS_MAX];
 u32 step_count, steps_max;
 u64 step_flags;
 
+// B0 to B3 of breakpoints that are not on may be set or not.
+static u64 dr6_of_enabled(void)
+{
+	u64 dr6 = read_dr6(), dr7 = read_dr7();
+	for (int n = 0; n < 4; n++)
+		if (!(dr7 >> 2 * n & 3))
+			dr6 &= ~(1ul << n);
+	return dr6;
+}
+
 static bool note(struct trap_frame *f)
 {
 	if (f->vector != VECTOR_DB)
 		return false;
 	if (step_count < STEPS_MAX)
-		steps[step_count] = (struct step){ f->rip, f->rflags, read_dr6(), f->cs };
+		steps[step_count] = (struct step){ f->rip, f->rflags, dr6_of_enabled(), f->cs };
 	write_dr6(DR6_NONE);
 	f->rflags |= step_flags;
 	return ++step_count < steps_max;
