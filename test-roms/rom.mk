@@ -13,7 +13,7 @@ CFLAGS = -std=gnu11 -Oz -march=x86-64 -mno-red-zone -ffreestanding -fno-pic -fno
 	-fno-strict-aliasing -fno-ident -ffunction-sections -fdata-sections -Wall -Wextra -Werror -I$(ROOT)lib -MMD -MP
 LDFLAGS = -nostdlib -static -Wl,--gc-sections -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments -T $(ROOT)rom.ld
 
-LIB_OBJS = setup.o start.o vectors.o rom.o x86.o string.o serial.o print.o memory.o interrupts.o clock.o acpi.o power.o legacy.o legacy_entry.o real.o
+LIB_OBJS = setup.o start.o vectors.o rom.o x86.o string.o serial.o print.o memory.o interrupts.o clock.o acpi.o power.o legacy.o legacy_entry.o real.o snippet.o
 ALL_OBJS := $(addprefix $(BUILD)/,$(LIB_OBJS) $(OBJS) $(FLOAT_OBJS))
 
 $(NAME).bin: $(BUILD)/$(NAME).elf

@@ -336,6 +336,10 @@ impl Cpu {
         let nmi = self.nmi_pending && !self.nmi_blocked;
         let interrupt = self.interrupt_pending && self.eflags & bits::IF != 0;
         if !nmi && !interrupt {
+            if self.virtual_interrupt_pending() {
+                self.raise(Fault::gp(0));
+                self.deliver_fault();
+            }
             return false;
         }
         if shadow != Shadow::None {

@@ -10,8 +10,7 @@ use crate::{
     fault::{Done, Fault, Stop, vector},
     flags::Arith,
     insn::{Insn, Kind, Links, attr},
-    mode::Mode,
-    state::{Cpu, Why, reg, seg},
+    state::{Cpu, Why, reg},
     vector::{
         FloatOp, Lanes, VecOp,
         wide::{self, Wide},
@@ -136,9 +135,7 @@ impl Cpu {
             a.wrapping_add(self.seg_base[s])
         } else {
             let a = if i.asize == 2 { a as u16 as u64 } else { a as u32 as u64 };
-            // CS cannot be written, and not always be read.
-            let flat = self.mode.contains(Mode::FLAT) && s < seg::FS && s != seg::CS;
-            if flat { a } else { self.segment_check(s, a, size, write)? }
+            if self.flat_segment(s) { a } else { self.segment_check(s, a, size, write)? }
         };
         self.check_alignment(linear, size)?;
         Ok(linear)

@@ -122,6 +122,12 @@ impl Cpu {
         self.refresh_tlb();
     }
 
+    /// Whether offsets in a segment are linear addresses that need no check. CS cannot be written, and not always be read.
+    #[inline]
+    pub(crate) fn flat_segment(&self, segment: usize) -> bool {
+        self.mode.contains(Mode::FLAT) && segment < seg::FS && segment != seg::CS
+    }
+
     /// Selects the data TLB for CPL and AC, and the context of the jump cache.
     pub(crate) fn refresh_tlb(&mut self) {
         let class = self.data_class();

@@ -82,4 +82,20 @@ void test_control_exactly(void)
 	}
 	expect("CR0 read at ring 3", get_cr0, 3, (struct regs){ 0 }, VECTOR_GP, 0, 0);
 	check(read_cr0() == cr0 && read_cr3() == cr3 && read_cr4() == cr4 && read_cr8() == 0, "control registers after refused writes");
+
+	// CR4.PCIDE wants CR3 without a PCID, and stays while there is paging. SDM 2A "MOV—Move to/from Control Registers".
+	if (cpuid(1, 0).ecx >> 17 & 1) {
+		write_cr3(cr3 | 0x10);
+		expect("CR4.PCIDE with PCD in CR3", mov_cr4, 0, (struct regs){ .rsi = cr4 | CR4_PCIDE }, VECTOR_GP, 0, 0);
+		write_cr3(cr3 | 8);
+		expect("CR4.PCIDE with PWT in CR3", mov_cr4, 0, (struct regs){ .rsi = cr4 | CR4_PCIDE }, VECTOR_GP, 0, 0);
+		write_cr3(cr3);
+		expect_vector("CR4.PCIDE", mov_cr4, 0, (struct regs){ .rsi = cr4 | CR4_PCIDE }, VECTOR_USER_EXIT);
+		expect("CR0.PG cleared with PCIDE", mov_cr0, 0, (struct regs){ .rsi = cr0 & ~CR0_PG }, VECTOR_GP, 0, 0);
+		expect("CR3 beyond the physical address with PCIDE", mov_cr3, 0, (struct regs){ .rsi = cr3 | 1ul << width }, VECTOR_GP, 0, 0);
+		expect_vector("CR3 with a PCID", mov_cr3, 0, (struct regs){ .rsi = cr3 | 0xfff }, VECTOR_USER_EXIT);
+		expect_vector("CR4.PCIDE cleared with a PCID", mov_cr4, 0, (struct regs){ .rsi = cr4 }, VECTOR_USER_EXIT);
+		write_cr3(cr3);
+		check_eq(read_cr4(), cr4, "CR4 after PCIDE");
+	}
 }

@@ -13,6 +13,7 @@ u32 legacy_pages[1024] ALIGNED(4096);
 static u32 page_tables[4][1024] ALIGNED(4096);
 static u32 page_tables_used;
 struct legacy_event event;
+u32 legacy_back_cr3, legacy_back_cr4;
 
 extern const u8 legacy_vectors[256][8], real_blob[], real_blob_end[];
 extern struct table_pointer legacy_saved_idt, legacy_gdt_pointer;
@@ -189,8 +190,8 @@ int legacy_run(void)
 	gdt[TSS_SELECTOR / 8] &= ~(1ul << 41);
 	legacy.efer = (u32)rdmsr(MSR_EFER) & ~(u32)EFER_LMA;
 	legacy.saved_cr0 = (u32)read_cr0();
-	legacy.saved_cr3 = (u32)read_cr3();
-	legacy.saved_cr4 = (u32)read_cr4();
+	legacy.saved_cr3 = legacy_back_cr3 ? legacy_back_cr3 : (u32)read_cr3();
+	legacy.saved_cr4 = legacy_back_cr4 ? legacy_back_cr4 : (u32)read_cr4();
 	legacy.load_ds = legacy.kind == V86 ? L_DATA(0) : legacy.ds;
 	legacy_gdt_pointer = (struct table_pointer){ legacy.gdtr.limit, legacy.gdtr.base };
 	struct table_pointer old;

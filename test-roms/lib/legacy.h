@@ -112,6 +112,8 @@ struct legacy_event { int vector; u32 error, eip, cs, eflags, esp, ss, es, ds, f
 extern struct legacy_event event;
 // Runs from the state in `legacy` until something comes to its end; the vector.
 int legacy_run(void);
+// CR3 and CR4 to come back to long mode with; 0 as they were.
+extern u32 legacy_back_cr3, legacy_back_cr4;
 void legacy_frame16(void);
 
 // Code; it ends by INT 80h.

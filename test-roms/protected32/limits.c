@@ -131,6 +131,10 @@ CODE32(store_cs, "nop; nop; mov %ecx, %cs:(%edi)")
 CODE32(store_ro_lock, "mov %eax, %fs; lock incl %fs:(%edi)")
 CODE32(cmp_ro, "mov %eax, %fs; cmp %ecx, %fs:(%edi)")
 
+CODE32(xlat_cs, "nop; nop; xlat %cs:(%ebx)")
+CODE32(maskmov_cs, "pcmpeqb %xmm0, %xmm0; .byte 0x2e; maskmovdqu %xmm0, %xmm0")
+CODE32(movs_cs, "nop; nop; rep movsb %cs:(%esi), %es:(%edi)")
+
 void test_types(void)
 {
 	struct legacy_regs r = { .eax = L_SPARE };
@@ -153,6 +157,22 @@ void test_types(void)
 	passes32("load from CS", load_cs, 0, r);
 	expect32("store to CS", store_cs, 0, r, VECTOR_GP, 0, 2);
 	expect32("store to CS at ring 3", store_cs, 3, r, VECTOR_GP, 0, 2);
+	legacy.cr4 = CR4_OSFXSR;
+	expect32("MASKMOVDQU to CS", maskmov_cs, 3, r, VECTOR_GP, 0, 4);
+	legacy.cr4 = 0;
+	r = (struct legacy_regs){ .ebx = SCRATCH, .ecx = 40, .esi = SCRATCH, .edi = SCRATCH + 64 };
+	passes32("XLAT by CS", xlat_cs, 3, r);
+	passes32("REP MOVSB from CS", movs_cs, 3, r);
+	// The same where CS is flat, but may only be executed.
+	SPARE = descriptor(0, 0xfffff, 0x98 | D_DPL(3) | D_BIG | D_G);
+	const struct code *executed[] = { &xlat_cs, &movs_cs };
+	for (size_t i = 0; i < 2; i++) {
+		legacy_at(*executed[i], 3);
+		legacy.cs = L_SPARE | 3;
+		legacy.regs = r;
+		legacy_run();
+		check(event.vector == VECTOR_GP && event.error == 0 && event.eip == (u32)(u64)executed[i]->start + 2, "XLAT, REP MOVSB by an execute-only CS: exception %d", event.vector);
+	}
 }
 
 CODE32(five_nops, "nop; nop; nop; nop; nop")

@@ -43,5 +43,12 @@ void rom_main(void)
 	run("IOPL", test_iopl);
 	run("alignment checks", test_alignment);
 	run("privileged instructions", test_privileged);
+	run("control registers", test_control);
+	run("entering long mode", test_entering_long_mode);
+	run("16-bit code", test_code16);
+	run("lengths and LOCK", test_lengths);
+	run("strings and limits", test_strings);
+	run("segment overrides", test_overrides);
+	run("bit strings", test_bit_strings);
 	finish();
 }

@@ -104,6 +104,9 @@ void test_iopl(void)
 	expect32("STI with PVI at ring 2", sti_, 2, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 1);
 	legacy.eflags = FLAG_VIP;
 	expect32("STI with PVI and VIP", sti_, 3, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 1);
+	legacy.eflags = FLAG_VIF | FLAG_VIP;
+	expect32("VIF and VIP with PVI", cli_, 3, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 0);
+	expect32("VIF and VIP with PVI at ring 2", cli_, 2, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 1);
 	legacy.eflags = FLAG_VIF;
 	passes32("CLI with PVI", cli_, 3, (struct legacy_regs){ 0 });
 	check(!(event.eflags & FLAG_VIF), "CLI with PVI: EFLAGS %x", event.eflags);

@@ -54,6 +54,9 @@ void test_table(void)
 	legacy.real_idtr.limit = VECTOR_TEST * 4 + 2;
 	expect_real("limit that cuts the vector", int_51, NONE, VECTOR_GP, 1);
 	check(event.esp == V86_SP, "limit that cuts the vector: SP %x", event.esp);
+	// Where #GP has no vector either, it is a double fault, which has.
+	legacy.real_idtr.limit = VECTOR_GP * 4 + 2;
+	expect_real("limit that cuts the vector of #GP", int_51, NONE, VECTOR_DF, 1);
 }
 
 // No error codes, and the address of the instruction.

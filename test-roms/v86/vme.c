@@ -37,10 +37,13 @@ void test_virtual_flags(void)
 		passes("STI", sti_, f, NONE);
 		check(!(event.eflags & FLAG_IF) && event.eflags & FLAG_VIF, "STI: EFLAGS %x", event.eflags);
 		expect_v86("STI with VIP", sti_, f | FLAG_VIP, NONE, VECTOR_GP, 0, 1);
-		passes("CLI with VIP", cli_, f | FLAG_VIP | FLAG_VIF, NONE);
+		passes("CLI with VIP", cli_, f | FLAG_VIP, NONE);
 		check((event.eflags & (FLAG_VIF | FLAG_VIP)) == FLAG_VIP, "CLI with VIP: EFLAGS %x", event.eflags);
+		// Both at the beginning of an instruction are a fault, whatever it is.
+		expect_v86("VIF and VIP", cli_, f | FLAG_VIP | FLAG_VIF, NONE, VECTOR_GP, 0, 0);
 	}
-	// With IOPL 3 they act on IF.
+	// With IOPL 3 they act on IF, and VIF and VIP mean nothing.
+	passes("VIF and VIP, IOPL 3", cli_, FLAG_IOPL | FLAG_VIP | FLAG_VIF, NONE);
 	passes("CLI, IOPL 3", cli_, FLAG_IOPL | FLAG_IF | FLAG_VIF, NONE);
 	check(!(event.eflags & FLAG_IF) && event.eflags & FLAG_VIF, "CLI, IOPL 3: EFLAGS %x", event.eflags);
 	passes("STI with VIP, IOPL 3", sti_, FLAG_IOPL | FLAG_VIP, NONE);

@@ -123,6 +123,12 @@ pub(crate) fn sti(c: &mut Cpu, _: &Insn) -> Done {
 }
 
 impl Cpu {
+    /// Whether an instruction cannot begin because VIF was set with VIP, by IRET, SYSRET or a task switch. SDM 3B "Class
+    /// 2—Maskable Hardware Interrupt Handling in Virtual-8086 Mode Using the Virtual Interrupt Mechanism".
+    pub(crate) fn virtual_interrupt_pending(&self) -> bool {
+        self.eflags & (VIF | VIP) == VIF | VIP && self.iopl() < 3 && self.virtual_interrupts()
+    }
+
     /// Whether CLI and STI without I/O privilege act on VIF: VME in virtual-8086 mode, PVI at CPL 3.
     fn virtual_interrupts(&self) -> bool {
         if self.mode.contains(Mode::V86) {

@@ -3,8 +3,7 @@
 use crate::{
     fault::{Done, Fault, vector},
     insn::Insn,
-    mode::Mode,
-    state::{Cpu, reg, seg},
+    state::{Cpu, reg},
     width::{B, Width},
 };
 
@@ -30,7 +29,7 @@ pub(crate) fn xlat(c: &mut Cpu, i: &Insn) -> Done {
     let s = usize::from(i.seg & 7);
     let at = if c.mode.is_64() {
         offset.wrapping_add(c.seg_base[s])
-    } else if c.mode.contains(Mode::FLAT) && s < seg::FS {
+    } else if c.flat_segment(s) {
         offset as u32 as u64
     } else {
         c.segment_check(s, offset, 1, false)?

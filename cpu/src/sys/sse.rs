@@ -3,8 +3,7 @@
 use crate::{
     fault::{Done, Fault},
     insn::Insn,
-    mode::Mode,
-    state::{Cpu, Mxcsr, reg, seg},
+    state::{Cpu, Mxcsr, reg},
     width::{B, D, Width},
 };
 
@@ -32,7 +31,7 @@ fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Don
     let s = usize::from(i.seg & 7);
     let at = if c.mode.is_64() {
         offset.wrapping_add(c.seg_base[s])
-    } else if c.mode.contains(Mode::FLAT) && s < seg::FS {
+    } else if c.flat_segment(s) {
         offset as u32 as u64
     } else {
         c.segment_check(s, offset, size, true)?

@@ -124,7 +124,7 @@ fn linear(c: &mut Cpu, s: &Strings, segment: usize, r: u8, write: bool) -> Resul
     let size = u64::from(s.w.0);
     let linear = if c.mode.is_64() {
         offset.wrapping_add(c.seg_base[segment])
-    } else if c.mode.contains(Mode::FLAT) && segment < seg::FS && segment != seg::CS {
+    } else if c.flat_segment(segment) {
         offset as u32 as u64
     } else {
         c.segment_check(segment, offset, size, write)?
@@ -133,9 +133,9 @@ fn linear(c: &mut Cpu, s: &Strings, segment: usize, r: u8, write: bool) -> Resul
     Ok(linear)
 }
 
-/// Whether bulk work is right: flat addresses, so that one check serves a page.
-fn bulk(c: &Cpu) -> bool {
-    c.mode.intersects(Mode::LONG.union(Mode::FLAT)) && !c.mode.contains(Mode::ALIGN)
+/// Whether bulk work is right: flat addresses in this segment, and in ES, so that one check serves a page.
+fn bulk(c: &Cpu, segment: usize) -> bool {
+    (c.mode.is_64() || c.flat_segment(segment)) && !c.mode.contains(Mode::ALIGN)
 }
 
 /// Runs `one` up to [`BATCH`] times. `one` says whether to stop early.
@@ -157,7 +157,7 @@ pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     let mut left = s.batch(c, BATCH * 8);
-    while s.repeat && left > 1 && bulk(c) {
+    while s.repeat && left > 1 && bulk(c, i.seg.into()) {
         let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
         let n = left
             .min(s.in_page(c, from))
@@ -180,7 +180,7 @@ pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
         return Ok(());
     }
     // Where bulk work is right, this is the element across two pages; elsewhere it is all of them.
-    let n = if bulk(c) { 1 } else { left };
+    let n = if bulk(c, i.seg.into()) { 1 } else { left };
     for _ in 0..n.min(s.count(c)) {
         let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
         let v = c.read(s.w, from)?;
@@ -229,7 +229,7 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
     let step = s.step(c);
     let v = c.get(s.w, reg::RAX);
     let mut left = s.batch(c, BATCH * 8);
-    while s.repeat && left > 1 && bulk(c) {
+    while s.repeat && left > 1 && bulk(c, seg::ES) {
         let to = s.destination(c, true)?;
         let n = left.min(s.in_page(c, to)).min(s.before_wrap(c, reg::RDI));
         if n == 0 {
@@ -244,7 +244,7 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
         s.counted(c, n);
         left -= n;
     }
-    let n = if bulk(c) { 1 } else { left };
+    let n = if bulk(c, seg::ES) { 1 } else { left };
     for _ in 0..n.min(left).min(s.count(c)) {
         let to = s.destination(c, true)?;
         c.write(s.w, to, v)?;
