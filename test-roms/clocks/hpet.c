@@ -116,7 +116,7 @@ void test_hpet_periodic(void)
 		check(irq_count[vector] <= periods, "timer %d: %u interrupts in %lu periods", t, irq_count[vector], periods);
 		// The comparator is ahead of the counter by a period at the most.
 		u32 ahead = 0;
-		for (int attempt = 0; attempt < ATTEMPTS && (ahead == 0 || ahead > period); attempt++)
+		for (int attempt = 0; attempt < 20 * ATTEMPTS && (ahead == 0 || ahead > period); attempt++)
 			ahead = (u32)hpet_read(T_COMPARATOR(t)) - (u32)hpet_read(COUNTER);
 		check(ahead > 0 && ahead <= period, "timer %d: the comparator is ahead by %u, the period is %lu", t, ahead, period);
 		hpet_write(T_CONFIG(t), bits | T_32MODE);
