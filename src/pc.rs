@@ -280,6 +280,12 @@ impl Bench {
     fn timer_chips(&mut self, memory: u64, unix_seconds: i64) -> Result<()> {
         let legacy = LegacyRouting::new(self.irq(0), self.irq(8));
         let pit = shared(Pit::new(self.clock(), legacy.pit_line(), self.alarm()));
+        let owing = Arc::downgrade(&pit);
+        self.board.interrupts.set_listener(move || {
+            if let Some(pit) = owing.upgrade() {
+                pit.lock().taken();
+            }
+        });
         let mut rtc = Rtc::new(self.clock(), unix_seconds, legacy.rtc_line(), self.alarm());
         let layout = memory_map::layout();
         let (low, high) = (layout.low_ram(memory), layout.high_ram(memory));

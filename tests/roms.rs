@@ -20,16 +20,23 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// The status with which a ROM ends by the debug-exit port when nothing has failed.
 const PASSED: i32 = 1;
 
+/// The setting that makes several runs of one file.
+const CPUS: &str = "#! cpus:";
+
 fn main() -> ExitCode {
     let switches = switches();
     let mut trials = Vec::new();
     for (name, image, expected) in roms() {
-        for switch in &switches {
-            let (image, expected, switch) = (image.clone(), expected.clone(), switch.clone());
-            let title = format!("{name} {}", switch.as_deref().unwrap_or("plain"));
-            trials.push(Trial::test(title, move || {
-                judge(&image, &expected, switch).map_err(|error| Failed::from(format!("{error:#}")))
-            }));
+        for cpus in cpu_counts(&expected) {
+            for switch in &switches {
+                let (image, expected, switch) = (image.clone(), expected.clone(), switch.clone());
+                let on = cpus.as_deref().map_or(String::new(), |cpus| format!(" on {cpus} CPUs"));
+                let title = format!("{name}{on} {}", switch.as_deref().unwrap_or("plain"));
+                let cpus = cpus.clone();
+                trials.push(Trial::test(title, move || {
+                    judge(&image, &expected, cpus, switch).map_err(|error| Failed::from(format!("{error:#}")))
+                }));
+            }
         }
     }
     run(trials)
@@ -62,6 +69,15 @@ fn roms() -> Vec<(String, PathBuf, PathBuf)> {
     roms
 }
 
+/// The numbers of CPUs that a file of expectations holds for; None is the command's own.
+fn cpu_counts(expected: &Path) -> Vec<Option<String>> {
+    let text = fs::read_to_string(expected).unwrap_or_default();
+    match text.lines().find_map(|line| line.strip_prefix(CPUS)) {
+        None => vec![None],
+        Some(counts) => counts.split_whitespace().map(|count| Some(count.to_owned())).collect(),
+    }
+}
+
 /// None, each switch of `--debug`, and all of them together.
 fn switches() -> Vec<Option<String>> {
     let names: Vec<&str> = DebugFlags::LIST.iter().map(|(name, ..)| *name).collect();
@@ -83,7 +99,9 @@ impl Expected {
         let mut expected =
             Self { append: "", arguments: Vec::new(), status: PASSED, typed: None, lines: Vec::new() };
         for line in text.lines() {
-            if let Some(setting) = line.strip_prefix("#!") {
+            if line.starts_with(CPUS) {
+                // Each number is a run of its own: cpu_counts.
+            } else if let Some(setting) = line.strip_prefix("#!") {
                 let (name, value) = setting.split_once(':').with_context(|| format!("{line}: no colon"))?;
                 let value = value.trim();
                 match name.trim() {
@@ -115,10 +133,11 @@ impl Expected {
     }
 }
 
-fn judge(image: &Path, expected: &Path, switch: Option<String>) -> Result<()> {
+fn judge(image: &Path, expected: &Path, cpus: Option<String>, switch: Option<String>) -> Result<()> {
     let text = fs::read_to_string(expected)?;
     let expected = Expected::parse(&text).with_context(|| expected.display().to_string())?;
     let mut arguments = expected.arguments.clone();
+    arguments.extend(cpus.into_iter().flat_map(|count| ["--cpus".to_owned(), count]));
     arguments.extend(switch.into_iter().flat_map(|list| ["--debug".to_owned(), list]));
     let mut guest = Guest::start(&Options {
         kernel: image.to_owned(),

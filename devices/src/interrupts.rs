@@ -19,7 +19,7 @@ use crate::chipset::lapic::{Acknowledged, Effect, Lapic, LapicState, LintPin};
 pub use crate::chipset::pic::PicBlock;
 use crate::chipset::pic::PicPair;
 use crate::clock::{Alarm, Clock, Timed};
-use crate::irq::{IrqSink, MsiSink};
+use crate::irq::{Hearing, IrqSink, MsiSink};
 
 /// ISA interrupts, which reach the 8259 pair too.
 const ISA_IRQS: u32 = 16;
@@ -42,6 +42,10 @@ pub struct Interrupts {
     cpus: Box<[Cpu]>,
     wake: Arc<dyn Wake>,
     alarm: OnceLock<Alarm>,
+    /// Whom to tell when a CPU has taken an interrupt for which somebody waits.
+    listener: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// An edge found the interrupt of an earlier one waiting, and the listener wants to know when one is taken.
+    awaited: AtomicBool,
     /// Where the next choice among equals of a lowest-priority message begins.
     turn: AtomicUsize,
 }
@@ -108,6 +112,8 @@ impl Interrupts {
             cpus: (0..count).map(cpu).collect(),
             wake,
             alarm: OnceLock::new(),
+            listener: OnceLock::new(),
+            awaited: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         })
     }
@@ -116,6 +122,13 @@ impl Interrupts {
     pub fn set_alarm(&self, alarm: Alarm) {
         let already = self.alarm.set(alarm).is_err();
         assert!(!already, "the interrupt fabric has one alarm");
+    }
+
+    /// Whom to tell that a CPU has taken an interrupt, after [`hearing`](IrqSink::hearing) has said that one was waiting.
+    /// It is called without locks, by the CPU's thread. May be set once.
+    pub fn set_listener(&self, listener: impl Fn() + Send + Sync + 'static) {
+        let already = self.listener.set(Box::new(listener)).is_err();
+        assert!(!already, "the interrupt fabric has one listener");
     }
 
     /// The number of CPUs.
@@ -150,17 +163,25 @@ impl Interrupts {
     /// Interrupt acknowledge: the vector to deliver. `None` if the request has gone away, which only the CPU's own
     /// accesses bring about; when an 8259's has, the vector is the spurious one.
     pub fn acknowledge(&self, cpu: usize) -> Option<u8> {
-        match self.with_lapic(cpu, Lapic::acknowledge)? {
-            Acknowledged::Vector(vector) => Some(vector),
+        let vector = match self.with_lapic(cpu, Lapic::acknowledge)? {
+            Acknowledged::Vector(vector) => vector,
             Acknowledged::ExtInt => {
                 let mut pic = self.pic.lock();
                 let vector = pic.pair.acknowledge();
                 // INTR falls with the acknowledge, and rises again for the next request.
                 self.drive_intr_to(&mut pic, false);
                 self.drive_intr(&mut pic);
-                Some(vector)
+                vector
             }
+        };
+        // The chips' locks order this against `hearing`, which asks for it before it looks.
+        if self.awaited.load(Ordering::Relaxed)
+            && self.awaited.swap(false, Ordering::AcqRel)
+            && let Some(listener) = self.listener.get()
+        {
+            listener();
         }
+        Some(vector)
     }
 
     /// CR8: the upper half of the task priority.
@@ -379,6 +400,26 @@ impl Interrupts {
         }
     }
 
+    /// Whether the request of an ISA interrupt waits in the 8259 pair; `None` if it would not come through.
+    fn hearing_by_pic(&self, gsi: u32) -> Option<bool> {
+        let irq = u8::try_from(gsi).ok().filter(|_| gsi < ISA_IRQS)?;
+        let requested = self.pic.lock().pair.is_requested(irq)?;
+        self.cpus[INTR_CPU].lapic.lock().passes_lint0().then_some(requested)
+    }
+
+    /// Whether the interrupt of an I/O APIC pin waits in a local APIC; `None` if it would not come through.
+    fn hearing_by_ioapic(&self, pin: usize) -> Option<bool> {
+        let message = self.ioapic.lock().edge_message(pin)?;
+        if !matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority) {
+            return None;
+        }
+        let waits = |cpu: &Cpu| {
+            let lapic = cpu.lapic.lock();
+            lapic.matches(message.destination) && lapic.is_requested(message.vector)
+        };
+        Some(self.cpus.iter().any(waits))
+    }
+
     fn set_ioapic_pin(&self, pin: usize, level: bool) {
         self.ioapic.lock().set_pin(pin, level, &mut |message| self.deliver(message));
     }
@@ -439,6 +480,17 @@ impl IrqSink for Interrupts {
         if pin < IOAPIC_PINS {
             self.set_ioapic_pin(pin, level);
         }
+    }
+
+    fn hearing(&self, gsi: u32) -> Hearing {
+        self.awaited.store(true, Ordering::Release);
+        let by_pic = self.hearing_by_pic(gsi);
+        let by_ioapic = self.hearing_by_ioapic(if gsi == 0 { IOAPIC_PIN_OF_IRQ0 } else { gsi as usize });
+        if by_pic == Some(true) || by_ioapic == Some(true) {
+            return Hearing::Waiting;
+        }
+        self.awaited.store(false, Ordering::Relaxed);
+        if by_pic.or(by_ioapic).is_none() { Hearing::Deaf } else { Hearing::Ready }
     }
 }
 

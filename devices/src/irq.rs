@@ -10,6 +10,22 @@ use serde::{Deserialize, Serialize};
 pub trait IrqSink: Send + Sync {
     /// Drives the wire of a global system interrupt. Telling the same level twice changes nothing.
     fn set_line(&self, gsi: u32, level: bool);
+
+    /// What a rising edge would meet now.
+    fn hearing(&self, _gsi: u32) -> Hearing {
+        Hearing::Deaf
+    }
+}
+
+/// What a rising edge on a wire would meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Nobody listens: it is masked, or the wire leads nowhere.
+    Deaf,
+    /// The interrupt of an earlier edge has not been taken by a CPU yet. This one would be lost in it.
+    Waiting,
+    /// It would become an interrupt of its own.
+    Ready,
 }
 
 /// Where message-signalled interrupts go.
@@ -49,6 +65,11 @@ impl IrqLine {
     /// Asserts or releases the pin.
     pub fn set(&self, level: bool) {
         self.sink.set_line(self.gsi, level);
+    }
+
+    /// What a rising edge would meet now.
+    pub fn hearing(&self) -> Hearing {
+        self.sink.hearing(self.gsi)
     }
 
     /// One rising edge, and back to released. The 8259 forgets a request that is released before it is acknowledged:
@@ -141,6 +162,8 @@ struct Recorded {
     asserted: Vec<u32>,
     changes: Vec<(u32, bool)>,
     messages: Vec<(u64, u32)>,
+    /// What edges meet, by wire; otherwise they are heard.
+    hearing: Vec<(u32, Hearing)>,
 }
 
 impl Recorder {
@@ -169,6 +192,13 @@ impl Recorder {
         self.take_changes().into_iter().filter(|&change| change == (gsi, true)).count()
     }
 
+    /// Says what edges on a wire meet from now on.
+    pub fn set_hearing(&self, gsi: u32, hearing: Hearing) {
+        let mut recorded = self.0.lock();
+        recorded.hearing.retain(|&(wire, _)| wire != gsi);
+        recorded.hearing.push((gsi, hearing));
+    }
+
     /// Messages since the last call, oldest first.
     pub fn take_messages(&self) -> Vec<(u64, u32)> {
         std::mem::take(&mut self.0.lock().messages)
@@ -185,6 +215,12 @@ impl IrqSink for Recorder {
             }
             recorded.changes.push((gsi, level));
         }
+    }
+
+    fn hearing(&self, gsi: u32) -> Hearing {
+        let recorded = self.0.lock();
+        let said = recorded.hearing.iter().find(|&&(wire, _)| wire == gsi);
+        said.map_or(Hearing::Ready, |&(_, hearing)| hearing)
     }
 }
 

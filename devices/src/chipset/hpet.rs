@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::Device;
 use crate::clock::{Alarm, Clock, Timed};
-use crate::irq::{IrqLine, IrqSink};
+use crate::irq::{Hearing, IrqLine, IrqSink};
 
 /// A tick of the main counter in nanoseconds.
 const TICK_NS: u64 = 10;
@@ -536,6 +536,13 @@ impl IrqSink for LegacyRouting {
                 *input = level;
             }
         });
+    }
+
+    fn hearing(&self, input: u32) -> Hearing {
+        match self.outputs.get(input as usize) {
+            Some(output) if !self.state.lock().replaced => output.hearing(),
+            _ => Hearing::Deaf,
+        }
     }
 }
 

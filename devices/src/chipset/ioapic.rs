@@ -160,6 +160,13 @@ impl IoApic {
         }
     }
 
+    /// The message that a rising edge on a pin would send; `None` if it is masked or its entry is not for edges.
+    pub fn edge_message(&self, pin: usize) -> Option<Message> {
+        let entry = *self.entries.get(pin)?;
+        let listens = !entry.is(Entry::MASKED) && !entry.is_level();
+        entry.message().filter(|_| listens)
+    }
+
     /// A CPU ended this vector, and the message was level-triggered.
     pub fn end_of_interrupt(&mut self, vector: u8, send: &mut dyn FnMut(Message) -> bool) {
         for pin in 0..IOAPIC_PINS {

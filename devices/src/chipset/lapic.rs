@@ -250,10 +250,19 @@ impl Lapic {
     /// Whether the 8259 pair's interrupt reaches the CPU now: by LINT0, which is a plain wire while the APIC is
     /// disabled, or by a message from the I/O APIC.
     fn extint_pending(&self) -> bool {
+        self.state.extint || (self.passes_lint0() && self.state.lint[0])
+    }
+
+    /// Whether LINT0 leads through to the CPU, for the 8259 pair.
+    pub(crate) fn passes_lint0(&self) -> bool {
         let lvt = self.lvt(Lvt::Lint0);
         let mode = DeliveryMode::from_bits(lvt >> 8);
-        let wire = !self.software_enabled() || (lvt & Lvt::MASKED == 0 && mode == Some(DeliveryMode::ExtInt));
-        self.state.extint || (wire && self.state.lint[0])
+        !self.software_enabled() || (lvt & Lvt::MASKED == 0 && mode == Some(DeliveryMode::ExtInt))
+    }
+
+    /// Whether an interrupt waits for its acknowledge.
+    pub(crate) fn is_requested(&self, vector: u8) -> bool {
+        self.state.irr.contains(vector)
     }
 
     pub(crate) fn has_interrupt(&self) -> bool {

@@ -327,6 +327,13 @@ impl PicPair {
         self.cascade();
     }
 
+    /// Whether an ISA interrupt's request waits for its acknowledge; `None` if it is masked.
+    pub fn is_requested(&self, irq: u8) -> Option<bool> {
+        let (chip, bit) = if irq < 8 { (&self.master, 1 << irq) } else { (&self.slave, 1 << (irq & 7)) };
+        let masked = chip.imr & bit != 0 || (irq >= 8 && self.master.imr >> CASCADE & 1 != 0);
+        (!masked).then_some(chip.irr & bit != 0)
+    }
+
     /// The level of the pair's INTR output.
     pub fn intr(&self) -> bool {
         self.master.request().is_some()

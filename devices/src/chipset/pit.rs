@@ -1,6 +1,10 @@
 //! The 8254 programmable interval timer of a PC, with the part of port 61h that belongs to it. Intel 8254 data sheet.
 //!
 //! Nothing ticks: counts and outputs are computed from the clock when someone asks.
+//!
+//! **Ticks that merge are made up for.** A host that is busy may let several periods pass before it runs the timer
+//! or the CPU. On the wire their edges would become one, and a guest that counts ticks would lose time that its other
+//! clocks have seen. So periodic ticks are counted as owed, and each is signalled when the one before has been taken.
 
 use std::sync::Arc;
 
@@ -9,13 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::Device;
 use crate::clock::{Alarm, Clock, Timed, ns_to_ticks, ticks_to_ns};
-use crate::irq::IrqLine;
+use crate::irq::{Hearing, IrqLine};
 
 /// The frequency of the counters' CLK input.
 pub const PIT_HZ: u64 = 1_193_182;
 
 /// Shorter periods are counted exactly, but their interrupts come no faster, lest a guest keeps the host busy.
 const MIN_INTERRUPT_NS: u64 = 20_000;
+
+/// Ticks are owed up to this many nanoseconds' worth, and up to this many.
+const OWED_NS: u64 = 1_000_000_000;
+const OWED_MAX: u64 = 1_000;
 
 /// The memory refresh that port 61h shows: one request each 18 ticks.
 const REFRESH_TICKS: u64 = 18;
@@ -234,6 +242,13 @@ impl Channel {
         (rise > tick).then_some(rise)
     }
 
+    /// How often OUT rises after the tick `from`, up to `to`, while the count stays. For the periodic modes.
+    fn rises(&self, from: u64, to: u64) -> u64 {
+        let Counting::Since(start) = self.counting else { return 0 };
+        let periods = |tick: u64| tick.saturating_sub(start) / self.ticks();
+        periods(to).saturating_sub(periods(from))
+    }
+
     /// What the counting element shows.
     fn value(&self, tick: u64) -> u16 {
         let Some(elapsed) = self.elapsed(tick) else {
@@ -424,6 +439,8 @@ pub struct PitState {
     signalled: u64,
     /// No interrupt before this moment, for very short periods.
     not_before: u64,
+    /// Periodic ticks that are over and have not been signalled.
+    owed: u64,
 }
 
 impl PitState {
@@ -433,6 +450,7 @@ impl PitState {
             port61: 0,
             signalled: 0,
             not_before: 0,
+            owed: 0,
         }
     }
 }
@@ -486,19 +504,72 @@ impl Pit {
     }
 
     fn write_port(&mut self, port: Port, value: u8) {
-        let of_timer = port == Port::Counter(TIMER) || port == Port::Control && value >> 6 == TIMER as u8;
+        let programs_timer = match port {
+            Port::Counter(index) => index == TIMER,
+            // Not the counter latch command.
+            Port::Control => usize::from(value >> 6) == TIMER && Access::from_bits(value >> 4).is_some(),
+        };
         let out = self.at_present(|state, tick| {
             match port {
                 Port::Counter(index) => state.channels[index].write(value, tick),
                 Port::Control => control(&mut state.channels, value, tick),
             }
-            // By the tick of the write: when this thread is held up, the new count may run out before it goes on.
-            state.signalled = if of_timer { tick } else { state.signalled };
+            if programs_timer {
+                // By the tick of the write: when this thread is held up, the new count may run out before it goes on.
+                state.signalled = tick;
+                // What software waits for from here on is not the old ticks.
+                state.owed = 0;
+            }
             state.channels[TIMER].out(tick)
         });
-        if of_timer {
+        if programs_timer {
             self.irq0.set(out);
         }
+    }
+
+    /// Counts the ticks of a periodic mode up to `tick` that have not been signalled; lets a new count take over.
+    fn count_owed(&mut self, tick: u64) {
+        let PitState { channels, signalled, owed, .. } = &mut self.state;
+        let timer = &mut channels[TIMER];
+        let mut due = 0;
+        if timer.mode.is_periodic() {
+            // A period ends where a new count takes over.
+            let change = timer.pending.map_or(tick, |pending| pending.at.clamp(*signalled, tick));
+            due = timer.rises(*signalled, change);
+            timer.settle(tick);
+            due += timer.rises(change, tick);
+        } else {
+            timer.settle(tick);
+        }
+        let period = ticks_to_ns(timer.ticks(), PIT_HZ).max(1);
+        // Ticks faster than interrupts may come are not made up for.
+        let most = if period < MIN_INTERRUPT_NS { 0 } else { (OWED_NS / period).clamp(1, OWED_MAX) };
+        *owed = owed.saturating_add(due).min(most);
+    }
+
+    /// Signals owed ticks, as many as are heard one by one.
+    fn signal_owed(&mut self) {
+        while self.state.owed > 0 {
+            match self.irq0.hearing() {
+                // `taken` goes on.
+                Hearing::Waiting => return,
+                Hearing::Ready => self.state.owed -= 1,
+                // Nobody counts.
+                Hearing::Deaf => self.state.owed = 0,
+            }
+            self.signal();
+        }
+    }
+
+    /// A CPU has taken an interrupt, maybe that of a tick while others are owed.
+    pub fn taken(&mut self) {
+        self.signal_owed();
+    }
+
+    /// One rising edge. OUT is left high, although it may be low again by now: the 8259 wants a request to stay.
+    fn signal(&self) {
+        self.irq0.lower();
+        self.irq0.raise();
     }
 
     fn read_port61(&mut self) -> u8 {
@@ -571,13 +642,14 @@ impl Timed for Pit {
     fn expire(&mut self, now: u64) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             let tick = ns_to_ticks(now, PIT_HZ);
-            self.state.channels[TIMER].settle(tick);
+            self.count_owed(tick);
             self.state.signalled = tick;
             self.state.not_before = now.saturating_add(MIN_INTERRUPT_NS);
-            // OUT may have fallen and risen more than once. It is left high, although it may be low again by now: the
-            // 8259 wants a request to stay.
-            self.irq0.lower();
-            self.irq0.raise();
+            if self.state.owed == 0 {
+                self.signal();
+            } else {
+                self.signal_owed();
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The timer against its data sheet.
 
 use super::*;
-use crate::irq::Recorder;
+use crate::clock::NS_PER_SEC;
+use crate::interrupts::{CpuEvent, Interrupts, PicBlock, Wake};
+use crate::irq::{IrqSink, Recorder};
 
 /// A moment in the middle of a tick, so that ticks can be counted on.
 fn middle_of(tick: u64) -> u64 {
@@ -402,6 +404,199 @@ fn survives_a_round_trip_while_counting() {
     loaded.write(2, 0x12);
     loaded.ticks(1);
     assert_eq!(loaded.word(2), 0x1234);
+}
+
+#[test]
+fn ticks_are_owed_while_the_last_one_waits_up_to_a_bound() {
+    let bench = Bench::new();
+    bench.program(0, 2, 1_000);
+    bench.lines.take_changes();
+    bench.lines.set_hearing(0, Hearing::Waiting);
+    bench.ticks(5_001);
+    assert_eq!((bench.lines.take_rises(0), bench.pit.lock().state.owed), (0, 5));
+    bench.lines.set_hearing(0, Hearing::Ready);
+    bench.pit.lock().taken();
+    assert_eq!((bench.lines.take_rises(0), bench.pit.lock().state.owed), (5, 0));
+    bench.ticks(1_000);
+    assert_eq!(bench.lines.take_rises(0), 1);
+
+    // 3,333 ticks were due.
+    bench.lines.set_hearing(0, Hearing::Waiting);
+    bench.clock.advance(2_793_400_000);
+    bench.pit.lock().expire(bench.clock.now());
+    assert_eq!(bench.pit.lock().state.owed, OWED_MAX);
+    // A tick of 50 ms: 20 in a second.
+    bench.program(0, 2, 59_659);
+    bench.clock.advance(60 * NS_PER_SEC);
+    bench.pit.lock().expire(bench.clock.now());
+    assert_eq!(bench.pit.lock().state.owed, 20);
+}
+
+#[test]
+fn owed_ticks_are_counted_through_a_change_of_the_count() {
+    let bench = Bench::new();
+    bench.lines.set_hearing(0, Hearing::Waiting);
+    bench.program(0, 2, 1_000);
+    bench.ticks(2_501);
+    assert_eq!(bench.pit.lock().state.owed, 2);
+    // Written without a control word, the new count follows the old period, and the old ticks are not wanted any more.
+    bench.write(0, 0x10);
+    bench.write(0, 0x27);
+    assert_eq!(bench.pit.lock().state.owed, 0);
+    bench.clock.advance_to(middle_of(100 + 1 + 3_000 + 30_000 + 1));
+    bench.pit.lock().expire(bench.clock.now());
+    assert_eq!(bench.pit.lock().state.owed, 4, "one of 1,000 ticks, three of 10,000");
+    bench.write(3, 0x00);
+    assert_eq!(bench.pit.lock().state.owed, 4, "the counter latch command changes nothing");
+    bench.write(3, 0x30);
+    assert_eq!(bench.pit.lock().state.owed, 0, "another mode");
+}
+
+#[test]
+fn nothing_is_owed_where_nobody_listens_nor_by_a_one_shot_nor_by_very_short_periods() {
+    let bench = Bench::new();
+    bench.program(0, 2, 1_000);
+    bench.lines.set_hearing(0, Hearing::Deaf);
+    bench.ticks(10_001);
+    assert_eq!(bench.pit.lock().state.owed, 0);
+    bench.lines.set_hearing(0, Hearing::Ready);
+    bench.lines.take_changes();
+    bench.pit.lock().taken();
+    assert_eq!(bench.lines.take_rises(0), 0);
+
+    bench.lines.set_hearing(0, Hearing::Waiting);
+    bench.program(0, 0, 1_000);
+    bench.ticks(200_000);
+    assert_eq!((bench.lines.take_rises(0), bench.pit.lock().state.owed), (1, 0));
+    bench.program(0, 2, 10);
+    bench.ticks(200_000);
+    assert_eq!(bench.pit.lock().state.owed, 0);
+}
+
+#[test]
+fn owed_ticks_survive_a_snapshot() {
+    let bench = Bench::new();
+    bench.lines.set_hearing(0, Hearing::Waiting);
+    bench.program(0, 3, 1_000);
+    bench.ticks(3_001);
+    let bytes = rmp_serde::to_vec_named(&(bench.clock.save(), bench.pit.lock().save())).unwrap();
+    let loaded = Bench::new();
+    let (clock, pit) = rmp_serde::from_slice(&bytes).unwrap();
+    loaded.clock.load(&clock);
+    loaded.pit.lock().load(pit);
+    loaded.pit.lock().taken();
+    assert_eq!(loaded.lines.take_rises(0), 3);
+}
+
+struct Asleep;
+
+impl Wake for Asleep {
+    fn wake(&self, _cpu: usize, _event: CpuEvent) {}
+}
+
+/// A timer on a real fabric, with a CPU that takes and ends interrupts.
+struct Machine {
+    clock: Arc<Clock>,
+    irq: Arc<Interrupts>,
+    pit: Arc<Mutex<Pit>>,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let clock = Clock::manual(1_000_000_000);
+        let irq = Interrupts::new(2, clock.clone(), Arc::new(Asleep));
+        let sink: Arc<dyn IrqSink> = irq.clone();
+        let pit = Arc::new(Mutex::new(Pit::new(clock.clone(), IrqLine::new(sink, 0), Alarm::silent())));
+        let owing = Arc::downgrade(&pit);
+        irq.set_listener(move || {
+            if let Some(pit) = owing.upgrade() {
+                pit.lock().taken();
+            }
+        });
+        clock.advance_to(middle_of(100));
+        Machine { clock, irq, pit }
+    }
+
+    /// 1,000 Hz.
+    fn start(&self) {
+        let mut pit = self.pit.lock();
+        pit.write(3, &[0x34]);
+        pit.write(0, &[0xa9]);
+        pit.write(0, &[0x04]);
+    }
+
+    /// Nobody runs for so many milliseconds, then the timer thread does.
+    fn starve(&self, ms: u64) {
+        self.clock.advance(ms * 1_000_000);
+        self.pit.lock().expire(self.clock.now());
+    }
+
+    /// How many interrupts a CPU gets without time passing.
+    fn take(&self, cpu: usize, vector: u8) -> usize {
+        let mut count = 0;
+        while self.irq.has_interrupt(cpu) {
+            assert_eq!(self.irq.acknowledge(cpu), Some(vector));
+            count += 1;
+            assert!(count < 10_000, "they never end");
+            self.irq.mmio_write(cpu, 0xb0, &[0; 4]);
+            self.irq.pic_ports(PicBlock::Master).write(0, &[0x20]);
+        }
+        count
+    }
+}
+
+#[test]
+fn a_starved_cpu_gets_each_tick_through_the_io_apic() {
+    let machine = Machine::new();
+    machine.irq.mmio_write(1, 0xf0, &[0xff, 1, 0, 0]);
+    let mut window = machine.irq.ioapic_window();
+    for (index, value) in [(0x15u32, 1u32 << 24), (0x14, 0x41)] {
+        window.write(0x00, &index.to_le_bytes());
+        window.write(0x10, &value.to_le_bytes());
+    }
+    machine.irq.pic_ports(PicBlock::Master).write(1, &[0xff]);
+    machine.start();
+    assert_eq!(machine.take(1, 0x41), 1, "OUT rises with the control word");
+    // The timer thread in time, the CPU late.
+    for _ in 0..7 {
+        machine.starve(1);
+    }
+    assert_eq!(machine.take(1, 0x41), 7);
+    // Both late.
+    machine.starve(9);
+    assert_eq!(machine.take(1, 0x41), 9);
+    machine.starve(1);
+    assert_eq!(machine.take(1, 0x41), 1);
+    // Masked, the ticks are lost.
+    window.write(0x10, &0x1_0041u32.to_le_bytes());
+    machine.starve(5);
+    window.write(0x10, &0x41u32.to_le_bytes());
+    assert_eq!(machine.take(1, 0x41), 0);
+    machine.starve(1);
+    assert_eq!(machine.take(1, 0x41), 1);
+}
+
+#[test]
+fn a_starved_cpu_gets_each_tick_through_the_8259() {
+    let machine = Machine::new();
+    let mut pic = machine.irq.pic_ports(PicBlock::Master);
+    pic.write(0, &[0x11]);
+    for value in [0x30, 4, 1, 0xfe] {
+        pic.write(1, &[value]);
+    }
+    machine.start();
+    assert_eq!(machine.take(0, 0x30), 1, "OUT rises with the control word");
+    machine.starve(4);
+    assert_eq!(machine.take(0, 0x30), 4);
+    for _ in 0..3 {
+        machine.starve(2);
+    }
+    assert_eq!(machine.take(0, 0x30), 6);
+    // One edge is kept while it is masked.
+    pic.write(1, &[0xff]);
+    machine.starve(8);
+    pic.write(1, &[0xfe]);
+    assert_eq!(machine.take(0, 0x30), 1);
 }
 
 #[test]
