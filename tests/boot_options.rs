@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 struct Case {
     name: &'static str,
     append: &'static str,
-    cpus: u32,
+    cpus: usize,
     memory: &'static str,
     check: fn(&mut Guest) -> Result<()>,
     /// Not only when all are asked for.
@@ -93,7 +93,7 @@ fn boot(flavour: Flavour, case: &Case) -> Result<()> {
         initrd,
         memory: case.memory,
         append: case.append,
-        arguments: vec!["--cpus".into(), case.cpus.to_string()],
+        cpus: case.cpus,
         ..Options::default()
     };
     let start = Instant::now();

@@ -247,8 +247,7 @@ fn cloud_kernel_by_pvh(cpus: usize) -> Result<()> {
     let file = folder.path().join("vmlinux");
     fs::write(&file, vmlinux(&kernel.image)?)?;
     let initrd = Some(initramfs(&kernel, folder.path(), None, false)?);
-    let arguments = vec!["--cpus".into(), cpus.to_string()];
-    let options = Options { kernel: file, initrd, memory: "256M", arguments, ..Options::default() };
+    let options = Options { kernel: file, initrd, memory: "256M", cpus, ..Options::default() };
     let mut guest = Guest::boot(&options, BOOT)?;
     // Linux gives a loader that comes by PVH a number of its own.
     let loader = guest.run("cat /proc/sys/kernel/bootloader_type", SOON)?;
@@ -269,7 +268,7 @@ fn installer_kernel() -> Result<()> {
         initrd: Some(files.join("initrd.gz")),
         memory: "512M",
         append: "rdinit=/bin/sh",
-        arguments: vec!["--cpus".into(), "2".into()],
+        cpus: 2,
         ..Options::default()
     };
     let mut guest = Guest::start(&options)?;
@@ -288,8 +287,7 @@ fn installer_kernel() -> Result<()> {
 /// Its first tests, on the serial port's screen, by all processors at a time.
 fn memtest(image: &str, cpus: usize) -> Result<()> {
     let kernel = package("memtest86+")?.join("boot").join(image);
-    let arguments = vec!["--cpus".into(), cpus.to_string()];
-    let options = Options { kernel, memory: "24M", arguments, ..Options::default() };
+    let options = Options { kernel, memory: "24M", cpus, ..Options::default() };
     let mut guest = Guest::start(&options)?;
     let mut screen = Screen::new();
     // A test that has begun says that those before it are through.

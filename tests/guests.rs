@@ -105,7 +105,7 @@ fn session(flavour: Flavour, memory: &'static str, compressed: bool) -> Result<(
 /// The kernel in which even interrupt handlers are threads.
 fn rt_kernel() -> Result<()> {
     let mut setup = setup(Flavour::Rt, None, false)?;
-    setup.options.arguments = vec!["--cpus".into(), "2".into()];
+    setup.options.cpus = 2;
     let start = Instant::now();
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     eprintln!("Rt kernel: shell after {:.1} s", start.elapsed().as_secs_f64());

@@ -92,13 +92,8 @@ fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
     more.file("root/smp", 0o755, &fs::read(&program)?);
     // The kernel unpacks one archive after the other.
     OpenOptions::new().append(true).open(&initrd)?.write_all(&more.finish())?;
-    let options = Options {
-        kernel: kernel.image,
-        initrd: Some(initrd),
-        memory: "512M",
-        arguments: vec!["--cpus".into(), cpus.to_string()],
-        ..Options::default()
-    };
+    let options =
+        Options { kernel: kernel.image, initrd: Some(initrd), memory: "512M", cpus, ..Options::default() };
     Ok(Setup { options, _folder: folder })
 }
 

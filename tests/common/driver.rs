@@ -41,6 +41,8 @@ pub(crate) struct Options {
     pub kernel: PathBuf,
     pub initrd: Option<PathBuf>,
     pub memory: &'static str,
+    /// Processors; 0 is one, too.
+    pub cpus: usize,
     pub append: &'static str,
     pub debug_exit: bool,
     pub no_reboot: bool,
@@ -51,10 +53,11 @@ pub(crate) struct Options {
 impl Options {
     fn command(&self, emulator: Emulator) -> Command {
         let append = format!("console=ttyS0 {}", self.append);
+        let cpus = self.cpus.max(1).to_string();
         match emulator {
             Emulator::Softmetal => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
-                command.arg("run").args(["--memory", self.memory, "--append", &append]);
+                command.arg("run").args(["--memory", self.memory, "--cpus", &cpus, "--append", &append]);
                 command.arg("--kernel").arg(&self.kernel);
                 if let Some(initrd) = &self.initrd {
                     command.arg("--initrd").arg(initrd);
@@ -67,7 +70,7 @@ impl Options {
             Emulator::Qemu => {
                 let mut command = Command::new("qemu-system-x86_64");
                 command.args(["-accel", "tcg", "-machine", "q35", "-nodefaults", "-display", "none"]);
-                command.args(["-serial", "stdio", "-m", self.memory, "-append", &append]);
+                command.args(["-serial", "stdio", "-m", self.memory, "-smp", &cpus, "-append", &append]);
                 command.arg("-kernel").arg(&self.kernel);
                 if let Some(initrd) = &self.initrd {
                     command.arg("-initrd").arg(initrd);
