@@ -84,6 +84,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::MutexGuard;
     use std::sync::Arc;
     use std::thread;
 
@@ -108,6 +109,8 @@ mod tests {
                         port.1 = 16;
                         inbox.want();
                     }
+                    // Whoever waits for the port gets it, on a busy host too.
+                    MutexGuard::unlock_fair(port);
                 }
             })
         };
