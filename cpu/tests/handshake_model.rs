@@ -35,7 +35,7 @@ use group::{Group, Marks, Notice, Notify, Seat};
 use loom::{cell::UnsafeCell, thread};
 use sync::{
     Arc, AtomicU32,
-    Ordering::{Relaxed, SeqCst},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
     fence,
 };
 
@@ -185,6 +185,38 @@ fn two_that_protect_at_once_do_not_wait_for_ever() {
         assert_eq!(a.decode(&pages[1]), 1);
         a.leave();
         assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+/// A page becomes a hole while a CPU stores to it: once the change has returned, no store reaches it.
+#[test]
+fn nobody_stores_where_the_map_has_changed() {
+    model(|| {
+        let cpus = Arc::new(Cpus::new(1));
+        let (page, denied) = (Arc::new(Page::default()), Arc::new(AtomicU32::new(0)));
+        let mut writer = Cpu::new(&cpus);
+        let running = thread::spawn({
+            let (page, denied) = (Arc::clone(&page), Arc::clone(&denied));
+            move || {
+                for value in 1..=3 {
+                    writer.enter();
+                    writer.tag |= denied.load(Acquire) == 0;
+                    if writer.tag {
+                        page.byte.store(value, Relaxed);
+                    }
+                    writer.safepoint();
+                    if value == 2 {
+                        writer.leave();
+                    }
+                }
+                writer.leave();
+            }
+        });
+        denied.store(1, Release);
+        cpus.forget();
+        let stood = page.byte.load(Relaxed);
+        running.join().unwrap();
+        assert_eq!(page.byte.load(Relaxed), stood);
     });
 }
 

@@ -310,3 +310,143 @@ fn moment(cpu: &Cpu) -> Moment {
     let state_rip = cpu.state().rip;
     Moment { instructions: cpu.instructions(), rip: state_rip, registers: cpu.digest() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SerialTarget;
+    use crate::console::Console;
+    use crate::machine::Machine;
+    use entry::{Happening, Question};
+
+    fn config() -> Config {
+        let mut config = Config::new(KernelSource::BuiltIn(crate::cli::DEMO));
+        config.memory = 64 << 20;
+        config.append = "quick run=mem".into();
+        config.serial = SerialTarget::None;
+        config
+    }
+
+    fn run(config: &Config) -> Outcome {
+        Machine::build(config, &Console::new()).unwrap().run().unwrap()
+    }
+
+    /// A log like that of `path`, with something changed.
+    fn forge(path: &Path, to: &Path, mut change: impl FnMut(usize, &mut Entry)) {
+        let (header, mut reader) = Reader::open(path).unwrap();
+        let mut writer = Writer::create(to, &header).unwrap();
+        for number in 0.. {
+            let Ok(mut entry) = reader.next() else { break };
+            change(number, &mut entry);
+            writer.write(&entry).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn a_replay_leaves_a_forged_log_where_it_was_forged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, forged) = (folder.path().join("log"), folder.path().join("forged"));
+        assert_eq!(run(&Config { record: Some(log.clone()), ..config() }), Outcome::PoweredOff);
+        let mut entries = Vec::new();
+        forge(&log, &forged, |_, entry| entries.push(entry.clone()));
+        assert_eq!(examine(&fs::read(&forged).unwrap()), Ok(entries.len()));
+        let replay = Config { kernel: KernelSource::Recorded, replay: Some(forged.clone()), ..config() };
+        assert_eq!(run(&replay), Outcome::PoweredOff);
+
+        let last = |wanted: &dyn Fn(&Entry) -> bool| entries.iter().rposition(wanted).unwrap();
+        let answer = last(&|entry| matches!(entry, Entry::Asked(Question::PortRead { port: 0x3fd, .. }, _)));
+        let write = last(&|entry| matches!(entry, Entry::Asked(Question::PortWrite { port: 0x3f8, .. }, _)));
+        let end = last(&|entry| matches!(entry, Entry::At(_, Happening::End(..))));
+        type Forge = fn(&mut Entry);
+        let forgeries: [(usize, Forge, &str); 6] = [
+            // The transmitter stays busy: the guest asks again.
+            (
+                answer,
+                |entry| {
+                    if let Entry::Asked(_, answer) = entry {
+                        *answer = Some(0)
+                    }
+                },
+                "a read of 1 bytes from port 0x3fd comes, in the log",
+            ),
+            (
+                write,
+                |entry| {
+                    if let Entry::Asked(Question::PortWrite { data, .. }, _) = entry {
+                        *data = entry::Data::new(b"~");
+                    }
+                },
+                "in the log a write of [7e] to port 0x3f8",
+            ),
+            (
+                end,
+                |entry| {
+                    if let Entry::At(moment, _) = entry {
+                        moment.registers ^= 1
+                    }
+                },
+                "other values in the registers",
+            ),
+            (
+                end,
+                |entry| {
+                    if let Entry::At(moment, _) = entry {
+                        moment.rip ^= 1
+                    }
+                },
+                "the end finds rip at",
+            ),
+            (
+                end,
+                |entry| {
+                    if let Entry::At(_, Happening::End(_, memory)) = entry {
+                        *memory ^= 1;
+                    }
+                },
+                "guest memory at the end",
+            ),
+            (write, |entry| *entry = Entry::Asked(Question::Cr8, Some(0)), "in the log a read of CR8"),
+        ];
+        for (place, forgery, expected) in forgeries {
+            forge(&log, &forged, |number, entry| {
+                if number == place {
+                    forgery(entry);
+                }
+            });
+            match run(&replay) {
+                Outcome::Failed(what) => {
+                    assert!(
+                        what.contains("leaves its log at instruction") && what.contains(expected),
+                        "{what}"
+                    );
+                }
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_interrupt_at_another_instruction_is_another_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, forged) = (folder.path().join("log"), folder.path().join("forged"));
+        // The self-test has timers interrupt it.
+        let config = Config { append: "run=test".into(), ..config() };
+        assert_eq!(run(&Config { record: Some(log.clone()), ..config.clone() }), Outcome::PoweredOff);
+        let mut interrupts = 0;
+        forge(&log, &forged, |_, entry| {
+            if let Entry::At(moment, Happening::Interrupt(_)) = entry {
+                interrupts += 1;
+                if interrupts == 20 {
+                    moment.instructions += 1;
+                }
+            }
+        });
+        assert!(interrupts > 20, "{interrupts}");
+        let replay = Config { kernel: KernelSource::Recorded, replay: Some(forged), ..config };
+        match run(&replay) {
+            Outcome::Failed(what) => assert!(what.contains("leaves its log at instruction"), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

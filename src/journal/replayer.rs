@@ -15,6 +15,9 @@ use super::{Reader, digest_memory, moment};
 use crate::board::Board;
 use crate::outcome::{Outcome, Run};
 
+/// More questions than there can be between two checkpoints.
+const MOST_QUESTIONS: usize = 1 << 24;
+
 /// The log that is being followed. The first thing that is not as it says ends the run.
 pub(crate) struct Replayer {
     state: Mutex<State>,
@@ -37,6 +40,9 @@ impl State {
         loop {
             if let Some(Entry::At(moment, _)) = self.queue.back() {
                 return Ok(*moment);
+            }
+            if self.queue.len() > MOST_QUESTIONS {
+                return Err(self.reader.wrong("it is damaged: no checkpoint comes for too long"));
             }
             let entry = self.reader.next()?;
             if let Entry::Start { .. } = entry {
