@@ -50,5 +50,8 @@ void rom_main(void)
 	run("strings and limits", test_strings);
 	run("segment overrides", test_overrides);
 	run("bit strings", test_bit_strings);
+	run("bases that wrap", test_base_wrap);
+	run("the top of memory", test_top_of_memory);
+	run("half of ESP", test_half_stack_pointer);
 	finish();
 }

@@ -47,3 +47,6 @@ void test_lengths(void);
 void test_strings(void);
 void test_overrides(void);
 void test_bit_strings(void);
+void test_base_wrap(void);
+void test_top_of_memory(void);
+void test_half_stack_pointer(void);
