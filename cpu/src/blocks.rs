@@ -470,7 +470,7 @@ fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::sta
             taken: Cell::new(taken),
             fall: Cell::new(fall),
             n,
-            count: Cell::new(0),
+            unused: 0,
             taken_offset,
             fall_offset,
         });

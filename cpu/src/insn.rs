@@ -95,8 +95,7 @@ pub(crate) struct Links {
     pub(crate) fall: Cell<*const Insn>,
     /// Instructions in the block.
     pub(crate) n: i32,
-    /// How often the block has run, for the translator.
-    pub(crate) count: Cell<i32>,
+    pub(crate) unused: i32,
     /// Targets relative to the page: of the taken branch.
     pub(crate) taken_offset: i32,
     /// And of the one that is not.
