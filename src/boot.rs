@@ -1,8 +1,8 @@
 //! What firmware does before a kernel starts: tables and kernel into RAM, the boot processor into its entry state.
 
 use anyhow::{Context, Result};
-use softmetal_cpu::Cpu;
 use softmetal_cpu::state::{Activity, CpuState, Segment, TableRegister, cr0, cr4, efer, reg, seg};
+use softmetal_cpu::{BRAND, Cpu, PROCESSOR_ID};
 use softmetal_devices::chipset::acpi_pm::SCI_IRQ;
 use softmetal_devices::chipset::uart::{COM1, COM2};
 use softmetal_devices::pci::access::CONFIG_PORT;
@@ -34,8 +34,8 @@ pub(crate) fn load(config: &Config, ram: &GuestMemoryMmap, identity: &Identity) 
         &smbios::Config {
             cpus: config.cpus,
             ram_bytes: config.memory,
-            cpu_name: "softmetal virtual CPU".into(),
-            cpu_id: 0,
+            cpu_name: BRAND.into(),
+            cpu_id: PROCESSOR_ID,
             uuid: identity.uuid,
             version: env!("CARGO_PKG_VERSION").into(),
         },

@@ -14,7 +14,7 @@ use crate::{
         Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, TrapRule,
         Why, X87, cr0, seg,
     },
-    sys::{deliver::Source, msr::MISC_ENABLE_RESET},
+    sys::{cpuid::SIGNATURE, deliver::Source, msr::MISC_ENABLE_RESET},
 };
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl CpuState {
         let mut segments = [data(0); 6];
         segments[seg::CS] = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attributes: 0x9b };
         let mut gpr = [0; 16];
-        gpr[2] = 0x0008_06f8;
+        gpr[2] = SIGNATURE.into();
         CpuState {
             gpr,
             rip: 0xfff0,

@@ -36,4 +36,5 @@ pub use fault::Fault;
 pub use ram::{Ram, Rights};
 pub use spaces::{AddressSpace, Trap};
 pub use state::{Activity, Cpu, CpuState, Options, Statistics};
+pub use sys::cpuid::{BRAND, PROCESSOR_ID};
 pub use sys::watch::{Watch, WatchSink, Watched};

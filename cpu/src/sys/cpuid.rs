@@ -71,10 +71,14 @@ const EXTENDED_EDX: u32 = 1 << 11 // SYSCALL
     | 1 << 27 // RDTSCP
     | 1 << 29; // long mode
 
-const BRAND: &[u8; 48] = b"softmetal virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// The processor's name: the brand string of leaves 8000_0002h to 8000_0004h, which is at most 48 bytes.
+pub const BRAND: &str = "softmetal virtual CPU";
 
 /// Family 6, model 8Fh, stepping 8.
-const SIGNATURE: u32 = 0x0008_06f8;
+pub(crate) const SIGNATURE: u32 = 0x0008_06f8;
+
+/// EAX and EDX of leaf 1, as SMBIOS tells a processor's kind ("Processor ID").
+pub const PROCESSOR_ID: u64 = SIGNATURE as u64 | (LEAF1_EDX as u64) << 32;
 
 impl Cpu {
     /// EAX, EBX, ECX, EDX of a leaf.
@@ -140,7 +144,8 @@ impl Cpu {
             }
             0x8000_0002..=0x8000_0004 => {
                 let at = (leaf - 0x8000_0002) as usize * 16;
-                std::array::from_fn(|k| text(&BRAND[at + 4 * k..]))
+                let byte = |k: usize| BRAND.as_bytes().get(at + k).copied().unwrap_or(0);
+                std::array::from_fn(|k| text(&[0, 1, 2, 3].map(|n| byte(4 * k + n))))
             }
             // L2: 2 MiB, 16 ways, lines of 64 bytes.
             0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
