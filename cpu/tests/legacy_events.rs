@@ -121,6 +121,35 @@ fn pvi_gives_user_code_a_virtual_interrupt_flag() {
     }
 }
 
+/// SDM 3B "Class 2—Maskable Hardware Interrupt Handling in Virtual-8086 Mode Using the Virtual Interrupt Mechanism": VIF and
+/// VIP at the beginning of an instruction.
+#[test]
+fn a_virtual_interrupt_that_waits_stops_the_next_instruction() {
+    for options in options() {
+        // The mode, IOPL, and the vector: #GP at once, or the program's INT3.
+        for (v86, control, iopl, vector) in [
+            (true, cr4::VME, 0, 13),
+            (true, cr4::VME, 3, 3),
+            (true, 0, 0, 3),
+            (false, cr4::PVI, 0, 13),
+            (false, cr4::PVI, 3, 3),
+            (false, cr4::VME, 0, 3),
+        ] {
+            let mut m = protected(options);
+            let mut state = if v86 { v86_state(iopl) } else { user_state() };
+            state.cr4 = control;
+            state.rflags |= VIF | VIP | iopl << 12;
+            m.cpu.set_state(&state);
+            m.write(if v86 { V86_PROGRAM } else { USER_PROGRAM }, &[0xcc]);
+            assert_eq!(m.run(), End::Vector(vector), "V86 {v86}, CR4 {control:#x}, IOPL {iopl}");
+            if vector == 13 {
+                let start = if v86 { 0 } else { USER_PROGRAM as u32 };
+                assert_eq!((double(&m, 0), double(&m, 1)), (0, start));
+            }
+        }
+    }
+}
+
 #[test]
 fn iret_to_virtual_8086_mode_checks_its_ip() {
     for options in options() {

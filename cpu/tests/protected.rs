@@ -61,6 +61,27 @@ fn segments_check_limits_types_and_what_is_loaded() {
             Some((13, 0)),
         ),
         (
+            "a string from a small segment while the others are flat",
+            |a| {
+                a.mov(eax, u32::from(SMALL))?;
+                a.mov(fs, eax)?;
+                a.xor(esi, esi)?;
+                a.mov(edi, KERNEL_DATA as u32)?;
+                a.mov(ecx, 5)?;
+                // REP MOVSD from FS:[ESI]: four fit.
+                a.db(&[0x64, 0xf3, 0xa5])
+            },
+            Some((13, 0)),
+        ),
+        (
+            "MASKMOVQ to the code segment",
+            |a| {
+                a.mov(edi, KERNEL_DATA as u32)?;
+                a.db(&[0x2e, 0x0f, 0xf7, 0xc0])
+            },
+            Some((13, 0)),
+        ),
+        (
             "below an expand-down stack",
             |a| {
                 a.mov(eax, u32::from(EXPAND_DOWN))?;
