@@ -9,7 +9,7 @@
 
 SNIPPET32(sysenter32, "nop; sysenter")
 SNIPPET(sysenter64, "nop; sysenter")
-SNIPPET(sysexit32, "nop; sysexit")
+SNIPPET(sysexit32, "nop; sysexitl")
 SNIPPET(sysexit64, "nop; rex.W sysexit")
 SNIPPET32(sysexit_compat, "nop; sysexit")
 SNIPPET32(syscall_compat, "nop; .byte 0x0f, 0x05")
@@ -60,7 +60,7 @@ void test_sysenter(void)
 }
 
 // RDX and RCX are the target: RAX has both in these tests.
-SNIPPET(sysexit_to32, "mov %rdi, %rdx; mov %rsi, %rcx; sysexit")
+SNIPPET(sysexit_to32, "mov %rdi, %rdx; mov %rsi, %rcx; sysexitl")
 SNIPPET(sysexit_to64, "mov %rdi, %rdx; mov %rsi, %rcx; rex.W sysexit")
 SNIPPET32(user_lands32, "mov %cs, %ebx; mov %ss, %edx")
 
@@ -132,18 +132,18 @@ void test_sysenter32(void)
 	wrmsr(MSR_SYSENTER_EIP, (u64)landing.start);
 	wrmsr(MSR_SYSENTER_ESP, STACK_TOP(0) - 256);
 	legacy.eflags = FLAG_IOPL | FLAG_CF;
-	run32(enter_legacy, 3, (struct legacy_regs){ 0 });
+	run_protected(enter_legacy, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && event.eip == (u32)(u64)landing.end && event.cs == L_SPARE && event.ss == L_SPARE + 8 && event.esp == STACK_TOP(0) - 256,
 	      "SYSENTER: exception %d at %x:%x, SS:ESP %x:%x", event.vector, event.cs, event.eip, event.ss, event.esp);
 	check(event.eflags == (FLAG_IOPL | FLAG_CF | FLAG_1), "SYSENTER: EFLAGS %x", event.eflags);
-	run32(exit_legacy, 0, (struct legacy_regs){ .edi = (u32)(u64)landing.start, .esi = STACK_TOP(3) - 64 });
+	run_protected(exit_legacy, 0, (struct legacy_regs){ .edi = (u32)(u64)landing.start, .esi = STACK_TOP(3) - 64 });
 	check(event.vector == VECTOR_USER_EXIT && event.cs == ((L_SPARE + 16) | 3) && event.ss == ((L_SPARE + 24) | 3) && event.esp == STACK_TOP(3) - 64, "SYSEXIT: exception %d at %x:%x, SS:ESP %x:%x",
 	      event.vector, event.cs, event.eip, event.ss, event.esp);
 	for (int ring = 1; ring < 4; ring++)
 		expect32("SYSEXIT of an outer ring", exit_user, ring, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 1);
 	// The segments are flat, whatever the table says of CS.
 	legacy_gdt[L_SPARE / 8] = 0;
-	run32(enter_legacy, 3, (struct legacy_regs){ 0 });
+	run_protected(enter_legacy, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && event.cs == L_SPARE && event.eip == (u32)(u64)landing.end, "SYSENTER without a descriptor: exception %d at %x:%x", event.vector, event.cs, event.eip);
 	wrmsr(MSR_SYSENTER_CS, 0);
 	expect32("SYSENTER without a selector", enter_legacy, 3, (struct legacy_regs){ 0 }, VECTOR_GP, 0, 1);

@@ -18,7 +18,7 @@ static bool to(u64 cr3, u64 cr4)
 	legacy_reset();
 	legacy_back_cr3 = (u32)cr3;
 	legacy_back_cr4 = (u32)cr4;
-	run32(nothing, 0, (struct legacy_regs){ 0 });
+	run_protected(nothing, 0, (struct legacy_regs){ 0 });
 	legacy_back_cr3 = legacy_back_cr4 = 0;
 	return read_cr4() == cr4;
 }

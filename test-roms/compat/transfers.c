@@ -10,7 +10,7 @@ SNIPPET(call_32, "lcall *(%rdi); mov %cs, %edx")
 SNIPPET(call_32_wide, "rex.W lcall *(%rdi); mov %cs, %edx")
 SNIPPET(ret_64, "push %rsi; push %rax; lretq")
 SNIPPET(ret_32, "push %rsi; push %rax; rex.W lret")
-SNIPPET(ret_short, "sub $8, %rsp; mov %eax, (%rsp); mov %esi, 4(%rsp); lret")
+SNIPPET(ret_short, "sub $8, %rsp; mov %eax, (%rsp); mov %esi, 4(%rsp); lretl")
 
 
 #define TARGET 0x800	// offset in the code page
@@ -24,7 +24,7 @@ static void at_target(struct snippet s)
 SNIPPET32(land_32, "mov %cs, %ebx; dec %eax")
 SNIPPET(land_64, "mov %cs, %ebx; mov $-1, %rcx")
 SNIPPET32(land_ret, "mov %cs, %ebx; lret")
-SNIPPET(land_ret64, "mov %cs, %ebx; lret")
+SNIPPET(land_ret64, "mov %cs, %ebx; lretl")
 
 static bool landed(struct snippet s, u16 cs)
 {

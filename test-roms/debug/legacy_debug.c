@@ -12,7 +12,7 @@ static void expect_log(const char *what, struct code c, int ring, struct legacy_
 {
 	legacy.log_vectors = 1 << VECTOR_DB;
 	legacy.log_max = LEGACY_LOG_SIZE;
-	run32(c, ring, r);
+	run_protected(c, ring, r);
 	u32 n = 0;
 	while (offsets[n] >= 0)
 		n++;
@@ -32,7 +32,7 @@ void test_legacy_step(void)
 		expect_log("POP SS", pop_ss_, ring, (struct legacy_regs){ 0 }, (const i32[]){ 1, 3, 4, -1 }, DR6_BS);
 	}
 	legacy.log_vectors = 1 << VECTOR_DB | 1 << VECTOR_OF;
-	run32(into_, 3, (struct legacy_regs){ 0 });
+	run_protected(into_, 3, (struct legacy_regs){ 0 });
 	// INTO is a trap; the way into its handler is no step.
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.log_count == 3 && legacy.log[2].vector == VECTOR_OF && legacy.log[2].eip == (u32)(u64)into_.end - 2,
 	      "INTO: %u, the last is %u", legacy.out.log_count, legacy.log[2].vector);

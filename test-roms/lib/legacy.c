@@ -216,7 +216,7 @@ void legacy_at(struct code c, int ring)
 	legacy.eflags |= FLAG_1;
 }
 
-int run32(struct code c, int ring, struct legacy_regs regs)
+int run_protected(struct code c, int ring, struct legacy_regs regs)
 {
 	legacy_at(c, ring);
 	legacy.regs = regs;
@@ -232,13 +232,13 @@ static bool judge(const char *what, u32 from, int vector, u32 error, i32 offset)
 
 bool expect32(const char *what, struct code c, int ring, struct legacy_regs regs, int vector, u32 error, i32 offset)
 {
-	run32(c, ring, regs);
+	run_protected(c, ring, regs);
 	return judge(what, address(c.start), vector, error, offset);
 }
 
 bool passes32(const char *what, struct code c, int ring, struct legacy_regs regs)
 {
-	int vector = run32(c, ring, regs);
+	int vector = run_protected(c, ring, regs);
 	return check(vector == VECTOR_USER_EXIT && event.eip == address(c.end), "%s: exception %d, error code %x, at +%d", what, vector, event.error,
 		     (i32)(event.eip - address(c.start)));
 }

@@ -128,7 +128,7 @@ struct code { const u8 *start, *end; };
 // Sets EIP and all segments for 32-bit code at its place in memory.
 void legacy_at(struct code c, int ring);
 // Runs 32-bit code in a ring. `event` has how it ended.
-int run32(struct code c, int ring, struct legacy_regs regs);
+int run_protected(struct code c, int ring, struct legacy_regs regs);
 // It must end by this vector, with this error code, at this distance from its beginning.
 bool expect32(const char *what, struct code c, int ring, struct legacy_regs regs, int vector, u32 error, i32 offset);
 // It must come to its INT 80h.

@@ -44,7 +44,7 @@ void test_control(void)
 
 static void long_mode(const char *what, u32 cr4)
 {
-	run32(set_lme_then_pg, 0, (struct legacy_regs){ .esi = cr4, .edi = cr0() | CR0_PG });
+	run_protected(set_lme_then_pg, 0, (struct legacy_regs){ .esi = cr4, .edi = cr0() | CR0_PG });
 	check(event.vector == VECTOR_GP && event.error == 0 && event.eip == (u32)(u64)set_lme_then_pg.end - 5, "%s: exception %d, error code %x at +%d", what, event.vector, event.error,
 	      (i32)(event.eip - (u32)(u64)set_lme_then_pg.start));
 	check(!(legacy.out.cr0 & CR0_PG), "%s: CR0 %x", what, legacy.out.cr0);

@@ -31,7 +31,7 @@ void test_interrupt_gates(void)
 		for (u32 to = 0; to <= from; to++)
 			for (u32 kind = D_GATE_INT32; kind <= D_GATE_TRAP32; kind++) {
 				legacy_idt[VECTOR] = gate_descriptor((u32)L_CODE(to), TARGET, kind | D_DPL(3), 0);
-				run32(int_51_if, (int)from, (struct legacy_regs){ .eax = 5 });
+				run_protected(int_51_if, (int)from, (struct legacy_regs){ .eax = 5 });
 				u32 flags = legacy.out.regs.esi, pushed = to < from ? 5 : 3;
 				const u32 *f = (u32 *)(u64)event.esp;
 				u32 top = to < from ? STACK_TOP(to) : STACK_TOP(from);
@@ -49,14 +49,14 @@ void test_interrupt_gates(void)
 	// Gates of 16 bits push words, and their offset has 16 bits.
 	SPARE = descriptor(TARGET, 0xffff, D_CODE | D_BIG);
 	legacy_idt[VECTOR] = gate_descriptor(L_SPARE, 0xffff0000, D_GATE_TRAP16 | D_DPL(3), 0);
-	run32(int_51, 3, (struct legacy_regs){ 0 });
+	run_protected(int_51, 3, (struct legacy_regs){ 0 });
 	const u16 *w = (u16 *)(u64)event.esp;
 	check(event.vector == VECTOR_USER_EXIT && event.cs == L_SPARE && event.esp == STACK_TOP(0) - 10, "gate of 16 bits: exception %d, CS %x ESP %x",
 	      event.vector, event.cs, event.esp);
 	check(w[0] == (u16)(address(int_51) + 2) && w[1] == L_CODE(3) && w[3] == (u16)STACK_TOP(3) && w[4] == L_DATA(3), "gate of 16 bits: frame %x:%x %x:%x",
 	      w[1], w[0], w[4], w[3]);
 	legacy_idt[VECTOR_GP] = gate_descriptor(L_SPARE, 0, D_GATE_INT16, 0);
-	run32(general, 3, (struct legacy_regs){ 0 });
+	run_protected(general, 3, (struct legacy_regs){ 0 });
 	w = (u16 *)(u64)event.esp;
 	check(event.vector == VECTOR_USER_EXIT && event.esp == STACK_TOP(0) - 12 && w[0] == 0 && w[1] == (u16)address(general), "error code by a gate of 16 bits: %x %x",
 	      w[0], w[1]);
@@ -68,7 +68,7 @@ void test_interrupt_gates(void)
 	for (u32 ring = 0; ring < 4; ring++) {
 		legacy_idt[VECTOR] = gate_descriptor(L_CODE(0), address(handler), D_GATE_INT32 | D_DPL(3), 0);
 		write32(SCRATCH, 0);
-		run32(there_and_back, (int)ring, (struct legacy_regs){ .eax = flags | FLAG_IOPL, .edi = SCRATCH });
+		run_protected(there_and_back, (int)ring, (struct legacy_regs){ .eax = flags | FLAG_IOPL, .edi = SCRATCH });
 		// The handler writes by DS, which it inherits: ring 3's is flat.
 		check(event.vector == VECTOR_USER_EXIT && read32(SCRATCH) == 1 && legacy.out.regs.ecx == (flags | FLAG_IOPL), "ring %u and back: exception %d, EFLAGS %x",
 		      ring, event.vector, legacy.out.regs.ecx);
@@ -98,7 +98,7 @@ void test_bad_gates(void)
 			for (u32 present = 0; present < 2; present++) {
 				legacy_idt[VECTOR] = gate_descriptor(L_CODE(0), TARGET, (D_GATE_INT32 & ~D_P) | present << 7 | D_DPL(dpl), 0);
 				int vector = dpl < ring ? VECTOR_GP : present ? VECTOR_USER_EXIT : VECTOR_NP;
-				run32(int_51, (int)ring, (struct legacy_regs){ 0 });
+				run_protected(int_51, (int)ring, (struct legacy_regs){ 0 });
 				check(event.vector == vector && event.error == (vector == VECTOR_USER_EXIT ? 0 : code), "ring %u, DPL %u P %u: exception %d, error code %x",
 				      ring, dpl, present, event.vector, event.error);
 			}
@@ -135,7 +135,7 @@ void test_bad_targets(void)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		SPARE = descriptor(0, 0xfffff, cases[i].rights | D_BIG | D_G);
 		legacy_idt[VECTOR] = gate_descriptor(cases[i].selector, TARGET, D_GATE_INT32 | D_DPL(3), 0);
-		run32(int_51, (int)cases[i].ring, (struct legacy_regs){ 0 });
+		run_protected(int_51, (int)cases[i].ring, (struct legacy_regs){ 0 });
 		check(event.vector == cases[i].vector && event.error == cases[i].error, "%s: exception %d, error code %x, should be %d, %x", cases[i].what,
 		      event.vector, event.error, cases[i].vector, cases[i].error);
 		if (event.vector == VECTOR_USER_EXIT)
@@ -175,7 +175,7 @@ void test_inner_stacks(void)
 		// The landing code pushes flags: give it a stack that goes on below.
 		if (cases[i].vector == VECTOR_USER_EXIT)
 			*stack = descriptor(SCRATCH + 0x100, 0xfff, D_DATA | D_DPL(1) | D_BIG);
-		run32(int_51, 3, (struct legacy_regs){ 0 });
+		run_protected(int_51, 3, (struct legacy_regs){ 0 });
 		if (cases[i].vector == VECTOR_USER_EXIT) {
 			// It has all that it needs, but its own PUSHF then has not.
 			check(event.vector == VECTOR_SS && event.error == 0 && event.cs == (u32)L_CODE(1) && event.esp == 0, "%s: exception %d, error code %x, CS %x ESP %x",
@@ -230,7 +230,7 @@ void test_iret(void)
 				else if (!present)
 					vector = VECTOR_NP;
 				struct legacy_regs r = frame(TARGET, L_SPARE | rpl, FLAG_1, STACK_TOP(2), (u32)L_DATA(rpl));
-				run32(iretd, (int)cpl, r);
+				run_protected(iretd, (int)cpl, r);
 				bool ok = vector == VECTOR_USER_EXIT ? event.vector == vector && event.cs == (L_SPARE | rpl) && event.esp == (rpl > cpl ? STACK_TOP(2) : r.edi + 12)
 								     : event.vector == vector && event.error == L_SPARE && event.esp == r.edi;
 				check(ok, "type %x DPL %u RPL %u CPL %u P %u: exception %d, error code %x, CS %x, ESP %x", type, dpl, rpl, cpl, present, event.vector,
@@ -248,7 +248,7 @@ void test_iret(void)
 static u32 flags_after_iret(u32 cpl, u32 before, u32 image)
 {
 	legacy.eflags = before;
-	run32(iretd, (int)cpl, frame(TARGET, (u32)L_CODE(cpl), image | FLAG_1, 0, 0));
+	run_protected(iretd, (int)cpl, frame(TARGET, (u32)L_CODE(cpl), image | FLAG_1, 0, 0));
 	check(event.vector == VECTOR_USER_EXIT, "CPL %u, EFLAGS %x from the stack: exception %d", cpl, image, event.vector);
 	return legacy.out.regs.esi;
 }

@@ -37,10 +37,10 @@ static void at(const struct access *a, u32 rights, u32 limit, u32 offset)
 {
 	bool ok = within(rights, limit, offset, a->size);
 	struct legacy_regs r = { .eax = L_SPARE | 3, .ebx = L_DATA(3), .edi = offset, .ebp = offset };
-	run32(*a->fs, 3, r);
+	run_protected(*a->fs, 3, r);
 	check(event.vector == (ok ? VECTOR_USER_EXIT : VECTOR_GP) && event.error == 0, "%s at %x of limit %x, rights %x: exception %d, error code %x", a->what,
 	      offset, limit, rights, event.vector, event.error);
-	run32(*a->ss, 3, r);
+	run_protected(*a->ss, 3, r);
 	check(event.vector == (ok ? VECTOR_USER_EXIT : VECTOR_SS) && event.error == 0, "%s at %x of the stack, limit %x, rights %x: exception %d, error code %x",
 	      a->what, offset, limit, rights, event.vector, event.error);
 }
@@ -85,7 +85,7 @@ CODE32(push_far, "mov %eax, %ss; mov %edi, %esp; pushl %fs:(%ecx)")
 
 static void stack(const char *what, struct code c, u32 esp, bool ok)
 {
-	run32(c, 3, (struct legacy_regs){ .eax = L_SPARE | 3, .edi = esp, .ebp = 0x55 });
+	run_protected(c, 3, (struct legacy_regs){ .eax = L_SPARE | 3, .edi = esp, .ebp = 0x55 });
 	check(event.vector == (ok ? VECTOR_USER_EXIT : VECTOR_SS) && event.error == 0, "%s, ESP %x: exception %d, error code %x at +%d", what, esp,
 	      event.vector, event.error, (i32)(event.eip - (u32)(u64)c.start));
 	if (!ok)
@@ -114,7 +114,7 @@ void test_stack_limits(void)
 	stack("CALL", call_near, 0x102, false);
 	stack("RET", ret_near, 0xfd, false);
 	// The operand's segment counts, not the stack's, where the operand is what is wrong.
-	run32(push_far, 3, (struct legacy_regs){ .eax = L_SPARE | 3, .edi = 0x80 });
+	run_protected(push_far, 3, (struct legacy_regs){ .eax = L_SPARE | 3, .edi = 0x80 });
 	check(event.vector == VECTOR_GP && event.error == 0, "PUSH of an operand by a null FS: exception %d", event.vector);
 
 	SPARE = descriptor(SCRATCH, 0xff, D_DATA | D_DOWN | D_BIG | D_DPL(3));

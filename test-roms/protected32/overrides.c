@@ -88,7 +88,7 @@ static const struct { const char *what; const struct code *code; bool writes; } 
 
 static void refused(const char *kind, size_t i, struct legacy_regs r)
 {
-	run32(*operands[i].code, 3, r);
+	run_protected(*operands[i].code, 3, r);
 	u32 offset = event.eip - (u32)(u64)operands[i].code->start;
 	check(event.vector == VECTOR_GP && event.error == 0 && offset >= 2, "%s, %s: exception %d, error code %x at +%u", operands[i].what, kind, event.vector, event.error, offset);
 }

@@ -67,7 +67,7 @@ void test_io_permissions(void)
 	narrow.ss0 = L_SPARE;
 	SPARE = descriptor(STACK_TOP(0) & 0xffff0000, 0xffff, D_DATA | D_BIG);
 	legacy_gdt[L_TSS / 8] = descriptor((u32)(u64)&narrow, 0xffff, D_TSS16);
-	run32(in8, 3, r);
+	run_protected(in8, 3, r);
 	check(event.vector == VECTOR_GP && event.error == 0, "TSS of 16 bits: exception %d, error code %x", event.vector, event.error);
 }
 

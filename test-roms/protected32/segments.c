@@ -57,7 +57,7 @@ static void data_segment(u32 type, u32 dpl, u32 rpl, u32 cpl, u32 present)
 		vector = VECTOR_GP;
 	else if (!present)
 		vector = VECTOR_NP;
-	run32(mov_fs, (int)cpl, (struct legacy_regs){ .eax = selector });
+	run_protected(mov_fs, (int)cpl, (struct legacy_regs){ .eax = selector });
 	check(event.vector == vector && event.error == (vector == VECTOR_USER_EXIT ? 0 : L_SPARE)
 	      && (vector != VECTOR_USER_EXIT || legacy.out.fs == selector),
 	      "type %x DPL %u RPL %u CPL %u P %u: exception %d, error code %x, FS %x", type, dpl, rpl, cpl, present, event.vector, event.error,
@@ -89,7 +89,7 @@ static void stack_segment(u32 type, u32 dpl, u32 rpl, u32 cpl, u32 present)
 		vector = VECTOR_GP;
 	else if (!present)
 		vector = VECTOR_SS;
-	run32(mov_ss, (int)cpl, (struct legacy_regs){ .eax = L_SPARE | rpl, .ebx = (u32)L_DATA(cpl) });
+	run_protected(mov_ss, (int)cpl, (struct legacy_regs){ .eax = L_SPARE | rpl, .ebx = (u32)L_DATA(cpl) });
 	check(event.vector == vector && event.error == (vector == VECTOR_USER_EXIT ? 0 : L_SPARE),
 	      "type %x DPL %u RPL %u CPL %u P %u: exception %d, error code %x", type, dpl, rpl, cpl, present, event.vector, event.error);
 }

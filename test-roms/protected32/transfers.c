@@ -51,7 +51,7 @@ static void each_target(struct code c)
 				u32 dpl = levels & 3, rpl = levels >> 2 & 3, cpl = levels >> 4;
 				SPARE = descriptor(0, 0xfffff, type | D_DPL(dpl) | present << 7 | D_BIG | D_G);
 				int vector = direct(type, dpl, rpl, cpl, present);
-				run32(c, (int)cpl, pointer(TARGET, L_SPARE | rpl));
+				run_protected(c, (int)cpl, pointer(TARGET, L_SPARE | rpl));
 				bool ok = vector == VECTOR_USER_EXIT ? arrived((u32)(u64)landing.end) && legacy.out.regs.ecx == (L_SPARE | cpl) && event.cs == (L_SPARE | cpl)
 								     : event.vector == vector && event.error == L_SPARE && event.eip == address(c);
 				check(ok, "type %x DPL %u RPL %u CPL %u P %u: exception %d, error code %x, CS %x", type, dpl, rpl, cpl, present, event.vector, event.error,
@@ -100,16 +100,16 @@ void test_far_calls(void)
 	bad_pointers(far_call);
 	for (int ring = 0; ring < 4; ring++) {
 		SPARE = descriptor(0, 0xfffff, D_CODE | D_DPL(ring) | D_BIG | D_G);
-		run32(far_call, ring, pointer(address(landing), L_SPARE));
+		run_protected(far_call, ring, pointer(address(landing), L_SPARE));
 		check(event.esp == STACK_TOP(ring) - 8 && load32((void *)(u64)event.esp) == address(far_call) + 2
 		      && load32((void *)(u64)event.esp + 4) == (u32)L_CODE(ring), "ring %d: return address %x:%x", ring, load32((void *)(u64)event.esp + 4),
 		      load32((void *)(u64)event.esp));
-		run32(far_call, ring, pointer(address(landing_returns), L_SPARE | (u32)ring));
+		run_protected(far_call, ring, pointer(address(landing_returns), L_SPARE | (u32)ring));
 		check(arrived((u32)(u64)far_call.end) && legacy.out.regs.ebx == (u32)L_CODE(ring) && event.esp == STACK_TOP(ring), "ring %d: CALL and RET", ring);
 	}
 	// A conforming segment of an inner ring keeps CPL; so does the way back.
 	SPARE = descriptor(0, 0xfffff, D_CODE | D_CONFORMING | D_BIG | D_G);
-	run32(far_call, 3, pointer(address(landing_returns), L_SPARE));
+	run_protected(far_call, 3, pointer(address(landing_returns), L_SPARE));
 	check(arrived((u32)(u64)far_call.end) && legacy.out.regs.ecx == (L_SPARE | 3), "conforming code: CS %x", legacy.out.regs.ecx);
 }
 
@@ -133,7 +133,7 @@ static void through_gate(struct code c, bool call, u32 gate_dpl, u32 gate_presen
 	} else if (!conforming) {
 		level = target_dpl;
 	}
-	run32(c, (int)cpl, pointer(0x12345678, GATE_SELECTOR | rpl));
+	run_protected(c, (int)cpl, pointer(0x12345678, GATE_SELECTOR | rpl));
 	bool ok = event.vector == vector && event.error == error;
 	if (vector == VECTOR_USER_EXIT)
 		ok = ok && arrived((u32)(u64)landing.end) && event.cs == (L_SPARE | level) && (event.ss & 3) == level;
@@ -189,7 +189,7 @@ void test_gate_parameters(void)
 
 	// There and back with RET n, which drops the parameters from both stacks.
 	GATE = gate_descriptor(L_SPARE, address(landing_releases), D_GATE_CALL32 | D_DPL(3), 3);
-	run32(far_call3, 3, pointer(0, GATE_SELECTOR));
+	run_protected(far_call3, 3, pointer(0, GATE_SELECTOR));
 	check(arrived((u32)(u64)far_call3.end) && event.cs == (u32)L_CODE(3) && event.ss == (u32)L_DATA(3) && event.esp == STACK_TOP(3),
 	      "CALL and RET: exception %d at %x:%x, ESP %x, should be %x", event.vector, event.cs, event.eip, event.esp, STACK_TOP(3));
 	check(legacy.out.regs.ecx == (L_SPARE | 1), "CALL and RET: CS %x", legacy.out.regs.ecx);
@@ -234,7 +234,7 @@ void test_gate_stacks(void)
 		*stack = descriptor(SCRATCH, cases[i].limit, cases[i].rights | D_BIG);
 		legacy_tss.tss.ss1 = cases[i].selector;
 		legacy_tss.tss.esp1 = 0x800;
-		run32(far_call, 3, r);
+		run_protected(far_call, 3, r);
 		check(event.vector == cases[i].vector && event.error == cases[i].error, "%s: exception %d, error code %x, should be %d, %x", cases[i].what,
 		      event.vector, event.error, cases[i].vector, cases[i].error);
 		if (event.vector != VECTOR_USER_EXIT)
@@ -269,7 +269,7 @@ void test_far_returns(void)
 				else if (!present)
 					vector = VECTOR_NP;
 				struct legacy_regs r = frame(TARGET, L_SPARE | rpl, STACK_TOP(2), (u32)L_DATA(rpl));
-				run32(far_return, (int)cpl, r);
+				run_protected(far_return, (int)cpl, r);
 				bool ok = vector == VECTOR_USER_EXIT ? arrived((u32)(u64)landing.end) && event.cs == (L_SPARE | rpl)
 								       && event.esp == (rpl > cpl ? STACK_TOP(2) : r.edi + 8)
 								     : event.vector == vector && event.error == L_SPARE && event.esp == r.edi;
@@ -291,9 +291,9 @@ void test_far_returns(void)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		*stack = descriptor(0, 0xfffff, cases[i].rights | D_BIG | D_G);
 		struct legacy_regs r = frame(TARGET, L_SPARE | 3, STACK_TOP(3), cases[i].selector);
-		run32(far_return, 0, r);
+		run_protected(far_return, 0, r);
 		check(event.vector == cases[i].vector && event.error == cases[i].error, "%s: exception %d, error code %x", cases[i].what, event.vector, event.error);
-		run32(far_return8, 0, frame(TARGET, L_SPARE | 3, STACK_TOP(3), cases[i].selector));
+		run_protected(far_return8, 0, frame(TARGET, L_SPARE | 3, STACK_TOP(3), cases[i].selector));
 		check(event.vector == cases[i].vector && event.error == cases[i].error, "%s, RET 8: exception %d, error code %x", cases[i].what, event.vector,
 		      event.error);
 		if (event.vector == VECTOR_USER_EXIT)
@@ -315,14 +315,14 @@ void test_outer_returns(void)
 	r.eax = L_DATA(0);
 	r.ebx = L_DATA(3);
 	r.ecx = L_SPARE;
-	run32(return_with_segments, 0, r);
+	run_protected(return_with_segments, 0, r);
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.es == 0 && legacy.out.ds == 0 && legacy.out.fs == (u32)L_DATA(3) && legacy.out.gs == L_SPARE,
 	      "to ring 3: exception %d, DS %x ES %x FS %x GS %x", event.vector, legacy.out.ds, legacy.out.es, legacy.out.fs, legacy.out.gs);
 	r = frame(address(landing_plain), (u32)L_CODE(1), STACK_TOP(1), (u32)L_DATA(1));
 	r.eax = L_DATA(1);
 	r.ebx = L_DATA(2);
 	r.ecx = L_CODE(0);
-	run32(return_with_segments, 0, r);
+	run_protected(return_with_segments, 0, r);
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.es == (u32)L_DATA(1) && legacy.out.fs == (u32)L_DATA(2) && legacy.out.gs == 0,
 	      "to ring 1: exception %d, ES %x FS %x GS %x", event.vector, legacy.out.es, legacy.out.fs, legacy.out.gs);
 }

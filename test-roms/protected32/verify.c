@@ -13,7 +13,7 @@ CODE32(arpl, "arpl %ax, %cx; pushf; pop %edx")
 
 static bool zf(struct code c, u32 selector, u32 cpl)
 {
-	run32(c, (int)cpl, (struct legacy_regs){ .eax = selector, .ecx = UNTOUCHED });
+	run_protected(c, (int)cpl, (struct legacy_regs){ .eax = selector, .ecx = UNTOUCHED });
 	check(event.vector == VECTOR_USER_EXIT, "exception %d", event.vector);
 	return legacy.out.regs.edx & FLAG_ZF;
 }
@@ -75,7 +75,7 @@ void test_arpl(void)
 {
 	for (u32 i = 0; i < 16; i++) {
 		u32 source = 0x120 | (i & 3), target = 0xabcd4320 | i >> 2;
-		run32(arpl, 3, (struct legacy_regs){ .eax = source, .ecx = target });
+		run_protected(arpl, 3, (struct legacy_regs){ .eax = source, .ecx = target });
 		bool raised = (target & 3) < (source & 3);
 		u32 want = raised ? (target & ~3u) | (source & 3) : target;
 		check(event.vector == VECTOR_USER_EXIT && legacy.out.regs.ecx == want && !(legacy.out.regs.edx & FLAG_ZF) == !raised, "ARPL of %x by %x: %x, ZF %u",

@@ -36,7 +36,7 @@ static void over(const char *what, struct code c, u32 at, struct legacy_regs r, 
 	memset(bottom, 0, sizeof bottom);
 	r.edi = at;
 	r.ecx = 0x44332211;
-	run32(c, 3, r);
+	run_protected(c, 3, r);
 	if (event.vector == vector) {
 		check(event.error == 0 && load32(top + 0xffc) == 0 && load32(bottom) == 0, "%s: fault, but bytes were written: %x %x", what, load32(top + 0xffc), load32(bottom));
 		return;
@@ -71,7 +71,7 @@ void test_half_stack_pointer(void)
 	SPARE = descriptor(SCRATCH, 0xffff, D_DATA | D_DPL(3));
 	u32 f[] = { (u32)(u64)landing.start, (u32)L_CODE(3), FLAG_1, 0x12340800, L_SPARE | 3 }, *at = (u32 *)(legacy_stack[0] + 1024);
 	memcpy(at, f, sizeof f);
-	run32(iretd, 0, (struct legacy_regs){ .edi = (u32)(u64)at });
+	run_protected(iretd, 0, (struct legacy_regs){ .edi = (u32)(u64)at });
 	u32 want = ((u32)(u64)at & 0xffff0000) | 0x800;
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.regs.edx == want && legacy.out.regs.ecx == (L_SPARE | 3), "IRETD: ESP %x, should be %x", legacy.out.regs.edx, want);
 	// The frame of an event of that ring has all of ESP.

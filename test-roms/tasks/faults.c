@@ -23,7 +23,7 @@ void test_rights(void)
 						legacy_gdt[L_TSS2 / 8] |= (u64)D_DPL(dpl) << 40;
 					GATE = gate_descriptor(L_TSS2, 0, D_GATE_TASK | D_DPL(dpl), 0);
 					u32 selector = by_gate ? GATE_SELECTOR : L_TSS2;
-					run32(cpl & 1 ? jump : call, (int)cpl, to_selector(selector | rpl));
+					run_protected(cpl & 1 ? jump : call, (int)cpl, to_selector(selector | rpl));
 					bool ok = dpl >= cpl && dpl >= rpl;
 					check(ok ? event.vector == VECTOR_USER_EXIT && (legacy.out.tr & ~3u) == L_TSS2 : event.vector == VECTOR_GP && event.error == selector,
 					      "CPL %u RPL %u DPL %u gate %u: exception %d, error code %x", cpl, rpl, dpl, by_gate, event.vector, event.error);
@@ -54,7 +54,7 @@ void test_bad_tss(void)
 	refused("limit of 102", jump, 0, L_TSS2, VECTOR_TS, L_TSS2);
 	refused("limit of 102", call, 0, L_TSS2, VECTOR_TS, L_TSS2);
 	legacy_gdt[L_TSS2 / 8] = descriptor((u32)(u64)&legacy_tss2, 103, D_TSS32);
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.tr == L_TSS2, "limit of 103: exception %d", event.vector);
 }
 
@@ -87,7 +87,7 @@ void test_bad_gate_targets(void)
 // A fault of the new task, before its first instruction.
 static void in_new_task(const char *what, int vector, u32 error)
 {
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == vector && event.error == error && legacy.out.tr == L_TSS2 && event.eip == legacy_tss2.eip, "%s: exception %d, error code %x at %x, TR %x, should be %d, %x",
 	      what, event.vector, event.error, event.eip, legacy.out.tr, vector, error);
 	check(is_busy(L_TSS2) && !is_busy(L_TSS) && legacy_tss.tss.eip == address(jump) + 2, "%s: busy %u %u, EIP of the old task %x", what, is_busy(L_TSS2), is_busy(L_TSS),
@@ -130,7 +130,7 @@ void test_bad_state(void)
 		SPARE = cases[i].spare;
 		*(u32 *)((u8 *)&legacy_tss2 + cases[i].offset) = cases[i].value;
 		if (cases[i].vector == VECTOR_USER_EXIT) {
-			run32(jump, 0, to_selector(L_TSS2));
+			run_protected(jump, 0, to_selector(L_TSS2));
 			check(event.vector == VECTOR_USER_EXIT, "%s: exception %d, error code %x", cases[i].what, event.vector, event.error);
 		} else {
 			in_new_task(cases[i].what, cases[i].vector, cases[i].error);
@@ -163,7 +163,7 @@ void test_bad_links(void)
 	legacy_gdt[L_TSS2 / 8] |= BUSY;
 	legacy_tss.tss.link = L_TSS2;
 	legacy.eflags = FLAG_NT;
-	run32(iretd, 3, (struct legacy_regs){ 0 });
+	run_protected(iretd, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && event.cs == L_CODE(0) && legacy.out.tr == L_TSS2 && !is_busy(L_TSS) && !(legacy_tss.tss.eflags & FLAG_NT),
 	      "IRET of ring 3: exception %d, CS %x, EFLAGS in the TSS %x", event.vector, event.cs, legacy_tss.tss.eflags);
 }
@@ -173,16 +173,16 @@ void test_event_errors(void)
 	legacy_idt[VECTOR_GP] = gate_descriptor(L_TSS2, 0, D_GATE_TASK, 0);
 	for (int ring = 0; ring < 4; ring++) {
 		task2(nothing, 0);
-		run32(load_bad, ring, (struct legacy_regs){ .eax = L_ENTRIES * 8 });
+		run_protected(load_bad, ring, (struct legacy_regs){ .eax = L_ENTRIES * 8 });
 		check(event.vector == VECTOR_USER_EXIT && event.esp == STACK_TOP(2) - 4 && read32(event.esp) == L_ENTRIES * 8, "#GP from ring %d: exception %d, ESP %x, error code %x", ring,
 		      event.vector, event.esp, read32(event.esp));
 	}
 	task2(nothing, 0);
-	run32(general, 3, (struct legacy_regs){ 0 });
+	run_protected(general, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && event.esp == STACK_TOP(2) - 4 && read32(event.esp) == 0, "#GP(0): error code %x", read32(event.esp));
 	// What has none, pushes none.
 	legacy_idt[VECTOR_UD] = gate_descriptor(L_TSS2, 0, D_GATE_TASK, 0);
 	task2(nothing, 0);
-	run32(undefined, 3, (struct legacy_regs){ 0 });
+	run_protected(undefined, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && event.esp == STACK_TOP(2), "#UD: ESP %x", event.esp);
 }

@@ -52,7 +52,7 @@ void test_split(void)
 		u32 at = 4096 - part;
 		put(at, &legacy_tss2, sizeof legacy_tss2);
 		legacy_gdt[L_TSS2 / 8] = descriptor(LINEAR + at, sizeof legacy_tss2 - 1, D_TSS32);
-		run32(call, 0, to_selector(L_TSS2));
+		run_protected(call, 0, to_selector(L_TSS2));
 		struct tss32 t;
 		get(&t, at, sizeof t);
 		check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && t.eax == 0x10203041 && t.edi == 0x50607080 && t.link == L_TSS && t.eip == END(return_) - 2
@@ -70,7 +70,7 @@ void test_split(void)
 		struct legacy_regs r = to_selector(L_TSS2);
 		r.eax = 0xaaaa5555;
 		r.esi = 0x5555aaaa;
-		run32(call, 0, r);
+		run_protected(call, 0, r);
 		get(&t, at, sizeof t);
 		check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && t.eax == 0xaaaa5555 && t.esi == 0x5555aaaa && t.eip == address(call) + 2 && t.ds == L_DATA(0),
 		      "old TSS with %u bytes in its first page: exception %d, error code %x at %x, CR2 %x; EAX %x EIP %x", part, event.vector, event.error, event.eip, legacy.out.cr2,
@@ -86,7 +86,7 @@ static void page_fault(const char *what, struct code c, int ring, u32 page)
 	u32 eax = 0x12344321;
 	struct legacy_regs r = to_selector(L_TSS2);
 	r.eax = eax;
-	run32(c, ring, r);
+	run_protected(c, ring, r);
 	check(event.vector == VECTOR_PF && event.eip == address(c) && legacy.out.cr2 >> 12 == (LINEAR >> 12) + page && !(event.error & 4), "%s: exception %d, error code %x at +%d, CR2 %x",
 	      what, event.vector, event.error, (i32)(event.eip - address(c)), legacy.out.cr2);
 	check(legacy.out.tr == L_TSS && is_busy(L_TSS) && !is_busy(L_TSS2) && legacy.out.regs.eax == eax && event.cs == (u32)L_CODE(ring), "%s: TR %x, busy %u %u, EAX %x", what,

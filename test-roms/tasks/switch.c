@@ -34,7 +34,7 @@ void test_jump(void)
 			r.eax = 0xa1a1a1a1;
 			r.ebp = 0xb2b2b2b2;
 			legacy.eflags = FLAG_OF | FLAG_1;
-			run32(jump, 0, r);
+			run_protected(jump, 0, r);
 			const struct legacy_regs *o = &legacy.out.regs;
 			check(event.vector == VECTOR_USER_EXIT && event.eip == END(nothing) && event.cs == (u32)L_CODE(ring) && legacy.out.tr == L_TSS2,
 			      "ring %u: exception %d at %x:%x, TR %x", ring, event.vector, event.cs, event.eip, legacy.out.tr);
@@ -55,7 +55,7 @@ void test_jump(void)
 	legacy_tss2.edi = SCRATCH + 16;
 	struct { u32 offset; u16 selector; } PACKED p = { 0, L_TSS };
 	memcpy(legacy_scratch + 16, &p, sizeof p);
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(jump) && legacy.out.tr == L_TSS && is_busy(L_TSS) && !is_busy(L_TSS2),
 	      "there and back: exception %d at %x, TR %x", event.vector, event.eip, legacy.out.tr);
 }
@@ -65,7 +65,7 @@ void test_call(void)
 	for (u32 ring = 0; ring < 4; ring++) {
 		legacy_reset();
 		task2(nothing, ring);
-		run32(call, 0, to_selector(L_TSS2));
+		run_protected(call, 0, to_selector(L_TSS2));
 		check(event.vector == VECTOR_USER_EXIT && event.eip == END(nothing) && NT_SET(event.eflags), "ring %u: exception %d at %x, EFLAGS %x", ring, event.vector,
 		      event.eip, event.eflags);
 		check(is_busy(L_TSS) && is_busy(L_TSS2) && legacy_tss2.link == L_TSS && !NT_SET(legacy_tss.tss.eflags), "ring %u: busy %u %u, link %x, EFLAGS of the old %x",
@@ -74,12 +74,12 @@ void test_call(void)
 	// IRET goes back; the next CALL finds the task behind its IRET.
 	legacy_reset();
 	task2(return_to, 0);
-	run32(call, 0, to_selector(L_TSS2));
+	run_protected(call, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && event.cs == L_CODE(0) && !NT_SET(event.eflags) && legacy.out.regs.ebx == 1,
 	      "IRET: exception %d at %x, EFLAGS %x", event.vector, event.eip, event.eflags);
 	check(is_busy(L_TSS) && !is_busy(L_TSS2) && legacy.out.tr == L_TSS && legacy_tss2.eip == address(return_to) + 1 && !NT_SET(legacy_tss2.eflags),
 	      "IRET: busy %u %u, TR %x, EIP %x EFLAGS %x", is_busy(L_TSS), is_busy(L_TSS2), legacy.out.tr, legacy_tss2.eip, legacy_tss2.eflags);
-	run32(call, 0, to_selector(L_TSS2));
+	run_protected(call, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && legacy_tss2.ecx == 1, "second CALL: exception %d at %x, ECX %u", event.vector, event.eip,
 	      legacy_tss2.ecx);
 	// A task that is busy cannot be entered again.
@@ -88,7 +88,7 @@ void test_call(void)
 	legacy_reset();
 	task2(return_to, 0);
 	GATE = gate_descriptor(L_TSS2, 0, D_GATE_TASK | D_DPL(3), 0);
-	run32(call, 3, to_selector(GATE_SELECTOR | 3));
+	run_protected(call, 3, to_selector(GATE_SELECTOR | 3));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && event.cs == (u32)L_CODE(3) && event.ss == (u32)L_DATA(3) && event.esp == STACK_TOP(3),
 	      "CALL from ring 3: exception %d at %x:%x, SS:ESP %x:%x", event.vector, event.cs, event.eip, event.ss, event.esp);
 }
@@ -99,7 +99,7 @@ void test_interrupt(void)
 	legacy_idt[VECTOR_TEST] = gate_descriptor(L_TSS2, 0, D_GATE_TASK | D_DPL(3), 0);
 	for (u32 ring = 0; ring < 4; ring++) {
 		task2(return_to, 0);
-		run32(int_51, (int)ring, (struct legacy_regs){ 0 });
+		run_protected(int_51, (int)ring, (struct legacy_regs){ 0 });
 		check(event.vector == VECTOR_USER_EXIT && event.eip == END(int_51) && event.cs == (u32)L_CODE(ring) && legacy.out.regs.ebx == 1 && event.esp == STACK_TOP(ring),
 		      "INT from ring %u and back: exception %d at %x:%x", ring, event.vector, event.cs, event.eip);
 		check(legacy_tss.tss.eip == address(int_51) + 2 && legacy_tss2.esp == STACK_TOP(2), "INT from ring %u: EIP %x in the TSS, ESP %x", ring, legacy_tss.tss.eip,
@@ -108,7 +108,7 @@ void test_interrupt(void)
 	// An exception's handler as a task returns to the instruction.
 	task2(nothing, 0);
 	legacy_idt[VECTOR_UD] = gate_descriptor(L_TSS2, 0, D_GATE_TASK, 0);
-	run32(undefined, 3, (struct legacy_regs){ 0 });
+	run_protected(undefined, 3, (struct legacy_regs){ 0 });
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.tr == L_TSS2 && legacy_tss.tss.eip == address(undefined) && legacy_tss2.link == L_TSS && legacy_tss.tss.eflags & FLAG_RF,
 	      "#UD: exception %d, TR %x, EIP %x EFLAGS %x", event.vector, legacy.out.tr, legacy_tss.tss.eip, legacy_tss.tss.eflags);
 	// The gate's DPL counts for INT, the TSS's does not.
@@ -130,7 +130,7 @@ void test_state(void)
 	legacy_tss2.es = 0;
 	legacy_tss2.esi = 0x100;
 	write32(SCRATCH + 0x100, 0x600df00d);
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	const struct legacy_regs *o = &legacy.out.regs;
 	check(event.vector == VECTOR_USER_EXIT && o->eax == 0 && o->ecx == L_SPARE && o->edx == (u32)L_DATA(3) && o->ebx == L_DATA(0) && o->ebp == 0x600df00d,
 	      "segments: exception %d, ES %x FS %x GS %x DS %x, read by FS %x", event.vector, o->eax, o->ecx, o->edx, o->ebx, o->ebp);
@@ -140,12 +140,12 @@ void test_state(void)
 	legacy_tss.tss.cr3 = 0x34343000;
 	legacy_tss.tss.ldt = 0x5656;
 	legacy_tss.tss.trap = 0x7878;
-	run32(jump, 0, (task2(nothing, 0), to_selector(L_TSS2)));
+	run_protected(jump, 0, (task2(nothing, 0), to_selector(L_TSS2)));
 	check(legacy_tss.tss.esp1 == 0x12121212 && legacy_tss.tss.cr3 == 0x34343000 && legacy_tss.tss.ldt == 0x5656 && legacy_tss.tss.trap == 0x7878, "static fields");
 	// CR3 and the LDT of the new task come from its TSS; local breakpoints go, global ones stay.
 	legacy.dr7 = 0x400 | 0xff;
 	legacy.dr[0] = legacy.dr[1] = legacy.dr[2] = legacy.dr[3] = 0x1000;
-	run32(jump, 0, (task2(nothing, 0), to_selector(L_TSS2)));
+	run_protected(jump, 0, (task2(nothing, 0), to_selector(L_TSS2)));
 	check((legacy.out.dr7 & 0xff) == 0xaa, "DR7: %x", legacy.out.dr7);
 }
 
@@ -156,18 +156,18 @@ void test_ldt(void)
 	legacy_ldt[1] = descriptor(SCRATCH, 0xfff, D_DATA | D_BIG);
 	task2(load_ldt_fs, 0);
 	legacy_tss2.ldt = L_LDT;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.ldtr == L_LDT && legacy.out.regs.ecx == L_LDT, "exception %d, LDTR %x", event.vector, legacy.out.ldtr);
 	// The segments are looked up in the new LDT.
 	task2(nothing, 0);
 	legacy_tss2.ldt = L_LDT;
 	legacy_tss2.gs = 12;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.gs == 12, "GS of the LDT: exception %d, error code %x", event.vector, event.error);
 	// A null LDT is one.
 	task2(load_ldt_fs, 0);
 	legacy.ldtr = L_LDT;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_GP && event.error == 12 && legacy.out.ldtr == 0, "null LDT: exception %d, error code %x, LDTR %x", event.vector, event.error,
 	      legacy.out.ldtr);
 }
@@ -196,7 +196,7 @@ static void narrow_task(struct code c)
 void test_narrow(void)
 {
 	narrow_task(code16);
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.cs == L_SPARE && event.eip == (u32)(code16.end - code16.start) && legacy.out.tr == L_TSS2, "JMP: exception %d at %x:%x",
 	      event.vector, event.cs, event.eip);
 	check((legacy.out.regs.eax & 0xffff) == 0x1111 && (legacy.out.regs.edi & 0xffff) == 0x7777 && (event.esp & 0xffff) == 0x800, "JMP: EAX %x EDI %x SP %x", legacy.out.regs.eax,
@@ -205,7 +205,7 @@ void test_narrow(void)
 
 	legacy_reset();
 	narrow_task(return16);
-	run32(call, 0, to_selector(L_TSS2));
+	run_protected(call, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(call) && narrow.link == L_TSS && narrow.ip == 1, "CALL and IRET: exception %d at %x, link %x IP %x",
 	      event.vector, event.eip, narrow.link, narrow.ip);
 
@@ -222,7 +222,7 @@ void test_narrow(void)
 	memcpy(legacy_scratch + 64, &p16, sizeof p16);
 	narrow.di = 64;
 	narrow.bx = 0xbbbb;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eip == END(jump) && legacy.out.tr == L_TSS, "back by JMP: exception %d, error code %x at %x", event.vector, event.error,
 	      event.eip);
 	check(narrow.ip == (u16)(jump16.end - jump16.start - 2) && narrow.bx == 0xbbbb && narrow.di == 64 && narrow.cs == L_SPARE && !is_busy(L_TSS2), "back by JMP: IP %x BX %x",
@@ -244,7 +244,7 @@ void test_v86(void)
 	legacy_tss2.gs = 2;
 	legacy_tss2.ss = V86_STACK;
 	legacy_tss2.esp = V86_SP;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && event.eflags & FLAG_VM && event.cs == V86_CODE && event.eip == 0x14 && event.ss == V86_STACK && event.esp == V86_SP,
 	      "JMP: exception %d at %x:%x, EFLAGS %x, SS:SP %x:%x", event.vector, event.cs, event.eip, event.eflags, event.ss, event.esp);
 	check(event.ds == V86_DATA && event.es == 0xffff && event.fs == 1 && event.gs == 2 && (legacy.out.regs.ebx & 0xffff) == V86_DATA, "JMP: DS %x ES %x FS %x GS %x", event.ds,
@@ -266,20 +266,20 @@ void test_trap_bit(void)
 {
 	task2(nothing, 0);
 	legacy_tss2.trap = 1;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_DB && event.eip == address(nothing) && legacy.out.tr == L_TSS2, "JMP: exception %d at %x", event.vector, event.eip);
 	check((legacy.out.dr6 & 0xe00f) == 0x8000, "JMP: DR6 %x", legacy.out.dr6);
 	// The task that is left has no say.
 	legacy_reset();
 	task2(nothing, 0);
 	legacy_tss.tss.trap = 1;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT, "T of the old task: exception %d", event.vector);
 	// TF of the new task's flags: after its first instruction.
 	legacy_reset();
 	task2(nothing, 0);
 	legacy_tss2.eflags |= FLAG_TF;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_DB && event.eip == address(nothing) + 1 && (legacy.out.dr6 & 0xe00f) == 0x4000, "TF of the new task: exception %d at +%d, DR6 %x", event.vector,
 	      (i32)(event.eip - address(nothing)), legacy.out.dr6);
 }
@@ -289,7 +289,7 @@ CODE32(use_fpu, "fnop")
 void test_ts(void)
 {
 	task2(use_fpu, 0);
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_NM && event.eip == address(use_fpu) && legacy.out.cr0 & CR0_TS, "exception %d, CR0 %x", event.vector, legacy.out.cr0);
 }
 
@@ -308,16 +308,16 @@ void test_cr3(void)
 	task2(read_it, 0);
 	legacy_tss2.esi = linear;
 	legacy_tss2.cr3 = (u32)(u64)other_pages;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT && legacy.out.regs.eax == 0xfeedface, "exception %d, reads %x", event.vector, legacy.out.regs.eax);
 	task2(read_it, 0);
 	legacy_tss2.esi = linear;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_PF && legacy.out.cr2 == linear, "the old space: exception %d, CR2 %x", event.vector, legacy.out.cr2);
 	// With paging off CR3 is not loaded.
 	legacy_reset();
 	task2(nothing, 0);
 	legacy_tss2.cr3 = 0xabcde000;
-	run32(jump, 0, to_selector(L_TSS2));
+	run_protected(jump, 0, to_selector(L_TSS2));
 	check(event.vector == VECTOR_USER_EXIT, "paging off: exception %d", event.vector);
 }

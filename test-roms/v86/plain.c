@@ -247,7 +247,7 @@ void test_iret_to_v86(void)
 	memcpy(low(V86_CODE, 0), undefined.start, 4);
 	memcpy(at, f, sizeof f);
 	struct legacy_regs r = { .edi = (u32)(u64)at };
-	run32(iretd32, 0, r);
+	run_protected(iretd32, 0, r);
 	check(event.vector == VECTOR_UD && event.eflags & FLAG_VM && event.cs == V86_CODE && event.eip == 1, "from ring 0: exception %d, EFLAGS %x", event.vector, event.eflags);
 	// Outside of ring 0 VM is no flag that IRETD changes: what follows is a selector.
 	for (int ring = 1; ring < 4; ring++)
