@@ -86,7 +86,7 @@ void test_rtc_flags(void)
 	bool right = false;
 	u64 took = 0;
 	u64 last = wait_flag(0x10, 1500);
-	for (int attempt = 0; attempt < 4 && !right && last; attempt++) {
+	for (int attempt = 0; attempt < 2 * ATTEMPTS && !right && last; attempt++) {
 		u64 next = wait_flag(0x10, 1500);
 		took = next - last;
 		last = next;
