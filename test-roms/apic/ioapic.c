@@ -65,7 +65,7 @@ static void quiet(void)
 
 static bool raw_comes(int wanted)
 {
-	u64 end = deadline_ms(500);
+	u64 end = deadline_ms(3000);
 	while (raw_count < wanted && !passed(end))
 		let_in();
 	return raw_count >= wanted;

@@ -94,7 +94,7 @@ void test_software_disable(void)
 	check(!in_irr(RAW_C), "an interrupt is accepted");
 	smp_this()->nmis = 0;
 	lapic_icr(lapic_id(), ICR_NMI | ICR_ASSERT);
-	check(wait_count(&smp_this()->nmis, 1, 100), "an NMI is not accepted");
+	check(wait_count(&smp_this()->nmis, 1, 3000), "an NMI is not accepted");
 	let_in();
 	check(raw_count == 1 && raw_order[0] == RAW_A, "what was pending: %d came", raw_count);
 	eoi();
@@ -110,7 +110,7 @@ void test_errors(void)
 	smp_clear_counts();
 	lapic_write(LAPIC_LVT_ERROR, VECTOR_TEST);
 	lapic_icr(0, ICR_SELF | 5);
-	check(wait_count(&cpus[0].irqs[VECTOR_TEST], 1, 100), "no interrupt for an illegal vector");
+	check(wait_count(&cpus[0].irqs[VECTOR_TEST], 1, 3000), "no interrupt for an illegal vector");
 	check_eq(lapic_read(LAPIC_ESR), 0, "ESR before it is written");
 	check(read_esr() & ESR_SEND_ILLEGAL, "ESR after an illegal vector was sent");
 	check_eq(read_esr(), 0, "ESR written again");

@@ -76,11 +76,15 @@ static void start_mode_5(void)
 static bool strobes(void (*start)(void))
 {
 	// OUT is low for one tick only: that it was is seen in some attempt, or the count runs on from 0.
-	start();
-	u16 before = pit_latch(2);
-	wait_ms(5);
-	u16 after = pit_latch(2);
-	return out() && before <= 4000 && after > 4000;
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		start();
+		u16 before = pit_latch(2);
+		wait_ms(5);
+		u16 after = pit_latch(2);
+		if (out() && before <= 4000 && after > 4000)
+			return true;
+	}
+	return false;
 }
 
 // QEMU 7.2 lets mode 0 count while the gate is low, triggers mode 1 at once, and counts BCD in binary.
@@ -215,7 +219,7 @@ void test_pit_interrupts(void)
 		irq_count[vector] = 0;
 		u64 start = rdtsc();
 		pit_program(0, 0, 3000);
-		check(wait_irqs(vector, 1, 500), "mode 0: no interrupt");
+		check(wait_irqs(vector, 1, 3000), "mode 0: no interrupt");
 		u64 took = mul_div(rdtsc() - start, PIT_HZ, tsc_hz);
 		check(took >= 2990, "mode 0: after %lu ticks, should be 3000", took);
 		wait_irqs(vector, 2, 70);

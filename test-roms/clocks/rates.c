@@ -28,7 +28,8 @@ bool wait_irqs(int vector, u32 count, u32 ms)
 	sti();
 	while (irq_count[vector] < count && !passed(end))
 		relax();
-	cli();
+	// What came while the host was away is not too late.
+	asm volatile("nop; nop; cli" ::: "memory");
 	return irq_count[vector] >= count;
 }
 

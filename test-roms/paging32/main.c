@@ -22,6 +22,7 @@ void rom_main(void)
 	run_topic("PDPTE registers", test_pdpte);
 	run_topic("TLB", test_tlb);
 	run_topic("global pages", test_global);
+	run_topic("CR4 outside of long mode", test_cr4);
 	run_topic("PDPTE registers exactly", test_pdpte_exactly);
 	finish();
 }

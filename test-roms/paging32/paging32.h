@@ -2,7 +2,7 @@
 #pragma once
 
 #include "interrupts.h"
-#include "run32.h"
+#include "paged32.h"
 #include "memory.h"
 #include "rom.h"
 #include "x86.h"
@@ -44,13 +44,13 @@ static inline bool writes(enum access a) { return a == WRITE || a == MODIFY; }
 
 struct mode { bool wp, smep, smap, ac, nxe, pse, pge; };
 // How a run begins under a format in a mode.
-struct run32 prepare(const struct format *, struct mode);
+struct paged32 prepare(const struct format *, struct mode);
 // One access of a byte (a RET) at ring 0 or 3.
-struct run32 try_access(const struct format *, struct mode, enum access, bool user, u32 address);
-void expect_fault(const char *what, const struct run32 *, u32 error_code, u32 cr2);
-void expect_none(const char *what, const struct run32 *);
+struct paged32 try_access(const struct format *, struct mode, enum access, bool user, u32 address);
+void expect_fault(const char *what, const struct paged32 *, u32 error_code, u32 cr2);
+void expect_none(const char *what, const struct paged32 *);
 // Runs a piece of 32-bit code at ring 0 with ESI and EDI.
-struct run32 run_code(const struct format *, struct mode, const u8 *code, u32 eax, u32 esi, u32 edi);
+struct paged32 run_code(const struct format *, struct mode, const u8 *code, u32 eax, u32 esi, u32 edi);
 
 extern u8 frame_a[4096], frame_b[4096];
 
@@ -68,3 +68,4 @@ void test_pdpte(void);
 void test_pdpte_exactly(void);
 void test_tlb(void);
 void test_global(void);
+void test_cr4(void);

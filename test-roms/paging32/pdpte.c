@@ -20,7 +20,7 @@ void test_pdpte(void)
 	tables_build(f);
 	entry_write(f, WINDOW, 1, leaf_value(f, PAGE_P | PAGE_RW | PAGE_US));
 	// The rights come from directory and table: a PDPTE has none, and no accessed bit.
-	struct run32 r = try_access(f, plain, WRITE, true, WINDOW);
+	struct paged32 r = try_access(f, plain, WRITE, true, WINDOW);
 	expect_none("write by way of a PDPTE with P alone", &r);
 
 	u64 saved = entry_read(f, WINDOW, 3);
@@ -62,7 +62,7 @@ void test_pdpte_exactly(void)
 {
 	tables_build(f);
 	entry_write(f, WINDOW, 1, leaf_value(f, PAGE_P | PAGE_RW | PAGE_US));
-	struct run32 r = run_code(f, plain, code_change_pdpte, 0, (u32)entry_address(f, WINDOW, 3), WINDOW);
+	struct paged32 r = run_code(f, plain, code_change_pdpte, 0, (u32)entry_address(f, WINDOW, 3), WINDOW);
 	expect_none("PDPTE cleared in memory only", &r);
 	check(r.end_ebx >> 8 == (r.end_ebx & 0xff), "PDPTE cleared in memory only: reads %x", r.end_ebx);
 	tables_build(f);
@@ -81,13 +81,13 @@ void test_pdpte_exactly(void)
 			memcpy(bad_pdpt, (void *)entry_address(f, 0, 3), sizeof bad_pdpt);
 			bad_pdpt[which] |= 1ul << bit;
 			r = run_code(f, plain, code_load_cr3, 0, 0, (u32)(u64)bad_pdpt);
-			check(r.vector == (reserved ? VECTOR_GP : RUN32_END) && (!reserved || r.error_code == 0), "PDPTE %d with bit %u: exception %u, error code %x", which, bit,
+			check(r.vector == (reserved ? VECTOR_GP : PAGED32_END) && (!reserved || r.error_code == 0), "PDPTE %d with bit %u: exception %u, error code %x", which, bit,
 			      r.vector, r.error_code);
 			if (which == 0)
 				continue;	// maps this program
 			bad_pdpt[which] &= ~1ul;
 			r = run_code(f, plain, code_load_cr3, 0, 0, (u32)(u64)bad_pdpt);
-			check(r.vector == RUN32_END, "PDPTE %d, not present, with bit %u: exception %u", which, bit, r.vector);
+			check(r.vector == PAGED32_END, "PDPTE %d, not present, with bit %u: exception %u", which, bit, r.vector);
 		}
 	}
 	// CR0.PG enters PAE paging, and faults by itself.

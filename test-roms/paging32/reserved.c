@@ -15,7 +15,7 @@ static void check_reserved(const struct format *f, int level, u64 bit, bool nxe,
 			if (bit == PAGE_NX && access == RUN && !is_reserved)
 				continue;
 			entry_write(f, at, level, saved | bit);
-			struct run32 r = try_access(f, m, (enum access)access, user, at);
+			struct paged32 r = try_access(f, m, (enum access)access, user, at);
 			format(what, sizeof what, "%s: %s at ring %d, bit %lx at level %d, NXE %d", f->name, access_name[access], user ? 3 : 0, bit, level, nxe);
 			if (is_reserved)
 				expect_fault(what, &r, PF_P | PF_RSVD | (writes((enum access)access) ? PF_W : 0) | (user ? PF_U : 0) | (access == RUN && nxe && f->pae ? PF_I : 0), at);
@@ -73,7 +73,7 @@ void test_not_present(void)
 				for (int user = 0; user < 2; user++) {
 					u64 value = (saved | (f->pae ? 3ul << 51 : 1ul << 21)) & ~PAGE_P;
 					entry_write(f, at, level, value);
-					struct run32 r = try_access(f, m, (enum access)access, user, at + 5);
+					struct paged32 r = try_access(f, m, (enum access)access, user, at + 5);
 					expect_fault(f->name, &r, (writes((enum access)access) ? PF_W : 0) | (user ? PF_U : 0) | (access == RUN && f->pae ? PF_I : 0), at + 5);
 					check(entry_read(f, at, level) == value, "%s: an entry that is not present changed", f->name);
 				}
@@ -90,7 +90,7 @@ void test_size_bit(void)
 	tables_build(small);
 	entry_write(small, WINDOW, 1, leaf_value(small, FULL));
 	entry_write(small, WINDOW, 2, entry_read(small, WINDOW, 2) | PAGE_PS);
-	struct run32 r = try_access(small, m, RUN, false, WINDOW);
+	struct paged32 r = try_access(small, m, RUN, false, WINDOW);
 	expect_none("PS without CR4.PSE", &r);
 	check(entry_read(small, WINDOW, 1) & PAGE_A, "PS without CR4.PSE: the table was not used");
 	m.pse = true;
@@ -119,13 +119,13 @@ void test_pse36(void)
 	tables_build(f);
 	frame_a[0] = 0x5a;
 	entry_write(f, WINDOW, 2, leaf_value(f, FULL));
-	struct run32 r = try_access(f, (struct mode){ .wp = true }, READ, false, window_address(f));
-	check(r.vector == RUN32_END && (r.end_eax & 0xff) == 0x5a, "address bits 39:32 clear: exception %u, read %x", r.vector, r.end_eax & 0xff);
+	struct paged32 r = try_access(f, (struct mode){ .wp = true }, READ, false, window_address(f));
+	check(r.vector == PAGED32_END && (r.end_eax & 0xff) == 0x5a, "address bits 39:32 clear: exception %u, read %x", r.vector, r.end_eax & 0xff);
 	for (u32 bit = 13; bit < 21 && bit - 13 + 32 < physical_bits(); bit++) {
 		if (ram_total() > 1ul << (bit + 19))
 			continue;
 		entry_write(f, WINDOW, 2, leaf_value(f, FULL) | 1ul << bit);
 		r = try_access(f, (struct mode){ .wp = true }, READ, false, window_address(f));
-		check(r.vector == RUN32_END && (r.end_eax & 0xff) != 0x5a, "address bit %u: exception %u, read %x", bit + 19, r.vector, r.end_eax & 0xff);
+		check(r.vector == PAGED32_END && (r.end_eax & 0xff) != 0x5a, "address bit %u: exception %u, read %x", bit + 19, r.vector, r.end_eax & 0xff);
 	}
 }

@@ -23,10 +23,10 @@ static void check_access(const struct format *f, u64 leaf, u64 above, struct mod
 	entry_write(f, at, leaf_level(f), leaf);
 	if (!f->large)
 		entry_write(f, at, 2, above);
-	struct run32 r = try_access(f, m, access, user, at);
+	struct paged32 r = try_access(f, m, access, user, at);
 	bool fault = model(leaf, f->large ? leaf : above, m, access, user);
 	u32 code = PF_P | (writes(access) ? PF_W : 0) | (user ? PF_U : 0) | (access == RUN && ((m.nxe && f->pae) || m.smep) ? PF_I : 0);
-	bool right = fault ? r.vector == VECTOR_PF && r.error_code == code && r.cr2 == at : r.vector == RUN32_END;
+	bool right = fault ? r.vector == VECTOR_PF && r.error_code == code && r.cr2 == at : r.vector == PAGED32_END;
 	check(right, "%s at ring %d, entries %lx %lx, WP %d SMEP %d SMAP %d AC %d NXE %d: exception %u, error code %x, CR2 %x, should %s", access_name[access],
 	      user ? 3 : 0, above, leaf, m.wp, m.smep, m.smap, m.ac, m.nxe, r.vector, r.error_code, r.cr2, fault ? "fault" : "not fault");
 	u64 now = entry_read(f, at, leaf_level(f)), wanted = leaf | PAGE_A | (writes(access) ? PAGE_D : 0);

@@ -109,9 +109,9 @@ u32 window_address(const struct format *f)
 	return f->large ? WINDOW + (u32)((u64)frame_a & large_mask(f)) : WINDOW;
 }
 
-struct run32 prepare(const struct format *f, struct mode m)
+struct paged32 prepare(const struct format *f, struct mode m)
 {
-	return (struct run32){
+	return (struct paged32){
 		.cr0 = (u32)(read_cr0() & ~CR0_WP) | (m.wp ? (u32)CR0_WP : 0),
 		.cr3 = tables_cr3(f),
 		.cr4 = (f->pae ? (u32)CR4_PAE : 0) | (f->large || m.pse ? (u32)CR4_PSE : 0) | (m.smep ? (u32)CR4_SMEP : 0) | (m.smap ? (u32)CR4_SMAP : 0)
@@ -122,36 +122,36 @@ struct run32 prepare(const struct format *f, struct mode m)
 	};
 }
 
-struct run32 try_access(const struct format *f, struct mode m, enum access access, bool user, u32 address)
+struct paged32 try_access(const struct format *f, struct mode m, enum access access, bool user, u32 address)
 {
-	struct run32 r = prepare(f, m);
+	struct paged32 r = prepare(f, m);
 	r.user = user;
 	r.code = user ? USER_PAGE + (u32)(access_code[access] - code_start) : (u32)(u64)access_code[access];
 	r.edi = address;
-	run32(&r);
+	paged32(&r);
 	return r;
 }
 
-struct run32 run_code(const struct format *f, struct mode m, const u8 *code, u32 eax, u32 esi, u32 edi)
+struct paged32 run_code(const struct format *f, struct mode m, const u8 *code, u32 eax, u32 esi, u32 edi)
 {
-	struct run32 r = prepare(f, m);
+	struct paged32 r = prepare(f, m);
 	r.code = (u32)(u64)code;
 	r.eax = eax;
 	r.esi = esi;
 	r.edi = edi;
-	run32(&r);
+	paged32(&r);
 	return r;
 }
 
-void expect_fault(const char *what, const struct run32 *r, u32 error_code, u32 cr2)
+void expect_fault(const char *what, const struct paged32 *r, u32 error_code, u32 cr2)
 {
 	check(r->vector == VECTOR_PF && r->error_code == error_code && r->cr2 == cr2,
 	      "%s: exception %u, error code %x, CR2 %x at %x, should be #PF, %x, %x", what, r->vector, r->error_code, r->cr2, r->end_eip, error_code, cr2);
 }
 
-void expect_none(const char *what, const struct run32 *r)
+void expect_none(const char *what, const struct paged32 *r)
 {
-	check(r->vector == RUN32_END, "%s: exception %u, error code %x, CR2 %x at %x", what, r->vector, r->error_code, r->cr2, r->end_eip);
+	check(r->vector == PAGED32_END, "%s: exception %u, error code %x, CR2 %x at %x", what, r->vector, r->error_code, r->cr2, r->end_eip);
 }
 
 bool has_smep(void)

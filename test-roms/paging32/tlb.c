@@ -21,8 +21,8 @@ static void change(const struct format *f, const char *what, struct mode m, cons
 	frame_b[0] = 2;
 	u64 flags = PAGE_P | PAGE_RW | (m.pge ? PAGE_G : 0);
 	entry_write(f, WINDOW, 1, leaf_value(f, flags));
-	struct run32 r = run_code(f, m, code, (u32)(u64)frame_b | (u32)flags, (u32)entry_address(f, WINDOW, 1), at);
-	check(r.vector == RUN32_END && (r.end_ebx & 0xffff) == 0x0201, "%s, %s: exception %u, read %x", f->name, what, r.vector, r.end_ebx & 0xffff);
+	struct paged32 r = run_code(f, m, code, (u32)(u64)frame_b | (u32)flags, (u32)entry_address(f, WINDOW, 1), at);
+	check(r.vector == PAGED32_END && (r.end_ebx & 0xffff) == 0x0201, "%s, %s: exception %u, read %x", f->name, what, r.vector, r.end_ebx & 0xffff);
 }
 
 void test_tlb(void)
@@ -39,7 +39,7 @@ void test_tlb(void)
 		change(f, "paging off and on", m, code_paging);
 
 		entry_write(f, WINDOW, 1, leaf_value(f, PAGE_P));
-		struct run32 r = run_code(f, (struct mode){ 0 }, code_wp, 0, 0, WINDOW);
+		struct paged32 r = run_code(f, (struct mode){ 0 }, code_wp, 0, 0, WINDOW);
 		expect_fault("CR0.WP set between two writes", &r, PF_P | PF_W, WINDOW);
 		check(frame_a[0] == 1, "CR0.WP set between two writes: %u", frame_a[0]);
 	}
@@ -54,5 +54,46 @@ void test_global(void)
 		change(f, "global, INVLPG", m, code_invlpg);
 		change(f, "global, CR4.PGE", m, code_pge);
 		change(f, "global, paging off and on", m, code_paging);
+	}
+}
+
+// CR4 outside of long mode: bits that mean nothing here, and one that cannot be. SDM 3A "Control Registers", "Paging-Mode Modifiers".
+extern u8 code_set_cr4[];
+asm(".text\n.code32\n"
+    "code_set_cr4: mov %cr4, %eax; xor %esi, %eax; mov %eax, %cr4; mov (%edi), %bl; mov %cr4, %ecx; int $0x80\n"
+    ".code64\n");
+
+#define CR4_LA57 (1u << 12)
+#define CR4_PKE (1u << 22)
+
+void test_cr4(void)
+{
+	struct cpuid c7 = cpuid_checked(7, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(formats); i++) {
+		const struct format *f = &formats[i];
+		u32 at = window_address(f);
+		struct mode m = { .wp = true };
+		tables_build(f);
+		entry_write(f, at, leaf_level(f), leaf_value(f, PAGE_P | PAGE_RW | PAGE_US));
+		struct paged32 r;
+		if (cpuid(1, 0).ecx >> 17 & 1) {
+			r = run_code(f, m, code_set_cr4, 0, (u32)CR4_PCIDE, at);
+			check(r.vector == VECTOR_GP && r.error_code == 0, "%s: CR4.PCIDE is set: exception %u", f->name, r.vector);
+		}
+		if (c7.ecx >> 16 & 1) {
+			r = run_code(f, m, code_set_cr4, 0, CR4_LA57, at);
+			check(r.vector == PAGED32_END && (r.end_ebx & 0xff) == 0xc3 && r.end_ecx & CR4_LA57, "%s: CR4.LA57: exception %u, CR4 %x", f->name, r.vector, r.end_ecx);
+		}
+		if (c7.ecx >> 3 & 1) {
+			// PKRU denies everything, and holds only for the pages of 4-level and 5-level paging.
+			write_cr4(read_cr4() | CR4_PKE);
+			asm volatile("wrpkru" :: "a"(~0u), "c"(0), "d"(0));
+			write_cr4(read_cr4() & ~(u64)CR4_PKE);
+			r = run_code(f, m, code_set_cr4, 0, CR4_PKE, at);
+			check(r.vector == PAGED32_END && (r.end_ebx & 0xff) == 0xc3 && r.end_ecx & CR4_PKE, "%s: CR4.PKE: exception %u, error code %x", f->name, r.vector, r.error_code);
+			write_cr4(read_cr4() | CR4_PKE);
+			asm volatile("wrpkru" :: "a"(0), "c"(0), "d"(0));
+			write_cr4(read_cr4() & ~(u64)CR4_PKE);
+		}
 	}
 }

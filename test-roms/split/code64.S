@@ -94,6 +94,13 @@ KIND "FXRSTOR", READS, 512, 16, NO_STACK, 1
 	fxrstor64 (%rdi)
 END
 
+# Needs CR4.OSXSAVE. The header is in the second page.
+KIND "XRSTOR", READS, 576, 64, NO_STACK, 1
+	mov $3, %eax
+	xor %edx, %edx
+	xrstor (%rdi)
+END
+
 KIND "MOV, 2 bytes", WRITES, 2
 	movw %bx, (%rdi)
 END
@@ -192,6 +199,11 @@ KIND "FNSAVE", WRITES, 108, 1, NO_STACK, 1
 END
 KIND "FXSAVE", WRITES, 464, 16, NO_STACK, 1
 	fxsave64 (%rdi)
+END
+KIND "XSAVE", WRITES, 576, 64, NO_STACK, 1
+	mov $3, %eax
+	xor %edx, %edx
+	xsave (%rdi)
 END
 KIND "SETcc in one page", WRITES, 1
 	setc (%rdi)

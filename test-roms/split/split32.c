@@ -15,7 +15,7 @@ static void check_split(const struct format *f, const struct kind *k, enum page 
 	entry_write(f, WINDOW, 1, first == ABSENT ? 0 : (u64)first_frame | page_flags(first));
 	entry_write(f, boundary, 1, second == ABSENT ? 0 : (u64)second_frame | page_flags(second));
 	memcpy(code_frame, k->code, (size_t)(k->end - k->code));
-	struct run32 r = prepare(f, (struct mode){ .wp = true });
+	struct paged32 r = prepare(f, (struct mode){ .wp = true });
 	r.cr4 |= (u32)CR4_OSFXSR;
 	r.user = 1;
 	r.code = CODE;
@@ -23,11 +23,11 @@ static void check_split(const struct format *f, const struct kind *k, enum page 
 	r.esi = OTHER + (u32)PAGE_SIZE - before;
 	r.edi = at;
 	reset_float();
-	run32(&r);
+	paged32(&r);
 
 	bool first_faults = page_faults(first, k), second_faults = page_faults(second, k);
 	if (!first_faults && !second_faults) {
-		check(k->does == READS || r.vector == RUN32_END, "%s, %s, %u before the boundary of %s and %s: exception %u, CR2 %x", f->name, k->name, before, page_name[first],
+		check(k->does == READS || r.vector == PAGED32_END, "%s, %s, %u before the boundary of %s and %s: exception %u, CR2 %x", f->name, k->name, before, page_name[first],
 		      page_name[second], r.vector, r.cr2);
 		check(r.vector != VECTOR_PF || r.cr2 < WINDOW || r.cr2 >= boundary + PAGE_SIZE, "%s, %s over %s and %s: CR2 %x", f->name, k->name, page_name[first], page_name[second],
 		      r.cr2);

@@ -45,9 +45,9 @@
 
 	.text
 	.code64
-# void run32(struct run32 *)
-	.globl run32
-run32:
+# void paged32(struct paged32 *)
+	.globl paged32
+paged32:
 	push	%rbp
 	push	%rbx
 	push	%r12
@@ -66,10 +66,10 @@ run32:
 	mov	%rax, saved_cr4(%rip)
 	sgdt	saved_gdt(%rip)
 	sidt	saved_idt(%rip)
-	cmpw	$0, run32_idt + 6(%rip)
+	cmpw	$0, paged32_idt + 6(%rip)
 	jne	1f
 	call	fill_tables
-1:	lgdt	run32_gdt_pointer(%rip)
+1:	lgdt	paged32_gdt_pointer(%rip)
 	push	$CS32
 	push	$2f
 	lretq
@@ -80,7 +80,7 @@ run32:
 	mov	%eax, %es
 	mov	%eax, %ss
 	mov	$handler_stack_top, %esp
-	lidt	run32_idt_pointer
+	lidt	paged32_idt_pointer
 	mov	%cr0, %eax
 	and	$0x7fffffff, %eax
 	mov	%eax, %cr0
@@ -92,7 +92,7 @@ run32:
 	mov	EFER(%ebx), %eax
 	xor	%edx, %edx
 	wrmsr
-	movb	$0x89, run32_gdt + TSS32 + 5	# not busy
+	movb	$0x89, paged32_gdt + TSS32 + 5	# not busy
 	mov	$TSS32, %eax
 	ltr	%ax
 	mov	CR4(%ebx), %eax
@@ -134,20 +134,20 @@ run32:
 	.rept 32
 	.balign 16
 	.if vector == 0
-run32_entries:
+paged32_entries:
 	.endif
 	.if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
 	push	$0
 	.endif
 	push	$vector
-	jmp	run32_trap
+	jmp	paged32_trap
 	.set vector, vector + 1
 	.endr
 	.balign 16
-run32_end:
+paged32_end:
 	push	$0
 	push	$END_VECTOR
-run32_trap:
+paged32_trap:
 	push	%ebx
 	push	%eax
 	mov	$DS32, %eax
@@ -214,25 +214,25 @@ run32_trap:
 
 # Gates for the 32 exceptions and for INT 80h, which ring 3 may use too; the base of the TSS.
 fill_tables:
-	mov	$run32_idt, %edi
-	mov	$run32_entries, %eax
+	mov	$paged32_idt, %edi
+	mov	$paged32_entries, %eax
 	mov	$32, %ecx
 	mov	$0x8e00, %edx
 1:	call	gate
 	add	$16, %eax
 	loop	1b
-	mov	$run32_idt + 8 * END_VECTOR, %edi
-	mov	$run32_end, %eax
+	mov	$paged32_idt + 8 * END_VECTOR, %edi
+	mov	$paged32_end, %eax
 	mov	$0xee00, %edx
 	call	gate
-	mov	$run32_tss, %eax
-	mov	%ax, run32_gdt + TSS32 + 2(%rip)
+	mov	$paged32_tss, %eax
+	mov	%ax, paged32_gdt + TSS32 + 2(%rip)
 	shr	$16, %eax
-	mov	%al, run32_gdt + TSS32 + 4(%rip)
-	mov	%ah, run32_gdt + TSS32 + 7(%rip)
-	movl	$handler_stack_top, run32_tss + 4(%rip)
-	movl	$DS32, run32_tss + 8(%rip)
-	movw	$104, run32_tss + 102(%rip)
+	mov	%al, paged32_gdt + TSS32 + 4(%rip)
+	mov	%ah, paged32_gdt + TSS32 + 7(%rip)
+	movl	$handler_stack_top, paged32_tss + 4(%rip)
+	movl	$DS32, paged32_tss + 8(%rip)
+	movw	$104, paged32_tss + 102(%rip)
 	ret
 gate:	mov	%ax, (%rdi)
 	movw	$CS32, 2(%rdi)
@@ -245,7 +245,7 @@ gate:	mov	%ax, (%rdi)
 
 	.data
 	.balign 16
-run32_gdt:
+paged32_gdt:
 	.quad 0
 	.quad 0x00cf9b000000ffff	# 08: 32-bit code
 	.quad 0x00cf93000000ffff	# 10: data
@@ -253,19 +253,19 @@ run32_gdt:
 	.quad 0x00cff3000000ffff	# 20: data, ring 3
 	.quad 0x0000890000000067	# 28: 32-bit TSS
 	.quad 0x00af9b000000ffff	# 30: 64-bit code
-run32_gdt_end:
-run32_gdt_pointer:
-	.word	run32_gdt_end - run32_gdt - 1
-	.quad	run32_gdt
-run32_idt_pointer:
+paged32_gdt_end:
+paged32_gdt_pointer:
+	.word	paged32_gdt_end - paged32_gdt - 1
+	.quad	paged32_gdt
+paged32_idt_pointer:
 	.word	8 * (END_VECTOR + 1) - 1
-	.quad	run32_idt
+	.quad	paged32_idt
 
 	.bss
 	.balign 16
-run32_idt:	.skip 8 * (END_VECTOR + 1)
+paged32_idt:	.skip 8 * (END_VECTOR + 1)
 	.balign 128
-run32_tss:	.skip 104
+paged32_tss:	.skip 104
 	.balign 8
 request:	.skip 8
 saved_rsp:	.skip 8

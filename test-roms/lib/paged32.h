@@ -4,13 +4,13 @@
 #include "types.h"
 
 // Selectors while the code runs: flat segments of 4 GiB.
-#define RUN32_CS 0x08
-#define RUN32_DS 0x10
-#define RUN32_USER_CS (0x18 | 3)
-#define RUN32_USER_DS (0x20 | 3)
+#define PAGED32_CS 0x08
+#define PAGED32_DS 0x10
+#define PAGED32_USER_CS (0x18 | 3)
+#define PAGED32_USER_DS (0x20 | 3)
 
 // What a run starts with and how it ended. The page tables must map this program to itself, for the supervisor.
-struct run32 {
+struct paged32 {
 	u32 cr0, cr3, cr4, efer;	// CR0.PE and CR0.PG are set in any case; EFER.LME is clear
 	u32 user;			// at ring 3
 	u32 code, stack, flags;		// EIP, EFLAGS, and ESP for ring 3; ring 0 has the handlers' stack
@@ -20,6 +20,6 @@ struct run32 {
 	u32 end_eip, end_cs, end_flags, end_esp;	// ESP from ring 3 only
 	u32 end_eax, end_ecx, end_edx, end_ebx, end_ebp, end_esi, end_edi;
 };
-#define RUN32_END 0x80
+#define PAGED32_END 0x80
 
-void run32(struct run32 *);
+void paged32(struct paged32 *);
