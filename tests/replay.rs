@@ -183,9 +183,9 @@ fn broken_logs() -> Result<()> {
 
 /// How many instructions the processor says that it has run.
 fn instructions(ran: &Ran) -> Result<u64> {
-    let (_, after) = ran.messages.split_once("instructions: ").context("-v prints the count")?;
-    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
-    Ok(digits.parse()?)
+    let (_, after) = ran.messages.split_once("CPU 0: ").context("-v says what the processor did")?;
+    let (count, _) = after.split_once(" instructions").context("-v prints the count")?;
+    Ok(count.replace(',', "").parse()?)
 }
 
 fn demo_is_the_same_each_time() -> Result<()> {
