@@ -74,8 +74,9 @@ const EXTENDED_EDX: u32 = 1 << 11 // SYSCALL
 /// The processor's name: the brand string of leaves 8000_0002h to 8000_0004h, which is at most 48 bytes.
 pub const BRAND: &str = "softmetal virtual CPU";
 
-/// Family 6, model 8Fh, stepping 8.
-pub(crate) const SIGNATURE: u32 = 0x0008_06f8;
+/// Family 6, model EFh, stepping 8. No processor has that model: programs that choose their code by the model (GCC's
+/// `target_clones` with `arch=`) would run what a processor of that model can do, and this one cannot.
+pub(crate) const SIGNATURE: u32 = 0x000e_06f8;
 
 /// EAX and EDX of leaf 1, as SMBIOS tells a processor's kind ("Processor ID").
 pub const PROCESSOR_ID: u64 = SIGNATURE as u64 | (LEAF1_EDX as u64) << 32;
