@@ -30,9 +30,8 @@ fn main() -> ExitCode {
         for cpus in cpu_counts(&expected) {
             for switch in &switches {
                 let (image, expected, switch) = (image.clone(), expected.clone(), switch.clone());
-                let on = cpus.as_deref().map_or(String::new(), |cpus| format!(" on {cpus} CPUs"));
+                let on = if cpus == 1 { String::new() } else { format!(" on {cpus} CPUs") };
                 let title = format!("{name}{on} {}", switch.as_deref().unwrap_or("plain"));
-                let cpus = cpus.clone();
                 trials.push(Trial::test(title, move || {
                     judge(&image, &expected, cpus, switch).map_err(|error| Failed::from(format!("{error:#}")))
                 }));
@@ -69,13 +68,13 @@ fn roms() -> Vec<(String, PathBuf, PathBuf)> {
     roms
 }
 
-/// The numbers of CPUs that a file of expectations holds for; None is the command's own.
-fn cpu_counts(expected: &Path) -> Vec<Option<String>> {
+/// The numbers of CPUs that a file of expectations holds for.
+fn cpu_counts(expected: &Path) -> Vec<usize> {
     let text = fs::read_to_string(expected).unwrap_or_default();
-    match text.lines().find_map(|line| line.strip_prefix(CPUS)) {
-        None => vec![None],
-        Some(counts) => counts.split_whitespace().map(|count| Some(count.to_owned())).collect(),
-    }
+    let counts = text.lines().find_map(|line| line.strip_prefix(CPUS)).unwrap_or("1");
+    let number =
+        |count: &str| count.parse().unwrap_or_else(|_| panic!("{}: {CPUS}{counts}", expected.display()));
+    counts.split_whitespace().map(number).collect()
 }
 
 /// None, each switch of `--debug`, and all of them together.
@@ -133,16 +132,16 @@ impl Expected {
     }
 }
 
-fn judge(image: &Path, expected: &Path, cpus: Option<String>, switch: Option<String>) -> Result<()> {
+fn judge(image: &Path, expected: &Path, cpus: usize, switch: Option<String>) -> Result<()> {
     let text = fs::read_to_string(expected)?;
     let expected = Expected::parse(&text).with_context(|| expected.display().to_string())?;
     let mut arguments = expected.arguments.clone();
-    arguments.extend(cpus.into_iter().flat_map(|count| ["--cpus".to_owned(), count]));
     arguments.extend(switch.into_iter().flat_map(|list| ["--debug".to_owned(), list]));
     let mut guest = Guest::start(&Options {
         kernel: image.to_owned(),
         memory: "64M",
         append: expected.append,
+        cpus,
         debug_exit: true,
         arguments,
         ..Options::default()

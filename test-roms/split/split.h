@@ -35,6 +35,12 @@ static inline bool page_faults(enum page p, const struct kind *k)
 {
 	return p == ABSENT || p == SUPERVISOR || (p == READ_ONLY && k->does != READS);
 }
+// From one byte before the boundary to all but one, in three steps at the most.
+static inline u32 distance_step(const struct kind *k)
+{
+	u32 step = ((k->size - 1u) / 2 + k->align - 1u) / k->align * k->align;
+	return step ? step : k->align;
+}
 static inline u32 fault_code(enum page p, const struct kind *k)
 {
 	return PF_U | (p == ABSENT ? 0 : PF_P) | (k->does != READS ? PF_W : 0);

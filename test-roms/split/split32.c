@@ -67,7 +67,7 @@ static void all(enum does does)
 				continue;
 			for (int first = 0; first < PAGES; first++)
 				for (int second = 0; second < PAGES; second++)
-					for (u32 before = k->align; before < k->size; before += k->align < k->size / 8u ? (k->size / 5u + k->align) / k->align * k->align : k->align)
+					for (u32 before = k->align; before < k->size; before += distance_step(k))
 						check_split(f, k, (enum page)first, (enum page)second, before);
 		}
 	}
