@@ -142,7 +142,7 @@ fn synthetic_end(at: u16) -> Insn {
 }
 
 /// A register as instructions carry it.
-fn register(r: Register) -> u8 {
+pub(crate) fn register(r: Register) -> u8 {
     if r.is_gpr() {
         // AH, CH, DH and BH are the second bytes of the first four; their iced numbers follow AL's.
         let high = matches!(r, Register::AH | Register::CH | Register::DH | Register::BH);
@@ -171,6 +171,15 @@ pub(crate) fn implied_width(x: &Instruction) -> u8 {
     if matches!(pushed, 2 | 4 | 8) { pushed } else { 8 }
 }
 
+/// Which operand is the source: the last one of those whose VEX prefix names the first source, else operand 1 if it is
+/// there.
+fn source_operand(x: &Instruction) -> u32 {
+    match x.mnemonic() {
+        Mnemonic::Andn | Mnemonic::Mulx | Mnemonic::Pdep | Mnemonic::Pext => 2,
+        _ => x.op_count().saturating_sub(1).min(1),
+    }
+}
+
 /// The compact form of one instruction.
 fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
     let mut i = synthetic_end(x.ip().wrapping_sub(base) as u16);
@@ -180,7 +189,8 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
         c => c as u8 - 1,
     };
     let count = x.op_count();
-    let (k0, k1) = (kind(x.op0_kind()), if count > 1 { kind(x.op1_kind()) } else { kind(x.op0_kind()) });
+    let second = source_operand(x);
+    let (k0, k1) = (kind(x.op0_kind()), kind(x.op_kind(second)));
     let memory_width = x.memory_size().size() as u8;
     let string = x.is_string_instruction();
     i.w = Width(match k0 {
@@ -197,8 +207,9 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
     if count > 1 {
         match k1 {
             Kind::Reg => {
-                i.src = register(x.op1_register());
-                i.w2 = Width((x.op1_register().size() as u8).min(16));
+                let r = x.op_register(second);
+                i.src = register(r);
+                i.w2 = Width((r.size() as u8).min(16));
             }
             Kind::Mem => i.w2 = Width(memory_width),
             Kind::Imm => {}

@@ -1,7 +1,7 @@
 //! Which semantics an instruction has that is not of the vector units, and what they want to know.
 
 use crate::{
-    decode::{flat_32, implied_width, is_near_branch, page_base, segment},
+    decode::{flat_32, implied_width, is_near_branch, page_base, register, segment},
     insn::{Insn, Kind, attr},
     mode::Mode,
     sem::Op,
@@ -83,9 +83,16 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         M::Bts => Op::Bts,
         M::Btr => Op::Btr,
         M::Btc => Op::Btc,
-        // Without BMI1 and LZCNT, their REP prefix means nothing.
-        M::Bsf | M::Tzcnt => Op::Bsf,
-        M::Bsr | M::Lzcnt => Op::Bsr,
+        M::Bsf => Op::Bsf,
+        M::Bsr => Op::Bsr,
+        M::Popcnt => Op::Popcnt,
+        M::Lzcnt => Op::Lzcnt,
+        M::Tzcnt => Op::Tzcnt,
+        M::Movbe => Op::Movbe,
+        M::Adcx => Op::Adcx,
+        M::Adox => Op::Adox,
+        M::Andn | M::Blsi | M::Blsmsk | M::Blsr | M::Bextr | M::Bzhi | M::Mulx | M::Pdep | M::Pext | M::Rorx
+        | M::Sarx | M::Shlx | M::Shrx => pick_vex(x, mode, i),
         M::Bswap => Op::Bswap,
         M::Seta
         | M::Setae
@@ -376,6 +383,35 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         }
         M::Salc => Op::Salc,
         _ => crate::decode_vector::pick(x, mode, i),
+    }
+}
+
+/// Instructions of general registers with a VEX prefix, which is for protected mode.
+fn pick_vex(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
+    use Mnemonic as M;
+    if !mode.contains(Mode::PROTECTED) {
+        return Op::Undefined;
+    }
+    // The register beside destination and register-or-memory operand.
+    i.cc = match x.mnemonic() {
+        M::Andn | M::Mulx | M::Pdep | M::Pext => register(x.op1_register()),
+        M::Bextr | M::Bzhi | M::Sarx | M::Shlx | M::Shrx => register(x.op2_register()),
+        _ => 0,
+    };
+    match x.mnemonic() {
+        M::Andn => Op::Andn,
+        M::Blsi => Op::Blsi,
+        M::Blsmsk => Op::Blsmsk,
+        M::Blsr => Op::Blsr,
+        M::Bextr => Op::Bextr,
+        M::Bzhi => Op::Bzhi,
+        M::Mulx => Op::Mulx,
+        M::Pdep => Op::Pdep,
+        M::Pext => Op::Pext,
+        M::Rorx => Op::Rorx,
+        M::Sarx => Op::Sarx,
+        M::Shlx => Op::Shlx,
+        _ => Op::Shrx,
     }
 }
 

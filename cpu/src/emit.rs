@@ -131,6 +131,11 @@ pub(crate) trait Emit: Sized {
     /// Number of the highest set bit; any value if there is none.
     fn highest(&mut self, w: Width, a: Self::Val) -> Self::Val;
 
+    /// How many bits are set.
+    fn popcount(&mut self, w: Width, a: Self::Val) -> Self::Val;
+    /// A function of plain Rust, without side effects.
+    fn helper(&mut self, f: fn(u64, u64) -> u64, a: Self::Val, b: Self::Val) -> Self::Val;
+
     // Truth.
 
     fn eq(&mut self, w: Width, a: Self::Val, b: Self::Val) -> Self::Bit;
@@ -156,6 +161,8 @@ pub(crate) trait Emit: Sized {
     fn set_carry_overflow_if(&mut self, c: Self::Bit, cf: Self::Bit, of: Self::Bit);
     fn set_zero(&mut self, z: Self::Bit);
     fn carry(&mut self) -> Self::Bit;
+    /// OF.
+    fn overflow(&mut self) -> Self::Bit;
     fn zero(&mut self) -> Self::Bit;
     /// The condition of Jcc, SETcc, CMOVcc.
     fn condition(&mut self, i: &Insn) -> Self::Bit;

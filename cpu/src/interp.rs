@@ -596,6 +596,15 @@ impl<F: Form> Emit for Interp<F> {
     }
 
     #[inline(always)]
+    fn popcount(&mut self, _: Width, a: u64) -> u64 {
+        a.count_ones().into()
+    }
+    #[inline(always)]
+    fn helper(&mut self, f: fn(u64, u64) -> u64, a: u64, b: u64) -> u64 {
+        f(a, b)
+    }
+
+    #[inline(always)]
     fn eq(&mut self, _: Width, a: u64, b: u64) -> bool {
         a == b
     }
@@ -668,6 +677,10 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn carry(&mut self) -> bool {
         self.0.flags.cf()
+    }
+    #[inline(always)]
+    fn overflow(&mut self) -> bool {
+        self.0.flags.of()
     }
     #[inline(always)]
     fn zero(&mut self) -> bool {

@@ -127,6 +127,12 @@ const INTEGER: &[F] = &[
     F::CX8,
     F::CMPXCHG16B,
     F::MULTIBYTENOP,
+    F::POPCNT,
+    F::LZCNT,
+    F::MOVBE,
+    F::BMI1,
+    F::BMI2,
+    F::ADX,
     F::SSE2,
 ];
 

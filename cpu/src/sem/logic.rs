@@ -2,7 +2,7 @@
 
 use crate::{
     emit::{Emit, Emitted},
-    flags::Arith::Logic,
+    flags::Arith::{Explicit, Logic},
     insn::{Insn, Kind},
     width::{B, D, Q, Width},
 };
@@ -154,11 +154,13 @@ fn scan<E: Emit>(e: &mut E, i: &Insn, forward: bool) -> Emitted<E> {
     let some = e.not(none);
     // The destination stays, all 64 bits of it, when the source is 0: AMD documents it, Intel silicon does it.
     e.set_if(some, w, i.dst, n);
+    let (r, no) = (e.select(w, none, zero, n), e.truth(false));
+    e.set_flags(w, Explicit { r, cf: no, of: no, af: no });
     e.set_zero(none);
     Ok(())
 }
 
-/// BSF: SDM 2A "BSF". ZF says whether the source was 0; the other status flags are undefined and stay.
+/// BSF: SDM 2A "BSF". ZF says whether the source was 0; the other status flags are undefined: silicon clears CF OF AF SF, and PF follows the number found.
 #[inline(always)]
 pub(crate) fn bsf<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     scan(e, i, true)

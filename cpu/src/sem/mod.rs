@@ -1,6 +1,7 @@
 //! The semantics, a function per mnemonic, grouped as the SDM groups instructions, and the one list of them.
 
 pub(crate) mod arith;
+pub(crate) mod bits;
 pub(crate) mod logic;
 pub(crate) mod mmx;
 pub(crate) mod moves;
@@ -305,6 +306,25 @@ semantics! {
             Stc => moves::stc, any;
             Cmc => moves::cmc, any;
             Nop => moves::nop, any;
+            Popcnt => bits::popcnt, any;
+            Lzcnt => bits::lzcnt, any;
+            Tzcnt => bits::tzcnt, any;
+            Movbe => bits::movbe, any;
+            Andn => bits::andn, any;
+            Blsi => bits::blsi, any;
+            Blsmsk => bits::blsmsk, any;
+            Blsr => bits::blsr, any;
+            Bextr => bits::bextr, any;
+            Bzhi => bits::bzhi, any;
+            Mulx => bits::mulx, any;
+            Pdep => bits::pdep, any;
+            Pext => bits::pext, any;
+            Rorx => bits::rorx, any;
+            Sarx => bits::sarx, any;
+            Shlx => bits::shlx, any;
+            Shrx => bits::shrx, any;
+            Adcx => bits::adcx, any;
+            Adox => bits::adox, any;
         }
         Sse {
             MovX => sse_moves::mov, vector;

@@ -36,16 +36,21 @@ const LEAF1_EDX: u32 = 1 // FPU
 const LEAF1_ECX: u32 = 1 << 13 // CMPXCHG16B
     | 1 << 17 // PCID
     | 1 << 21 // x2APIC
+    | 1 << 22 // MOVBE
+    | 1 << 23 // POPCNT
     | 1 << 24 // TSC-Deadline
     | 1 << 26; // XSAVE
 
 /// Leaf 7 EBX.
 const LEAF7_EBX: u32 = 1 // FSGSBASE
     | 1 << 1 // IA32_TSC_ADJUST
+    | 1 << 3 // BMI1
     | 1 << 7 // SMEP
+    | 1 << 8 // BMI2
     | 1 << 9 // ERMS
     | 1 << 10 // INVPCID
     | 1 << 13 // FCS and FDS are deprecated
+    | 1 << 19 // ADX
     | 1 << 20; // SMAP
 
 /// Leaf 7 ECX.
@@ -138,10 +143,10 @@ impl Cpu {
                 [mhz, mhz, 100, 0]
             }
             0x8000_0000 => [0x8000_0008, 0, 0, 0],
-            // LAHF in 64-bit mode.
+            // LAHF in 64-bit mode, LZCNT.
             0x8000_0001 => {
                 let edx = if self.mode.is_64() { EXTENDED_EDX } else { EXTENDED_EDX & !(1 << 11) };
-                [0, 0, 1, edx]
+                [0, 0, 1 | 1 << 5, edx]
             }
             0x8000_0002..=0x8000_0004 => {
                 let at = (leaf - 0x8000_0002) as usize * 16;

@@ -15,7 +15,7 @@ pub fn codes(features: &[CpuidFeature]) -> Vec<Code> {
             let info = code.op_code();
             info.is_instruction()
                 && info.mode64()
-                && info.encoding() == EncodingKind::Legacy
+                && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
                 && code.cpuid_features().iter().all(|f| features.contains(f))
         })
         .collect()
@@ -129,8 +129,8 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
         let (op, r) = match kind {
             K::r8_reg | K::r8_opcode => (OpKind::Register, gpr(random, 1)),
             K::r16_reg | K::r16_opcode | K::r16_rm => (OpKind::Register, gpr(random, 2)),
-            K::r32_reg | K::r32_opcode | K::r32_rm => (OpKind::Register, gpr(random, 4)),
-            K::r64_reg | K::r64_opcode | K::r64_rm => (OpKind::Register, gpr(random, 8)),
+            K::r32_reg | K::r32_opcode | K::r32_rm | K::r32_vvvv => (OpKind::Register, gpr(random, 4)),
+            K::r64_reg | K::r64_opcode | K::r64_rm | K::r64_vvvv => (OpKind::Register, gpr(random, 8)),
             K::xmm_reg | K::xmm_rm => (OpKind::Register, xmm(random)),
             K::mm_reg | K::mm_rm => (OpKind::Register, mm(random)),
             K::al => (OpKind::Register, Register::AL),
