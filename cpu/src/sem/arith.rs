@@ -188,8 +188,8 @@ fn put_pair<E: Emit>(e: &mut E, w: Width, low: E::Val, high: E::Val) {
     }
 }
 
-/// MUL: SDM 2B "MUL". CF and OF say whether the upper half is not zero; SF, ZF, AF and PF are undefined: as silicon, from
-/// the lower half, AF 0.
+/// MUL: SDM 2B "MUL". CF and OF say whether the upper half is not zero; SF, ZF, AF and PF are undefined and stay, as on
+/// silicon.
 #[inline(always)]
 pub(crate) fn mul<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
@@ -199,14 +199,14 @@ pub(crate) fn mul<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let zero = e.int(w, 0);
     let small = e.eq(w, high, zero);
     let big = e.not(small);
-    product_flags(e, w, low, big);
+    product_flags(e, big);
     Ok(())
 }
 
 #[inline(always)]
-fn product_flags<E: Emit>(e: &mut E, w: Width, low: E::Val, big: E::Bit) {
-    let af = e.truth(false);
-    e.set_flags(w, Explicit { r: low, cf: big, of: big, af });
+fn product_flags<E: Emit>(e: &mut E, big: E::Bit) {
+    let yes = e.truth(true);
+    e.set_carry_overflow_if(yes, big, big);
 }
 
 /// Whether the upper half of a signed product is more than the sign of the lower.
@@ -226,7 +226,7 @@ pub(crate) fn imul_wide<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (low, high) = (e.mul(w, a, b), e.smulh(w, a, b));
     put_pair(e, w, low, high);
     let big = does_not_fit(e, w, low, high);
-    product_flags(e, w, low, big);
+    product_flags(e, big);
     Ok(())
 }
 
@@ -251,7 +251,7 @@ fn multiply<E: Emit>(e: &mut E, i: &Insn, w: Width, a: E::Val, b: E::Val) -> Emi
     let (low, high) = (e.mul(w, a, b), e.smulh(w, a, b));
     e.set(w, i.dst, low);
     let big = does_not_fit(e, w, low, high);
-    product_flags(e, w, low, big);
+    product_flags(e, big);
     Ok(())
 }
 
@@ -261,7 +261,14 @@ fn dividend<E: Emit>(e: &mut E, w: Width) -> (E::Val, E::Val) {
     if w == B { (e.get(B, reg::AH), e.get(B, reg::RAX)) } else { (e.get(w, reg::RDX), e.get(w, reg::RAX)) }
 }
 
-/// DIV: SDM 2A "DIV". The status flags are undefined and stay as they are.
+/// 1 is neither negative nor zero nor of even parity.
+#[inline(always)]
+fn quotient_flags<E: Emit>(e: &mut E, w: Width) {
+    let (one, cf, of, af) = (e.int(w, 1), e.carry(), e.overflow(), e.truth(true));
+    e.set_flags(w, Explicit { r: one, cf, of, af });
+}
+
+/// DIV: SDM 2A "DIV". The status flags are undefined: as on silicon CF and OF stay, AF is 1, the others are 0.
 #[inline(always)]
 pub(crate) fn div<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
@@ -269,10 +276,11 @@ pub(crate) fn div<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (high, low) = dividend(e, w);
     let (quotient, remainder) = e.udivrem(w, high, low, d)?;
     put_pair(e, w, quotient, remainder);
+    quotient_flags(e, w);
     Ok(())
 }
 
-/// IDIV: SDM 2A "IDIV". The status flags are undefined and stay as they are.
+/// IDIV: SDM 2A "IDIV". Flags as DIV.
 #[inline(always)]
 pub(crate) fn idiv<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
@@ -280,6 +288,7 @@ pub(crate) fn idiv<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (high, low) = dividend(e, w);
     let (quotient, remainder) = e.sdivrem(w, high, low, d)?;
     put_pair(e, w, quotient, remainder);
+    quotient_flags(e, w);
     Ok(())
 }
 

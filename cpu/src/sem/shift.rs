@@ -37,7 +37,8 @@ fn less<E: Emit>(e: &mut E, n: E::Val, k: u64) -> E::Val {
     e.sub(B, n, k)
 }
 
-/// SHL, SAL: SDM 2B "SAL/SAR/SHL/SHR". SF ZF PF CF; OF is the top bit changed by the last step; AF 0.
+/// SHL, SAL: SDM 2B "SAL/SAR/SHL/SHR". SF ZF PF CF; OF is the top bit changed by the last step; AF is
+/// undefined: 1, as on silicon.
 #[inline(always)]
 pub(crate) fn shl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
@@ -48,7 +49,7 @@ pub(crate) fn shl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let cf = e.sign(w, last);
     let top = e.sign(w, r);
     let of = e.xor_bit(top, cf);
-    let (c, af) = (some(e, n), e.truth(false));
+    let (c, af) = (some(e, n), e.truth(true));
     e.set_flags_if(c, w, Explicit { r, cf, of, af });
     Ok(())
 }
@@ -64,7 +65,7 @@ pub(crate) fn shr<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let zero = e.int(B, 0);
     let cf = e.bit(w, last, zero);
     let of = e.sign(w, last);
-    let (c, af) = (some(e, n), e.truth(false));
+    let (c, af) = (some(e, n), e.truth(true));
     e.set_flags_if(c, w, Explicit { r, cf, of, af });
     Ok(())
 }
@@ -79,7 +80,7 @@ pub(crate) fn sar<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let last = e.sar(w, a, before);
     let zero = e.int(B, 0);
     let cf = e.bit(w, last, zero);
-    let (c, of, af) = (some(e, n), e.truth(false), e.truth(false));
+    let (c, of, af) = (some(e, n), e.truth(false), e.truth(true));
     e.set_flags_if(c, w, Explicit { r, cf, of, af });
     Ok(())
 }
@@ -195,7 +196,8 @@ fn double_count<E: Emit>(e: &mut E, w: Width, i: &Insn) -> E::Val {
     masked(e, w, n)
 }
 
-/// SHLD: SDM 2B "SHLD". SF ZF PF CF; OF is the top bit changed; AF 0. A 16-bit operand with a count above 16 is undefined:
+/// SHLD: SDM 2B "SHLD". SF ZF PF CF; OF is the top bit changed by the last
+/// step; AF is undefined: 1, as on silicon. A 16-bit operand with a count above 16 is undefined:
 /// bits of the destination follow those of the source.
 #[inline(always)]
 pub(crate) fn shld<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
@@ -231,9 +233,9 @@ fn shift_double<E: Emit>(e: &mut E, i: &Insn, to: Direction) -> Emitted<E> {
             e.bit(w, last, zero)
         }
     };
-    let (was, is) = (e.sign(w, a), e.sign(w, r));
+    let (was, is) = (e.sign(w, last), e.sign(w, r));
     let of = e.xor_bit(was, is);
-    let af = e.truth(false);
+    let af = e.truth(true);
     e.set_flags_if(c, w, Explicit { r, cf, of, af });
     Ok(())
 }
