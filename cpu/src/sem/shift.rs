@@ -126,19 +126,29 @@ pub(crate) fn ror<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     Ok(())
 }
 
-/// The count of a rotate through carry: modulo the width plus one, below 32 bits.
+/// The count of a rotate through carry: modulo the width plus one, below 32 bits. And whether it was anything before.
 #[inline(always)]
-fn through<E: Emit>(e: &mut E, i: &Insn) -> Result<E::Val, E::Stop> {
+fn through<E: Emit>(e: &mut E, i: &Insn) -> Result<(E::Val, E::Bit), E::Stop> {
     let w = e.width(i);
     let n = count(e, i)?;
-    Ok(if w.0 < 4 { e.rem(n, w.bits() as u64 + 1) } else { n })
+    let any = some(e, n);
+    Ok((if w.0 < 4 { e.rem(n, w.bits() as u64 + 1) } else { n }, any))
 }
 
-/// RCL: SDM 2B "RCL/RCR/ROL/ROR". CF; OF is the top bit XOR CF. Others stay.
+/// CF of a rotate through carry: the bit that came out, or the old one where it ends where it began.
+#[inline(always)]
+fn carried<E: Emit>(e: &mut E, moved: E::Bit, out: E::Bit, carry: E::Bit) -> E::Bit {
+    let stays = e.not(moved);
+    let (new, old) = (e.and_bit(moved, out), e.and_bit(stays, carry));
+    e.or_bit(new, old)
+}
+
+/// RCL: SDM 2B "RCL/RCR/ROL/ROR". CF; OF is the top bit XOR CF, also, as on silicon, where
+/// the count is a multiple of 9 or 17 and all else stays.
 #[inline(always)]
 pub(crate) fn rcl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
-    let n = through(e, i)?;
+    let (n, any) = through(e, i)?;
     let c = some(e, n);
     let carry = e.carry();
     let bits = e.int(B, w.bits() as u64);
@@ -155,10 +165,11 @@ pub(crate) fn rcl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
         let r = e.or(w, r, low);
         e.select(w, c, r, a)
     })?;
-    let cf = e.bit(w, a, rest);
+    let out = e.bit(w, a, rest);
+    let cf = carried(e, c, out, carry);
     let top = e.sign(w, r);
     let of = e.xor_bit(top, cf);
-    e.set_carry_overflow_if(c, cf, of);
+    e.set_carry_overflow_if(any, cf, of);
     Ok(())
 }
 
@@ -166,7 +177,7 @@ pub(crate) fn rcl<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn rcr<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
-    let n = through(e, i)?;
+    let (n, any) = through(e, i)?;
     let c = some(e, n);
     let carry = e.carry();
     let bits = e.int(B, w.bits() as u64);
@@ -183,9 +194,10 @@ pub(crate) fn rcr<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
         e.select(w, c, r, a)
     })?;
     let before = less(e, n, 1);
-    let cf = e.bit(w, a, before);
+    let out = e.bit(w, a, before);
+    let cf = carried(e, c, out, carry);
     let of = top_two(e, w, r);
-    e.set_carry_overflow_if(c, cf, of);
+    e.set_carry_overflow_if(any, cf, of);
     Ok(())
 }
 
