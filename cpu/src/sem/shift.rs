@@ -208,9 +208,8 @@ fn double_count<E: Emit>(e: &mut E, w: Width, i: &Insn) -> E::Val {
     masked(e, w, n)
 }
 
-/// SHLD: SDM 2B "SHLD". SF ZF PF CF; OF is the top bit changed by the last
-/// step; AF is undefined: 1, as on silicon. A 16-bit operand with a count above 16 is undefined:
-/// bits of the destination follow those of the source.
+/// SHLD: SDM 2B "SHLD". SF ZF PF CF; OF is the top bit changed by the last step; AF is undefined: 1, as on silicon. So is all
+/// of a 16-bit operand with a count above 16: bits of the source follow those of the source.
 #[inline(always)]
 pub(crate) fn shld<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     shift_double(e, i, Direction::Left)
@@ -235,18 +234,21 @@ fn shift_double<E: Emit>(e: &mut E, i: &Insn, to: Direction) -> Emitted<E> {
     let b = e.get(w, i.src);
     let c = some(e, n);
     let (a, r) = e.update(i, |e, a| double(e, w, to, a, b, n, c))?;
+    // Also where a 16-bit count goes beyond 16, the carry is of the destination alone.
     let before = less(e, n, 1);
-    let one = e.truth(true);
-    let last = double(e, w, to, a, b, before, one);
-    let cf = match to {
-        Direction::Left => e.sign(w, last),
+    let (cf, of) = match to {
+        Direction::Left => {
+            let (last, end) = (e.shl(w, a, before), e.shl(w, a, n));
+            let (was, is) = (e.sign(w, last), e.sign(w, end));
+            (was, e.xor_bit(was, is))
+        }
         Direction::Right => {
-            let zero = e.int(B, 0);
-            e.bit(w, last, zero)
+            let (out, zero, one) = (e.shr(w, a, before), e.int(B, 0), e.truth(true));
+            let last = double(e, w, to, a, b, before, one);
+            let (was, is) = (e.sign(w, last), e.sign(w, r));
+            (e.bit(w, out, zero), e.xor_bit(was, is))
         }
     };
-    let (was, is) = (e.sign(w, last), e.sign(w, r));
-    let of = e.xor_bit(was, is);
     let af = e.truth(true);
     e.set_flags_if(c, w, Explicit { r, cf, of, af });
     Ok(())
@@ -257,12 +259,13 @@ fn shift_double<E: Emit>(e: &mut E, i: &Insn, to: Direction) -> Emitted<E> {
 fn double<E: Emit>(e: &mut E, w: Width, to: Direction, a: E::Val, b: E::Val, n: E::Val, c: E::Bit) -> E::Val {
     let left = to == Direction::Left;
     if w.0 == 2 {
-        // a:b:a in 64 bits: to the left the result is the top, to the right the bottom.
+        // To the left the result is the top of a:b:b, to the right the bottom of b:b:a.
         let (wide_a, wide_b) = (e.zext(w, Q, a), e.zext(w, Q, b));
         let (k32, k16) = (e.int(B, 32), e.int(B, 16));
-        let (x, y) = (e.shl(Q, wide_a, k32), e.shl(Q, wide_b, k16));
+        let (top, low) = if left { (wide_a, wide_b) } else { (wide_b, wide_a) };
+        let (x, y) = (e.shl(Q, top, k32), e.shl(Q, wide_b, k16));
         let v = e.or(Q, x, y);
-        let v = e.or(Q, v, wide_a);
+        let v = e.or(Q, v, low);
         let v = if left {
             let v = e.shl(Q, v, n);
             e.shr(Q, v, k32)
