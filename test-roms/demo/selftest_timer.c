@@ -8,7 +8,7 @@
 #include "print.h"
 #include "selftest.h"
 
-#define ATTEMPTS 6
+#define ATTEMPTS 40
 #define RATE 50
 #define RATE_PERIODS 12
 #define PIT_HZ 1193182
