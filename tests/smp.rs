@@ -80,7 +80,7 @@ struct Setup {
     _folder: TempDir,
 }
 
-/// A machine with so many processors, the program at `/root/smp`.
+/// A machine with so many processors, the program at `/smp`.
 fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
     let kernel = kernel(flavour)?;
     let folder = tempfile::tempdir()?;
@@ -89,7 +89,7 @@ fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(SOURCE);
     ensure!(compile(&source, &program)?, "{SOURCE} does not compile");
     let mut more = Archive::default();
-    more.file("root/smp", 0o755, &fs::read(&program)?);
+    more.file("smp", 0o755, &fs::read(&program)?);
     // The kernel unpacks one archive after the other.
     OpenOptions::new().append(true).open(&initrd)?.write_all(&more.finish())?;
     let options =
@@ -111,7 +111,7 @@ fn agree(flavour: Flavour, cpus: usize, threads: usize) -> Result<()> {
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let online = guest.run("grep -c ^processor /proc/cpuinfo", SOON)?;
     ensure!(online.trim() == cpus.to_string(), "there are {online} processors, not {cpus}");
-    let says = guest.run(&format!("/root/smp 1 {threads}"), CHECKS)?;
+    let says = guest.run(&format!("/smp 1 {threads}"), CHECKS)?;
     ensure!(says.contains("smp: all right"), "the program says {says}");
     eprint!("{flavour:?} kernel, {cpus} processors:\n{says}");
     check_interrupts(&mut guest, cpus)?;
@@ -135,7 +135,7 @@ fn soak() -> Result<()> {
     let (minutes, cpus) = (setting("SOAK_MINUTES", 30)?, setting("SOAK_CPUS", 2)?);
     let setup = setup(Flavour::Cloud, cpus)?;
     let mut guest = Guest::boot(&setup.options, BOOT)?;
-    let program = format!("/root/smp {} {}", minutes * 60, cpus + 1);
+    let program = format!("/smp {} {}", minutes * 60, cpus + 1);
     let says = guest.run(&program, Duration::from_secs(minutes as u64 * 60) + CHECKS)?;
     let last: Vec<&str> = says.lines().rev().take(14).collect();
     eprintln!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
@@ -178,7 +178,7 @@ fn sixty_four_processors() -> Result<()> {
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let online = guest.run("cat /sys/devices/system/cpu/online", SOON)?;
     ensure!(online.trim() == "0-63", "processors {online} are there");
-    let says = guest.run("/root/smp 1 8 lock pair futex fork clock", CHECKS)?;
+    let says = guest.run("/smp 1 8 lock pair futex fork clock", CHECKS)?;
     ensure!(says.contains("smp: all right"), "the program says {says}");
     check_complaints(&mut guest)?;
     guest.power_off()
