@@ -176,8 +176,16 @@ pub(crate) fn implied_width(x: &Instruction) -> u8 {
 fn source_operand(x: &Instruction) -> u32 {
     match x.mnemonic() {
         Mnemonic::Andn | Mnemonic::Mulx | Mnemonic::Pdep | Mnemonic::Pext => 2,
+        // AVX: the last one that is neither an immediate nor named by one; gathers have their mask there.
+        _ if x.op_count() > 2 && is_vector(x.op1_register()) && x.encoding() == EncodingKind::VEX => {
+            u32::from(x.op2_kind() != OpKind::Immediate8) + 1
+        }
         _ => x.op_count().saturating_sub(1).min(1),
     }
+}
+
+fn is_vector(r: Register) -> bool {
+    r.is_xmm() || r.is_ymm()
 }
 
 /// The compact form of one instruction.
@@ -195,7 +203,7 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
     let string = x.is_string_instruction();
     i.w = Width(match k0 {
         _ if count == 0 || string && memory_width != 0 => memory_width.max(1),
-        Kind::Reg => (x.op0_register().size() as u8).min(16),
+        Kind::Reg => (x.op0_register().size() as u8).min(32),
         Kind::Mem if memory_width != 0 => memory_width.min(64),
         _ => implied_width(x),
     });
@@ -209,7 +217,7 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
             Kind::Reg => {
                 let r = x.op_register(second);
                 i.src = register(r);
-                i.w2 = Width((r.size() as u8).min(16));
+                i.w2 = Width((r.size() as u8).min(32));
             }
             Kind::Mem => i.w2 = Width(memory_width),
             Kind::Imm => {}
@@ -352,11 +360,13 @@ fn string_address_size(x: &Instruction) -> u8 {
 fn gate(op: Op, mode: Mode) -> Op {
     match op.needs() {
         Needs::Nothing => op,
-        Needs::X87 if mode.contains(Mode::NO_X87) => Op::DeviceNotAvailable,
-        Needs::Mmx if mode.contains(Mode::MMX_UD) => Op::Undefined,
-        Needs::Mmx if mode.contains(Mode::SSE_NM) => Op::DeviceNotAvailable,
+        Needs::X87 if mode.intersects(Mode::EMULATION | Mode::TASK_SWITCHED) => Op::DeviceNotAvailable,
+        Needs::Mmx if mode.contains(Mode::EMULATION) => Op::Undefined,
+        Needs::Mmx if mode.contains(Mode::TASK_SWITCHED) => Op::DeviceNotAvailable,
         Needs::Sse if mode.contains(Mode::NO_SSE) => Op::Undefined,
-        Needs::Sse if mode.contains(Mode::SSE_NM) => Op::DeviceNotAvailable,
+        Needs::Sse if mode.contains(Mode::TASK_SWITCHED) => Op::DeviceNotAvailable,
+        Needs::Avx if !mode.contains(Mode::PROTECTED) || mode.contains(Mode::NO_AVX) => Op::Undefined,
+        Needs::Avx if mode.contains(Mode::TASK_SWITCHED) => Op::DeviceNotAvailable,
         Needs::Wait if mode.contains(Mode::WAIT_NM) => Op::DeviceNotAvailable,
         _ => op,
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     decode::wants_alignment,
+    decode_avx,
     insn::{Insn, Kind, attr},
     mode::Mode,
     sem::Op,
@@ -9,10 +10,13 @@ use crate::{
     vector::VecOp,
     width::Width,
 };
-use iced_x86::{Code, Instruction, MemorySize, Mnemonic as M, Register};
+use iced_x86::{Code, EncodingKind, Instruction, MemorySize, Mnemonic as M, Register};
 
 /// The second half of decode's `pick`: x87, MMX, SSE. What is not known is undefined.
 pub(crate) fn pick(x: &Instruction, _: Mode, i: &mut Insn) -> Op {
+    if x.encoding() != EncodingKind::Legacy {
+        return decode_avx::pick(x, i);
+    }
     if wants_alignment(x) {
         i.attr |= attr::ALIGNED;
     }
@@ -145,7 +149,7 @@ fn is_mm(r: Register) -> bool {
 }
 
 /// The operation of a mnemonic that is operand 0 := op(operand 0, operand 1, immediate), as XMM registers have it.
-fn packed(mnemonic: M) -> Option<VecOp> {
+pub(crate) fn packed(mnemonic: M) -> Option<VecOp> {
     Some(match mnemonic {
         M::Andps | M::Andpd | M::Pand => VecOp::And,
         M::Andnps | M::Andnpd | M::Pandn => VecOp::AndNot,
@@ -218,7 +222,7 @@ fn packed(mnemonic: M) -> Option<VecOp> {
 }
 
 /// The form of a shift that takes its count from the immediate.
-fn by_immediate(op: VecOp) -> VecOp {
+pub(crate) fn by_immediate(op: VecOp) -> VecOp {
     match op {
         VecOp::ShlW => VecOp::ShlImmW,
         VecOp::ShlD => VecOp::ShlImmD,
@@ -323,13 +327,7 @@ fn pick_packed(x: &Instruction, op: VecOp, i: &mut Insn) -> Op {
         VecOp::SarImmW => Op::PsrawImm,
         VecOp::SarImmD => Op::PsradImm,
         // The rest are no mnemonics with two XMM operands.
-        VecOp::InsertW
-        | VecOp::ExtractW
-        | VecOp::MaskB
-        | VecOp::MaskD
-        | VecOp::MaskQ
-        | VecOp::MergeD
-        | VecOp::MergeQ => Op::Undefined,
+        _ => Op::Undefined,
     }
 }
 
@@ -444,10 +442,16 @@ fn pick_float(x: &Instruction, i: &mut Insn) -> Op {
         M::Sqrtsd => Op::Sqrtsd,
         M::Sqrtps => Op::Sqrtps,
         M::Sqrtpd => Op::Sqrtpd,
-        M::Cmpss => Op::Cmpss,
-        M::Cmpsd => Op::Cmpsd,
-        M::Cmpps => Op::Cmpps,
-        M::Cmppd => Op::Cmppd,
+        M::Cmpss | M::Cmpsd | M::Cmpps | M::Cmppd => {
+            // SSE has the first eight predicates only.
+            i.imm &= 7;
+            match x.mnemonic() {
+                M::Cmpss => Op::Cmpss,
+                M::Cmpsd => Op::Cmpsd,
+                M::Cmpps => Op::Cmpps,
+                _ => Op::Cmppd,
+            }
+        }
         M::Rcpss => numbered(i, VecOp::RcpPs, Op::ApproximateScalar),
         M::Rsqrtss => numbered(i, VecOp::RsqrtPs, Op::ApproximateScalar),
         M::Comiss => Op::Comiss,

@@ -7,12 +7,15 @@ use crate::{
     flags::Arith,
     insn::Insn,
     state::Cpu,
-    vector::{FloatOp, Lanes, VecOp},
+    vector::{FloatOp, Fused, Lanes, VecOp},
     width::Width,
 };
 
 /// What a piece of semantics gives: it may end early.
 pub(crate) type Emitted<E> = Result<(), <E as Emit>::Stop>;
+
+/// Added to a vector register's number: its upper half, bits 255 to 128.
+pub(crate) const HIGH: u8 = 16;
 
 /// An instance of the semantics.
 pub(crate) trait Emit: Sized {
@@ -190,7 +193,9 @@ pub(crate) trait Emit: Sized {
 
     // Vectors.
 
+    /// An XMM register, or with [`HIGH`] the upper half of a YMM register.
     fn xmm(&mut self, r: u8) -> Self::Vec;
+    /// Sets one; the other half stays.
     fn set_xmm(&mut self, r: u8, v: Self::Vec);
     /// An MMX register; what MMX instructions do to the x87 unit besides, their semantics say.
     fn mm(&mut self, r: u8) -> Self::Val;
@@ -203,6 +208,10 @@ pub(crate) trait Emit: Sized {
     fn source_mm(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
     /// Operand 0, an XMM register or 16 bytes of memory, := v.
     fn put_x(&mut self, i: &Insn, v: Self::Vec) -> Emitted<Self>;
+    /// Operand 1: both halves of a YMM register, or 32 bytes of memory, aligned if the instruction asks for it.
+    fn source_y(&mut self, i: &Insn) -> Result<[Self::Vec; 2], Self::Stop>;
+    /// Operand 0, a YMM register or 32 bytes of memory, := v.
+    fn put_y(&mut self, i: &Insn, v: [Self::Vec; 2]) -> Emitted<Self>;
     /// Memory operand 0 := the low bytes.
     fn put_lane(&mut self, w: Width, i: &Insn, v: Self::Val) -> Emitted<Self>;
     /// 64-bit lane n.
@@ -222,4 +231,22 @@ pub(crate) trait Emit: Sized {
         b: Self::Vec,
         imm: u8,
     ) -> Result<Self::Vec, Self::Stop>;
+    /// The same on both halves: the exceptions of all lanes arise together.
+    fn float_y(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [Self::Vec; 2],
+        b: [Self::Vec; 2],
+        imm: u8,
+    ) -> Result<[Self::Vec; 2], Self::Stop>;
+    /// x * y + z, rounded once, on one half or both (as many as each slice has). Lanes that take no part are z's.
+    fn fused(
+        &mut self,
+        form: Fused,
+        lanes: Lanes,
+        x: &[Self::Vec],
+        y: &[Self::Vec],
+        z: &[Self::Vec],
+    ) -> Result<[Self::Vec; 2], Self::Stop>;
 }

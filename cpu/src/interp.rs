@@ -6,13 +6,13 @@
 use crate::{
     attention::Attention,
     blocks::{JumpEntry, jump_index},
-    emit::{Emit, Emitted},
+    emit::{Emit, Emitted, HIGH},
     fault::{Done, Fault, Stop, vector},
     flags::Arith,
     insn::{Insn, Kind, Links, attr},
     state::{Cpu, Why, reg},
     vector::{
-        FloatOp, Lanes, VecOp,
+        FloatOp, Fused, Lanes, VecOp,
         wide::{self, Wide},
     },
     width::{D, Q, Width},
@@ -126,7 +126,12 @@ impl Cpu {
     /// The memory operand's linear address in the general case, for `size` bytes `by` bytes on.
     #[inline(never)]
     pub(crate) fn far_address(&mut self, i: &Insn, by: u64, size: u64, write: bool) -> Result<u64, Stop> {
-        let a = self.far_offset(i).wrapping_add(by);
+        let offset = self.far_offset(i).wrapping_add(by);
+        self.segment_address(i, offset, size, write)
+    }
+
+    /// Linear address of an offset in the memory operand's segment, checked for `size` bytes.
+    pub(crate) fn segment_address(&mut self, i: &Insn, a: u64, size: u64, write: bool) -> Result<u64, Stop> {
         let s = (i.seg & 7) as usize;
         if self.mode.plain_64() {
             return Ok(a.wrapping_add(self.seg_base[s]));
@@ -738,11 +743,11 @@ impl<F: Form> Emit for Interp<F> {
 
     #[inline(always)]
     fn xmm(&mut self, r: u8) -> Wide {
-        wide::from_bits(self.0.xmm[(r & 15) as usize])
+        wide::from_bits(self.0.xmm[(r & 31) as usize])
     }
     #[inline(always)]
     fn set_xmm(&mut self, r: u8, v: Wide) {
-        self.0.xmm[(r & 15) as usize] = wide::bits(v)
+        self.0.xmm[(r & 31) as usize] = wide::bits(v)
     }
     #[inline(always)]
     fn mm(&mut self, r: u8) -> u64 {
@@ -802,6 +807,42 @@ impl<F: Form> Emit for Interp<F> {
         }
     }
     #[inline(always)]
+    fn source_y(&mut self, i: &Insn) -> Result<[Wide; 2], Stop> {
+        match F::src(i) {
+            Kind::Reg => Ok([self.xmm(i.src), self.xmm(i.src | HIGH)]),
+            k => {
+                let a = self.operand(k, Width(32), i, false)?;
+                if i.has(attr::ALIGNED) && a & 31 != 0 {
+                    return Err(self.fail(Fault::gp(0)));
+                }
+                if F::FAST {
+                    return self.0.read_256_hit(a).ok_or(Stop);
+                }
+                self.0.read_256(a).map_err(|stop| self.0.operand_fault(i, stop))
+            }
+        }
+    }
+    #[inline(always)]
+    fn put_y(&mut self, i: &Insn, v: [Wide; 2]) -> Done {
+        match F::dst(i) {
+            Kind::Reg => {
+                self.set_xmm(i.dst, v[0]);
+                self.set_xmm(i.dst | HIGH, v[1]);
+                Ok(())
+            }
+            k => {
+                let a = self.operand(k, Width(32), i, true)?;
+                if i.has(attr::ALIGNED) && a & 31 != 0 {
+                    return Err(self.fail(Fault::gp(0)));
+                }
+                if F::FAST {
+                    return self.0.write_256_hit(a, v).ok_or(Stop);
+                }
+                self.0.write_256(a, v).map_err(|stop| self.0.operand_fault(i, stop))
+            }
+        }
+    }
+    #[inline(always)]
     fn put_lane(&mut self, w: Width, i: &Insn, v: u64) -> Done {
         let a = self.operand(F::dst(i), w, i, true)?;
         self.store(w, i, a, v)
@@ -828,6 +869,31 @@ impl<F: Form> Emit for Interp<F> {
             return op.by_host(lanes, a, b, &mut self.0.mxcsr).ok_or(Stop);
         }
         self.0.sse_float(op, lanes, wide::bits(a), wide::bits(b), imm).map(wide::from_bits)
+    }
+    #[inline(always)]
+    fn float_y(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [Wide; 2],
+        b: [Wide; 2],
+        imm: u8,
+    ) -> Result<[Wide; 2], Stop> {
+        let r = self.0.avx_float(op, lanes, a.map(wide::bits), b.map(wide::bits), imm)?;
+        Ok(r.map(wide::from_bits))
+    }
+    #[inline(always)]
+    fn fused(
+        &mut self,
+        form: Fused,
+        lanes: Lanes,
+        x: &[Wide],
+        y: &[Wide],
+        z: &[Wide],
+    ) -> Result<[Wide; 2], Stop> {
+        let bits = |v: &[Wide]| [0, 1].map(|k: usize| wide::bits(v[k.min(v.len() - 1)]));
+        let r = self.0.avx_fused(form, lanes, x.len(), bits(x), bits(y), bits(z))?;
+        Ok(r.map(wide::from_bits))
     }
 }
 

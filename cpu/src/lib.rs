@@ -6,6 +6,7 @@ mod blocks;
 mod bus;
 mod cpu;
 mod decode;
+mod decode_avx;
 mod decode_integer;
 mod decode_vector;
 mod emit;

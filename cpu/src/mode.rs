@@ -5,6 +5,7 @@ use crate::{
     flags::bits,
     state::{Cpu, cr0, cr4, efer, seg},
     state::{Segment, Shadow},
+    sys::xsave::component,
 };
 
 bitflags::bitflags! {
@@ -23,10 +24,10 @@ bitflags::bitflags! {
         const V86 = 0x10;
         /// CS, DS, ES and SS are flat: no base, no limit.
         const FLAT = 0x20;
-        /// x87 and MMX instructions raise #NM (CR0.EM or TS).
-        const NO_X87 = 0x40;
-        /// SSE instructions raise #NM (CR0.TS).
-        const SSE_NM = 0x80;
+        /// AVX instructions are undefined (CR4.OSXSAVE clear, or XCR0 without SSE and AVX state).
+        const NO_AVX = 0x40;
+        /// x87, MMX, SSE and AVX instructions raise #NM (CR0.TS).
+        const TASK_SWITCHED = 0x80;
         /// SSE instructions are undefined (CR0.EM, CR4.OSFXSR clear).
         const NO_SSE = 0x100;
         /// One instruction per block: TF, a shadow with something waiting, breakpoints.
@@ -39,8 +40,8 @@ bitflags::bitflags! {
         const WAIT_NM = 0x1000;
         /// Protected mode.
         const PROTECTED = 0x2000;
-        /// MMX instructions are undefined (CR0.EM).
-        const MMX_UD = 0x4000;
+        /// x87 instructions raise #NM, MMX instructions are undefined (CR0.EM).
+        const EMULATION = 0x4000;
         /// Instructions are counted exactly: see [`crate::Options::counting`].
         const COUNTING = 0x8000;
     }
@@ -103,10 +104,10 @@ impl Cpu {
             || cs.is_flat(true)
                 && [seg::DS, seg::ES, seg::SS].iter().all(|&s| self.segments[s].is_flat(false));
         mode.set(Mode::FLAT, flat);
-        mode.set(Mode::NO_X87, self.cr0 & (cr0::EM | cr0::TS) != 0);
-        mode.set(Mode::SSE_NM, self.cr0 & cr0::TS != 0);
+        mode.set(Mode::NO_AVX, self.cr4 & cr4::OSXSAVE == 0 || self.xcr0 & component::AVX == 0);
+        mode.set(Mode::TASK_SWITCHED, self.cr0 & cr0::TS != 0);
         mode.set(Mode::NO_SSE, self.cr0 & cr0::EM != 0 || self.cr4 & cr4::OSFXSR == 0);
-        mode.set(Mode::MMX_UD, self.cr0 & cr0::EM != 0);
+        mode.set(Mode::EMULATION, self.cr0 & cr0::EM != 0);
         mode.set(Mode::WAIT_NM, self.cr0 & (cr0::MP | cr0::TS) == cr0::MP | cr0::TS);
         mode.set(Mode::TRAP, self.eflags & bits::TF != 0);
         mode.set(Mode::SINGLE, self.eflags & bits::TF != 0 || self.breakpoints.code);

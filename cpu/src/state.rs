@@ -310,8 +310,10 @@ pub struct CpuState {
     pub msrs: Msrs,
     /// Added to the board's TSC.
     pub tsc_offset: u64,
-    /// XMM0 to XMM15.
+    /// XMM0 to XMM15: the lower halves of YMM0 to YMM15.
     pub xmm: [u128; 16],
+    /// Their upper halves.
+    pub ymm_high: [u128; 16],
     /// SSE control and status.
     pub mxcsr: u32,
     /// x87.
@@ -373,7 +375,8 @@ pub struct Cpu {
     /// Linear address of the next instruction, valid outside of blocks.
     pub(crate) rip: u64,
     pub(crate) jumps: Box<[JumpEntry; crate::blocks::JUMPS]>,
-    pub(crate) xmm: [u128; 16],
+    /// XMM0 to XMM15, then the upper halves of YMM0 to YMM15.
+    pub(crate) xmm: [u128; 32],
     pub(crate) mxcsr: u32,
     pub(crate) cpl: u8,
     pub(crate) why: Why,
@@ -527,7 +530,8 @@ impl Cpu {
             dr: self.dr,
             msrs: self.msrs,
             tsc_offset: self.tsc_offset,
-            xmm: self.xmm,
+            xmm: std::array::from_fn(|k| self.xmm[k]),
+            ymm_high: std::array::from_fn(|k| self.xmm[16 + k]),
             mxcsr: self.mxcsr,
             x87: self.x87,
             shadow: self.shadow,
@@ -568,7 +572,8 @@ impl Cpu {
         self.dr = state.dr;
         self.msrs = state.msrs;
         self.tsc_offset = state.tsc_offset;
-        self.xmm = state.xmm;
+        self.xmm[..16].copy_from_slice(&state.xmm);
+        self.xmm[16..].copy_from_slice(&state.ymm_high);
         self.mxcsr = state.mxcsr;
         self.x87 = state.x87;
         self.shadow = state.shadow;

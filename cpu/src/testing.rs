@@ -15,8 +15,10 @@ pub struct User {
     pub rip: u64,
     /// RFLAGS.
     pub rflags: u64,
-    /// XMM0 to XMM15.
+    /// XMM0 to XMM15: the lower halves of YMM0 to YMM15.
     pub xmm: [u128; 16],
+    /// Their upper halves.
+    pub ymm_high: [u128; 16],
     /// SSE control and status.
     pub mxcsr: u32,
     /// x87.
@@ -32,7 +34,8 @@ impl Cpu {
         if system != 0 {
             self.refresh_mode();
         }
-        self.xmm = user.xmm;
+        self.xmm[..16].copy_from_slice(&user.xmm);
+        self.xmm[16..].copy_from_slice(&user.ymm_high);
         self.mxcsr = user.mxcsr;
         self.x87 = user.x87;
         self.set_ip(user.rip);
@@ -44,7 +47,8 @@ impl Cpu {
             gpr: std::array::from_fn(|k| self.gpr[k]),
             rip: self.ip(),
             rflags: self.rflags(),
-            xmm: self.xmm,
+            xmm: std::array::from_fn(|k| self.xmm[k]),
+            ymm_high: std::array::from_fn(|k| self.xmm[16 + k]),
             mxcsr: self.mxcsr,
             x87: self.x87,
         }

@@ -109,12 +109,13 @@ impl Run {
     fn user(&mut self, form: &forms::Form) -> User {
         let mut user = forms::aim(form, &mut self.random, &blank());
         let mut other = 0;
-        for r in &mut user.xmm {
+        for r in user.xmm.iter_mut().chain(&mut user.ymm_high) {
             other = xmm(&mut self.random, &mut self.floats, other);
             *r = other;
         }
         user.mxcsr = mxcsr(&mut self.random);
         user.x87 = x87(&mut self.random, &mut self.floats);
+        forms::aim_indices(form, &mut self.random, &mut user);
         let insn = &form.insn;
         if matches!(insn.mnemonic(), M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip) {
             // They clear C1 says the manual; AMD leaves it.
@@ -148,7 +149,7 @@ impl Run {
     fn check(&mut self, code: Code, user: &User) {
         // AMD has one bit more in MXCSR: loads that set it are no case for comparison.
         let mxcsr_at = match code.mnemonic() {
-            M::Ldmxcsr => Some(0),
+            M::Ldmxcsr | M::Vldmxcsr => Some(0),
             M::Fxrstor | M::Fxrstor64 => Some(24),
             _ => None,
         };
@@ -238,7 +239,8 @@ fn codes(features: &[F], wanted: impl Fn(Code) -> bool) -> Vec<Code> {
 
 /// Approximations have bits of their own on every maker's silicon.
 fn approximate(code: Code) -> bool {
-    matches!(code.mnemonic(), M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss)
+    use M::{Rcpps, Rcpss, Rsqrtps, Rsqrtss, Vrcpps, Vrcpss, Vrsqrtps, Vrsqrtss};
+    matches!(code.mnemonic(), Rcpps | Rcpss | Rsqrtps | Rsqrtss | Vrcpps | Vrcpss | Vrsqrtps | Vrsqrtss)
 }
 
 #[test]
@@ -248,6 +250,21 @@ fn random_forms_of_mmx_and_sse() {
     let own = |code: Code| code.cpuid_features().iter().any(|f| [F::MMX, F::SSE, F::SSE2].contains(f));
     let list = codes(&features, |code| own(code) && !approximate(code));
     run.all(&list, cases(60));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+#[test]
+fn random_forms_of_avx() {
+    let Some(mut run) = Run::new(15) else { return };
+    if !std::arch::is_x86_feature_detected!("avx2") || !std::arch::is_x86_feature_detected!("fma") {
+        return;
+    }
+    let own = [F::AVX, F::AVX2, F::FMA, F::F16C];
+    let features = [&own[..], &[F::X64]].concat();
+    let list =
+        codes(&features, |code| code.cpuid_features().iter().any(|f| own.contains(f)) && !approximate(code));
+    run.all(&list, cases(40));
     println!("{} codes, {} cases", list.len(), run.cases);
     run.assert_none();
 }

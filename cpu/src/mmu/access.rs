@@ -103,6 +103,26 @@ impl Cpu {
         Some(())
     }
 
+    /// Reads 32 bytes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn read_256_hit(&self, linear: u64) -> Option<[Wide; 2]> {
+        let p = self.probe(linear, 32, false)?;
+        // SAFETY: a hit means 32 bytes of guest RAM at p.
+        Some(unsafe { [wide::load(p), wide::load(p.add(16))] })
+    }
+
+    /// Writes 32 bytes through the TLB alone.
+    #[inline(always)]
+    pub(crate) fn write_256_hit(&mut self, linear: u64, v: [Wide; 2]) -> Option<()> {
+        let p = self.probe(linear, 32, true)?;
+        // SAFETY: a hit means 32 bytes of writable guest RAM at p.
+        unsafe {
+            wide::store(p, v[0]);
+            wide::store(p.add(16), v[1]);
+        }
+        Some(())
+    }
+
     /// Reads with the current privilege.
     #[inline(always)]
     pub(crate) fn read(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
@@ -140,6 +160,31 @@ impl Cpu {
         match self.write_128_hit(linear, wide::from_bits(v)) {
             Some(()) => Ok(()),
             None => self.write_bytes(linear, &v.to_le_bytes()),
+        }
+    }
+
+    /// Reads 32 bytes.
+    #[inline(always)]
+    pub(crate) fn read_256(&mut self, linear: u64) -> Result<[Wide; 2], Stop> {
+        match self.read_256_hit(linear) {
+            Some(v) => Ok(v),
+            None => {
+                let mut bytes = [[0; 16]; 2];
+                self.read_bytes(linear, bytes.as_flattened_mut())?;
+                Ok(bytes.map(|half| wide::from_bits(u128::from_le_bytes(half))))
+            }
+        }
+    }
+
+    /// Writes 32 bytes.
+    #[inline(always)]
+    pub(crate) fn write_256(&mut self, linear: u64, v: [Wide; 2]) -> Done {
+        match self.write_256_hit(linear, v) {
+            Some(()) => Ok(()),
+            None => {
+                let bytes = v.map(|half| wide::bits(half).to_le_bytes());
+                self.write_bytes(linear, bytes.as_flattened())
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The semantics, a function per mnemonic, grouped as the SDM groups instructions, and the one list of them.
 
 pub(crate) mod arith;
+pub(crate) mod avx;
 pub(crate) mod bits;
 pub(crate) mod logic;
 pub(crate) mod mmx;
@@ -117,6 +118,18 @@ fn vector<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
     }
 }
 
+/// Vector registers of 128 or 256 bits, and memory.
+fn vector_y<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
+    match (w, dst, src) {
+        (32, Kind::Reg, Kind::Reg) => straight::<S, At<32, 0, 0>>,
+        (32, Kind::Reg, Kind::Mem) => straight::<S, At<32, 0, 1>>,
+        (32, Kind::Mem, Kind::Reg) => straight::<S, At<32, 1, 0>>,
+        (_, Kind::Reg, Kind::Reg) => straight::<S, At<16, 0, 0>>,
+        (_, Kind::Reg, Kind::Mem) => straight::<S, At<16, 0, 1>>,
+        _ => straight::<S, Dyn>,
+    }
+}
+
 /// A vector register and an immediate.
 fn shifted<S: Straight>(_: u8, dst: Kind, src: Kind, _: u8) -> Step {
     match (dst, src) {
@@ -161,6 +174,7 @@ pub(crate) enum Needs {
     X87,
     Mmx,
     Sse,
+    Avx,
     Wait,
 }
 
@@ -498,8 +512,80 @@ semantics! {
             MmxMovq => mmx::movq, any;
             MmxStore => mmx::store, any;
         }
+        Avx {
+            VmovX => avx::mov_x, vector;
+            VmovY => avx::mov_y, vector_y;
+            VstoreX => sse_moves::mov, vector;
+            VloadD => avx::load_d, vector;
+            VloadQ => avx::load_q, vector;
+            VstoreD => sse_moves::store_d, vector;
+            VstoreQ => sse_moves::store_q, vector;
+            VstoreHigh => sse_moves::store_high, vector;
+            VtoGeneralD => sse_moves::to_general_d, vector;
+            VtoGeneralQ => sse_moves::to_general_q, vector;
+            VmovqX => avx::movq, vector;
+            VmergeD => avx::merge_d, vector;
+            VmergeQ => avx::merge_q, vector;
+            Vmovhlps => avx::movhlps, vector;
+            Vmovlhps => avx::movlhps, vector;
+            VloadLow => avx::load_low, vector;
+            VloadHigh => avx::load_high, vector;
+            Vmovddup => avx::movddup, any;
+            Vmask => avx::mask, any;
+            Vpinsr => avx::pinsr, any;
+            Vpextr => avx::pextr, any;
+            Vbroadcast => avx::broadcast, any;
+            Vbroadcast128 => avx::broadcast_128, any;
+            Vextract128 => avx::extract_128, any;
+            Vinsert128 => avx::insert_128, any;
+            Vpermute128 => avx::permute_128, any;
+            VpermuteQ => avx::permute_q, any;
+            VpermuteD => avx::permute_d, any;
+            Vblendv => avx::blendv, any;
+            Vextend => avx::extend, any;
+            VzeroRegisters => avx::zero_registers, any;
+            Vtest => avx::test, any;
+            Vpand => avx::vpand, vector_y;
+            Vpandn => avx::vpandn, vector_y;
+            Vpor => avx::vpor, vector_y;
+            Vpxor => avx::vpxor, vector_y;
+            Vpcmpeqb => avx::vpcmpeqb, vector_y;
+            Vpcmpeqd => avx::vpcmpeqd, vector_y;
+            Vpminub => avx::vpminub, vector_y;
+            Vpsubb => avx::vpsubb, vector_y;
+            Vpaddd => avx::vpaddd, vector_y;
+            Vpaddq => avx::vpaddq, vector_y;
+            AvxPacked => avx::packed, any;
+            AvxShiftByCount => avx::shift_by_count, any;
+            AvxShiftByImmediate => avx::shift_by_immediate, any;
+            AvxFloat => avx::float, any;
+            AvxScalar => avx::scalar, any;
+            AvxApproximateScalar => avx::approximate_scalar, any;
+            AvxFromInteger => avx::from_integer, any;
+            AvxWiden => avx::widen, any;
+            AvxNarrow => avx::narrow, any;
+            AvxNarrowToHalf => avx::narrow_to_half, any;
+            FusedPacked => avx::fused_packed, any;
+            FusedScalar => avx::fused_scalar, any;
+            Vcomiss => sse_float::comiss, any;
+            Vcomisd => sse_float::comisd, any;
+            Vucomiss => sse_float::ucomiss, any;
+            Vucomisd => sse_float::ucomisd, any;
+            Vcvtss2si => sse_float::cvtss2si, any;
+            Vcvttss2si => sse_float::cvttss2si, any;
+            Vcvtsd2si => sse_float::cvtsd2si, any;
+            Vcvttsd2si => sse_float::cvttsd2si, any;
+        }
     }
     plain {
+        Avx {
+            VmaskedMove => sys::avx::masked_move;
+            Vgather => sys::avx::gather;
+            VhalfToMemory => sys::avx::half_to_memory;
+            Vmaskmovdqu => sys::sse::maskmovdqu;
+            Vldmxcsr => sys::sse::ldmxcsr;
+            Vstmxcsr => sys::sse::stmxcsr;
+        }
         Nothing {
             Cld => sys::flags::cld;
             Std => sys::flags::std;

@@ -2,6 +2,7 @@
 //! calls the same functions.
 
 pub(crate) mod atomic;
+pub(crate) mod avx;
 pub(crate) mod bcd;
 pub(crate) mod control;
 pub(crate) mod cpuid;

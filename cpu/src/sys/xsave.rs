@@ -12,9 +12,10 @@ use crate::{
 pub(crate) mod component {
     pub(crate) const X87: u64 = 1;
     pub(crate) const SSE: u64 = 2;
+    pub(crate) const AVX: u64 = 4;
     pub(crate) const PKRU: u64 = 1 << 9;
     /// What this processor has.
-    pub(crate) const ALL: u64 = X87 | SSE | PKRU;
+    pub(crate) const ALL: u64 = X87 | SSE | AVX | PKRU;
 }
 
 /// Where PKRU stands in the standard format, CPUID 0Dh.9: behind the components that processors with it have.

@@ -1,6 +1,7 @@
 //! Floating-point operations under MXCSR.
 
 use super::{
+    fused::Fused,
     lanes::{dwords, from_dwords, from_qwords, qwords},
     wide::{self, Wide},
 };
@@ -8,57 +9,82 @@ use crate::{
     fault::{Fault, Stop, vector},
     float::{
         Env, F32, F64, Invalid, Relation, ToInteger, add, add_by_host, compare, compare_by_host,
-        compare_predicate, div, div_by_host, f32_to_f64, f32_to_f64_by_host, f64_to_f32, f64_to_f32_by_host,
-        from_i64, i32_to_f64, max, min, mul, mul_by_host, sqrt, sqrt_by_host, sub, sub_by_host, to_i32,
-        to_i64, truncate_by_host,
+        compare_predicate, div, div_by_host, f16_to_f32, f32_to_f16, f32_to_f64, f32_to_f64_by_host,
+        f64_to_f32, f64_to_f32_by_host, from_i64, i32_to_f64, max, min, mul, mul_by_host, sqrt, sqrt_by_host,
+        sub, sub_by_host, to_i32, to_i64, truncate_by_host,
     },
     state::{Cpu, cr4},
 };
 
-/// Which lanes a floating-point operation works on; the others come from the first operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lanes {
-    /// The low f32.
-    Ss,
-    /// The low f64.
-    Sd,
-    /// Four f32.
-    Ps,
-    /// Two f64.
-    Pd,
+/// An enumeration, and its members by number.
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $member:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum $name { $($(#[$inner])* $member,)* }
+
+        impl $name {
+            const MEMBERS: &[$name] = &[$($name::$member,)*];
+
+            /// The inverse of `as u8`.
+            pub(crate) fn from_number(n: u8) -> $name {
+                $name::MEMBERS[usize::from(n).min($name::MEMBERS.len() - 1)]
+            }
+        }
+    };
 }
 
-/// Floating-point operations. Those with one operand take the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FloatOp {
-    Add,
-    Sub,
-    Mul,
-    Div,
-    Min,
-    Max,
-    Sqrt,
-    /// All ones where predicate `imm` holds.
-    Cmp,
-    /// COMISS, COMISD of the low lanes: 4 unordered, 2 equal, 1 less, 0 greater.
-    Comi,
-    /// UCOMISS, UCOMISD.
-    Ucomi,
-    /// From signed 32-bit lanes, counted from the lowest.
-    FromD,
-    /// From a signed 64-bit integer, to the low lane.
-    FromQ,
-    /// To signed 32-bit lanes; zeros above them. `Lanes` says of what.
-    ToD,
-    /// The same, toward zero.
-    ToDTruncated,
-    /// The low lane to a signed 64-bit integer.
-    ToQ,
-    ToQTruncated,
-    /// f32 to f64: `Ss` keeps the first operand's high half, `Ps` makes two.
-    Widen,
-    /// f64 to f32: `Sd` keeps the rest of the first operand, `Pd` makes two and zeros above.
-    Narrow,
+numbered! {
+    /// Which lanes a floating-point operation works on; the others come from the first operand.
+    Lanes {
+        /// The low f32.
+        Ss,
+        /// The low f64.
+        Sd,
+        /// Four f32.
+        Ps,
+        /// Two f64.
+        Pd,
+    }
+}
+
+numbered! {
+    /// Floating-point operations. Those with one operand take the second.
+    FloatOp {
+        Add,
+        Sub,
+        Mul,
+        Div,
+        Min,
+        Max,
+        Sqrt,
+        /// All ones where predicate `imm` holds, one of AVX's 32.
+        Cmp,
+        /// COMISS, COMISD of the low lanes: 4 unordered, 2 equal, 1 less, 0 greater.
+        Comi,
+        /// UCOMISS, UCOMISD.
+        Ucomi,
+        /// From signed 32-bit lanes, counted from the lowest.
+        FromD,
+        /// From a signed 64-bit integer, to the low lane.
+        FromQ,
+        /// To signed 32-bit lanes; zeros above them. `Lanes` says of what.
+        ToD,
+        /// The same, toward zero.
+        ToDTruncated,
+        /// The low lane to a signed 64-bit integer.
+        ToQ,
+        ToQTruncated,
+        /// f32 to f64: `Ss` keeps the first operand's high half, `Ps` makes two.
+        Widen,
+        /// f64 to f32: `Sd` keeps the rest of the first operand, `Pd` makes two and zeros above.
+        Narrow,
+        /// Four f16 to f32.
+        WidenHalf,
+        /// Four f32 to f16, rounded as `imm` says, and zeros above.
+        NarrowHalf,
+    }
 }
 
 /// The low 32 bits replaced.
@@ -189,7 +215,7 @@ impl FloatOp {
             FloatOp::Max => on_lanes!(lanes, a, b, |F, x, y| max::<F>(x, y, env)),
             FloatOp::Sqrt => on_lanes!(lanes, a, b, |F, _x, y| sqrt::<F>(y, env)),
             FloatOp::Cmp => {
-                on_lanes!(lanes, a, b, |F, x, y| Truth::of(compare_predicate::<F>(x, y, imm & 7, env)))
+                on_lanes!(lanes, a, b, |F, x, y| Truth::of(compare_predicate::<F>(x, y, imm & 31, env)))
             }
             FloatOp::Comi => relation(lanes, a, b, Invalid::AnyNan, env),
             FloatOp::Ucomi => relation(lanes, a, b, Invalid::SignallingNan, env),
@@ -208,6 +234,13 @@ impl FloatOp {
                     from_qwords([f32_to_f64(b as u32, env), f32_to_f64((b >> 32) as u32, env)])
                 }
             },
+            FloatOp::WidenHalf => {
+                from_dwords([0, 1, 2, 3].map(|k: usize| f16_to_f32((b >> (16 * k)) as u16, env)))
+            }
+            FloatOp::NarrowHalf => {
+                let halves = dwords(b).map(|v| f32_to_f16(v, imm, env));
+                (0..4).fold(0, |all, k: usize| all | u128::from(halves[k]) << (16 * k))
+            }
             FloatOp::Narrow => match lanes {
                 Lanes::Ss | Lanes::Sd => low_d(a, f64_to_f32(b as u64, env)),
                 Lanes::Ps | Lanes::Pd => {
@@ -341,11 +374,53 @@ impl Cpu {
     ) -> Result<u128, Stop> {
         let mut env = Env::sse(self.mxcsr);
         let r = op.eval(lanes, a, b, imm, &mut env);
+        self.commit(env)?;
+        Ok(r)
+    }
+
+    /// The same on both halves of YMM registers, in one environment.
+    #[inline(never)]
+    pub(crate) fn avx_float(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [u128; 2],
+        b: [u128; 2],
+        imm: u8,
+    ) -> Result<[u128; 2], Stop> {
+        let mut env = Env::sse(self.mxcsr);
+        let r = [0, 1].map(|k: usize| op.eval(lanes, a[k], b[k], imm, &mut env));
+        self.commit(env)?;
+        Ok(r)
+    }
+
+    /// x * y + z on as many halves as asked for.
+    #[inline(never)]
+    pub(crate) fn avx_fused(
+        &mut self,
+        form: Fused,
+        lanes: Lanes,
+        halves: usize,
+        x: [u128; 2],
+        y: [u128; 2],
+        z: [u128; 2],
+    ) -> Result<[u128; 2], Stop> {
+        let mut env = Env::sse(self.mxcsr);
+        let mut r = [0; 2];
+        for k in 0..halves.min(2) {
+            r[k] = form.eval(lanes, [x[k], y[k], z[k]], &mut env);
+        }
+        self.commit(env)?;
+        Ok(r)
+    }
+
+    /// Takes over the flags; #XM if one is unmasked.
+    fn commit(&mut self, env: Env) -> Result<(), Stop> {
         self.mxcsr = env.mxcsr();
         if env.unmasked() != 0 {
             return Err(self.numeric_exception());
         }
-        Ok(r)
+        Ok(())
     }
 
     /// #XM, or #UD where the system does not expect it.

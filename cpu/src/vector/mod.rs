@@ -4,16 +4,19 @@ mod approximate;
 mod arithmetic;
 mod bitwise;
 mod float;
+mod fused;
 mod lanes;
 mod multiply;
 mod shuffle;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
+mod variable;
 #[cfg_attr(target_arch = "x86_64", path = "wide_x86_64.rs")]
 #[cfg_attr(not(target_arch = "x86_64"), path = "wide_portable.rs")]
 pub(crate) mod wide;
 
 pub(crate) use float::{FloatOp, Lanes};
+pub(crate) use fused::Fused;
 
 /// The list: name and function of each operation.
 macro_rules! vector_operations {
@@ -152,6 +155,25 @@ vector_operations! {
     MergeD => shuffle::merge_d;
     /// b's low 64 bits, the rest a's.
     MergeQ => shuffle::merge_q;
+    /// a's lanes left by b's; 0 from the lane's width on.
+    ShlVarD => variable::shl_d;
+    ShlVarQ => variable::shl_q;
+    /// Right, zeros coming in.
+    ShrVarD => variable::shr_d;
+    ShrVarQ => variable::shr_q;
+    /// Right, the sign coming in.
+    SarVarD => variable::sar_d;
+    /// Lanes of a by the low two bits of b's.
+    LookupD => variable::lookup_d;
+    /// Lanes of a by bit 1 of b's.
+    LookupQ => variable::lookup_q;
+    /// b's low lane in all.
+    BroadcastB => variable::broadcast_b;
+    BroadcastW => variable::broadcast_w;
+    BroadcastD => variable::broadcast_d;
+    BroadcastQ => variable::broadcast_q;
+    /// Lanes of b by one bit of `imm` each.
+    ShufQ => variable::shuf_q;
     /// About 1 / b in four f32.
     RcpPs => approximate::rcp_ps;
     /// About 1 / sqrt(b) in four f32.

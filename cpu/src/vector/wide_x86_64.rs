@@ -57,6 +57,18 @@ const fn by_instruction(op: VecOp) -> bool {
             | VecOp::ShufPd
             | VecOp::InsertW
             | VecOp::ExtractW
+            | VecOp::ShlVarD
+            | VecOp::ShlVarQ
+            | VecOp::ShrVarD
+            | VecOp::ShrVarQ
+            | VecOp::SarVarD
+            | VecOp::LookupD
+            | VecOp::LookupQ
+            | VecOp::BroadcastB
+            | VecOp::BroadcastW
+            | VecOp::BroadcastD
+            | VecOp::BroadcastQ
+            | VecOp::ShufQ
             | VecOp::RcpPs
             | VecOp::RsqrtPs
     )
@@ -162,6 +174,18 @@ unsafe fn by_host(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
             | VecOp::ShufPd
             | VecOp::InsertW
             | VecOp::ExtractW
+            | VecOp::ShlVarD
+            | VecOp::ShlVarQ
+            | VecOp::ShrVarD
+            | VecOp::ShrVarQ
+            | VecOp::SarVarD
+            | VecOp::LookupD
+            | VecOp::LookupQ
+            | VecOp::BroadcastB
+            | VecOp::BroadcastW
+            | VecOp::BroadcastD
+            | VecOp::BroadcastQ
+            | VecOp::ShufQ
             | VecOp::RcpPs
             | VecOp::RsqrtPs => _mm_setzero_si128(),
         }

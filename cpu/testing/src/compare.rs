@@ -31,6 +31,7 @@ pub fn blank() -> User {
         rip: INSN,
         rflags: 0x202,
         xmm: [0; 16],
+        ymm_high: [0; 16],
         mxcsr: Mxcsr::RESET,
         x87: X87::default(),
     }
@@ -134,6 +135,13 @@ impl Pair {
             let size = self.insn.op1_register().size() as u32;
             let v = register(user, self.insn.op1_register()).unwrap_or(0);
             bits = ((v << (64 - 8 * size)) as i64 >> (64 - 8 * size)) >> 3;
+        }
+        let index = self.insn.memory_index();
+        if index.is_xmm() || index.is_ymm() {
+            // A gather: see `forms::aim_indices` for how far its elements lie apart.
+            let base = register(user, self.insn.memory_base()).unwrap_or(0);
+            let at = base.wrapping_add(self.insn.memory_displacement64());
+            return (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&at);
         }
         let mut factory = InstructionInfoFactory::new();
         factory.info(&self.insn).used_memory().iter().all(|m| {
@@ -335,6 +343,12 @@ fn compare_users(
             let _ = writeln!(report, "  xmm{k}: {:032x}, host {:032x}", ours.xmm[k], theirs.xmm[k]);
         }
     }
+    for k in 0..16 {
+        if ours.ymm_high[k] != theirs.ymm_high[k] {
+            let (ours, theirs) = (ours.ymm_high[k], theirs.ymm_high[k]);
+            let _ = writeln!(report, "  ymm{k}, upper half: {ours:032x}, host {theirs:032x}");
+        }
+    }
     if ours.mxcsr != theirs.mxcsr {
         let _ = writeln!(report, "  mxcsr: {:x}, host {:x}", ours.mxcsr, theirs.mxcsr);
     }
@@ -368,7 +382,8 @@ fn describe(out: &mut String, user: &User, insn: &Instruction) {
             names.push(r.number());
             let _ = write!(out, "  {}={:x}", GPR_NAMES[r.number()], user.gpr[r.number()]);
         } else if (r.is_xmm() || r.is_ymm() || r.is_zmm()) && r.number() < 16 {
-            let _ = write!(out, "  xmm{}={:032x}", r.number(), user.xmm[r.number()]);
+            let high = user.ymm_high[r.number()];
+            let _ = write!(out, "  ymm{}={high:032x}{:032x}", r.number(), user.xmm[r.number()]);
         } else if r.is_mm() || r.is_st() {
             for (k, r) in user.x87.regs.iter().enumerate() {
                 let _ = write!(out, "  st{k}={:04x}:{:016x}", r.sign_exponent, r.significand);

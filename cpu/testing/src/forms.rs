@@ -98,7 +98,7 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
             K::r16_or_mem => (None, 2),
             K::r32_or_mem | K::r32_or_mem_mpx => (None, 4),
             K::r64_or_mem | K::r64_or_mem_mpx => (None, 8),
-            K::xmm_or_mem | K::mm_or_mem | K::mem => (None, 0),
+            K::xmm_or_mem | K::ymm_or_mem | K::mm_or_mem | K::mem => (None, 0),
             other => (Some(other), 0),
         };
         let Some(kind) = kind else {
@@ -106,6 +106,7 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
             if register_form {
                 let r = match info.op_kind(k) {
                     K::xmm_or_mem => xmm(random),
+                    K::ymm_or_mem => ymm(random),
                     K::mm_or_mem => mm(random),
                     _ => gpr(random, size),
                 };
@@ -131,7 +132,8 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
             K::r16_reg | K::r16_opcode | K::r16_rm => (OpKind::Register, gpr(random, 2)),
             K::r32_reg | K::r32_opcode | K::r32_rm | K::r32_vvvv => (OpKind::Register, gpr(random, 4)),
             K::r64_reg | K::r64_opcode | K::r64_rm | K::r64_vvvv => (OpKind::Register, gpr(random, 8)),
-            K::xmm_reg | K::xmm_rm => (OpKind::Register, xmm(random)),
+            K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => (OpKind::Register, xmm(random)),
+            K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => (OpKind::Register, ymm(random)),
             K::mm_reg | K::mm_rm => (OpKind::Register, mm(random)),
             K::al => (OpKind::Register, Register::AL),
             K::cl => (OpKind::Register, Register::CL),
@@ -156,6 +158,16 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
                 insn.set_op_kind(k, OpKind::Memory);
                 insn.set_memory_displ_size(8);
                 insn.set_memory_displacement64(DATA + random.below(0x2000));
+                continue;
+            }
+            K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y => {
+                let wide = matches!(kind, K::mem_vsib32y | K::mem_vsib64y);
+                insn.set_op_kind(k, OpKind::Memory);
+                insn.set_memory_base(random.pick(&GPR64));
+                insn.set_memory_index(if wide { ymm(random) } else { xmm(random) });
+                insn.set_memory_index_scale(1 << random.below(4));
+                insn.set_memory_displ_size(1);
+                insn.set_memory_displacement64(random.below(100));
                 continue;
             }
             K::seg_rSI => (OpKind::MemorySegRSI, Register::None),
@@ -213,8 +225,35 @@ fn xmm(random: &mut Random) -> Register {
     Register::values().nth(Register::XMM0 as usize + random.below(16) as usize).unwrap_or(Register::XMM0)
 }
 
+fn ymm(random: &mut Random) -> Register {
+    Register::values().nth(Register::YMM0 as usize + random.below(16) as usize).unwrap_or(Register::YMM0)
+}
+
 fn mm(random: &mut Random) -> Register {
     Register::values().nth(Register::MM0 as usize + random.below(8) as usize).unwrap_or(Register::MM0)
+}
+
+/// Where the address has a vector of indices, makes them small.
+pub fn aim_indices(form: &Form, random: &mut Random, user: &mut User) {
+    let index = form.insn.memory_index();
+    if !(index.is_xmm() || index.is_ymm()) {
+        return;
+    }
+    let narrow = form.insn.code().op_code().op_kind(1);
+    let narrow = matches!(narrow, K::mem_vsib32x | K::mem_vsib32y);
+    let mut half = || {
+        if narrow {
+            (0..4).fold(0, |all, k: u32| {
+                all | u128::from((random.below(0x100) as i32 - 0x80) as u32) << (32 * k)
+            })
+        } else {
+            (0..2).fold(0, |all, k: u32| {
+                all | u128::from((random.below(0x100) as i64 - 0x80) as u64) << (64 * k)
+            })
+        }
+    };
+    let n = index.number();
+    (user.xmm[n], user.ymm_high[n]) = (half(), half());
 }
 
 /// Random user registers whose addresses lead the instruction to the scratch memory; now and then to a place that faults.
@@ -255,7 +294,7 @@ pub fn aim(form: &Form, random: &mut Random, blank: &User) -> User {
         if index == Register::AL {
             let al = user.gpr[0] & 0xff;
             set(&mut user, base, target.wrapping_sub(al));
-        } else if index != Register::None && index.full_register() != base.full_register() {
+        } else if index.is_gpr() && index.full_register() != base.full_register() {
             let i = random.below(0x100);
             set(&mut user, index, i);
             let rest =

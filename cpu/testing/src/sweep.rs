@@ -78,6 +78,7 @@ impl Sweep<'_> {
         for _ in 0..self.states {
             let mut user = aim(form, random, &blank());
             (self.prepare)(&mut user, random, &form.insn);
+            forms::aim_indices(form, random, &mut user);
             if pair.confined(&user) {
                 found.check(pair, &user);
             }

@@ -7,7 +7,7 @@
 
 use super::HostFault;
 use crate::{layout::*, machine::flag};
-use iced_x86::code_asm::{CodeAssembler, gpr64::*, ptr, qword_ptr};
+use iced_x86::code_asm::{CodeAssembler, dword_ptr, gpr32::*, gpr64::*, ptr, qword_ptr, word_ptr};
 use softmetal_cpu::{float::F80, testing::User};
 use std::{
     ffi::c_void,
@@ -19,17 +19,25 @@ use std::{
 /// What the trampoline loads, stores and remembers.
 #[repr(C, align(64))]
 struct Context {
-    fx: [u8; 512],
-    host_fx: [u8; 512],
+    /// The XSAVE area: legacy region, header, upper halves of the YMM registers.
+    state: [u8; AREA],
     gpr: [u64; 16],
     rflags: u64,
     host_rsp: u64,
+    host_mxcsr: u32,
+    host_control: u32,
     /// Set by the signal handler; -1 while there was no fault.
     vector: i64,
     error: u64,
     cr2: u64,
     rip: u64,
 }
+
+/// Bytes of the XSAVE area in its standard format, up to the end of AVX state, and where that begins.
+const AREA: usize = AVX + 256;
+const AVX: usize = 576;
+/// XSTATE_BV.
+const HEADER: usize = 512;
 
 /// The context is the page behind the code.
 const CONTEXT: u64 = CODE + 0x1000;
@@ -179,7 +187,7 @@ impl Host {
         context.gpr = user.gpr;
         // TF, IF, AC and the like stay as the process needs them.
         context.rflags = user.rflags & (flag::STATUS | flag::DF | flag::ID) | 0x202;
-        put_fx(&mut context.fx, user);
+        put_state(&mut context.state, user);
         context.vector = -1;
         let enter: extern "C" fn() =
             // SAFETY: the prologue was written there; it saves what the calling convention wants saved.
@@ -190,7 +198,7 @@ impl Host {
         user.gpr = context.gpr;
         let kept = flag::STATUS | flag::DF | flag::ID;
         user.rflags = user.rflags & !kept | context.rflags & kept;
-        take_fx(&context.fx, user);
+        take_state(&context.state, user);
         if context.vector >= 0 {
             user.rip = context.rip;
             return Err(HostFault {
@@ -245,9 +253,18 @@ fn prologue() -> Option<Vec<u8>> {
         a.push(r).ok()?;
     }
     a.pushfq().ok()?;
-    a.fxsave64(ptr(CONTEXT + offset_of!(Context, host_fx) as u64)).ok()?;
+    // Nobody expects the other vector and x87 registers back.
+    a.stmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64)).ok()?;
+    a.fnstcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64)).ok()?;
     a.mov(field(offset_of!(Context, host_rsp)), rsp).ok()?;
-    a.fxrstor64(ptr(CONTEXT + offset_of!(Context, fx) as u64)).ok()?;
+    let state = ptr(CONTEXT + offset_of!(Context, state) as u64);
+    if avx() {
+        a.mov(eax, 7).ok()?;
+        a.xor(edx, edx).ok()?;
+        a.xrstor64(state).ok()?;
+    } else {
+        a.fxrstor64(state).ok()?;
+    }
     a.push(field(offset_of!(Context, rflags))).ok()?;
     a.popfq().ok()?;
     for (k, r) in GPR.into_iter().enumerate() {
@@ -266,8 +283,18 @@ fn epilogue() -> Option<Vec<u8>> {
     a.mov(rsp, field(offset_of!(Context, host_rsp))).ok()?;
     a.pushfq().ok()?;
     a.pop(field(offset_of!(Context, rflags))).ok()?;
-    a.fxsave64(ptr(CONTEXT + offset_of!(Context, fx) as u64)).ok()?;
-    a.fxrstor64(ptr(CONTEXT + offset_of!(Context, host_fx) as u64)).ok()?;
+    let state = ptr(CONTEXT + offset_of!(Context, state) as u64);
+    if avx() {
+        a.mov(eax, 7).ok()?;
+        a.xor(edx, edx).ok()?;
+        a.xsave64(state).ok()?;
+        a.vzeroupper().ok()?;
+    } else {
+        a.fxsave64(state).ok()?;
+    }
+    a.fninit().ok()?;
+    a.fldcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64)).ok()?;
+    a.ldmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64)).ok()?;
     a.popfq().ok()?;
     for r in [r15, r14, r13, r12, rbp, rbx] {
         a.pop(r).ok()?;
@@ -276,37 +303,45 @@ fn epilogue() -> Option<Vec<u8>> {
     a.assemble(EPILOGUE).ok()
 }
 
-/// SDM 1 "FXSAVE Area".
-fn put_fx(fx: &mut [u8; 512], user: &User) {
-    fx.fill(0);
-    let x = &user.x87;
-    fx[0..2].copy_from_slice(&x.control.to_le_bytes());
-    fx[2..4].copy_from_slice(&x.status.to_le_bytes());
-    fx[4] = x.tags;
-    fx[24..28].copy_from_slice(&user.mxcsr.to_le_bytes());
-    for k in 0..8 {
-        let r = x.regs[x.physical(k)];
-        fx[32 + 16 * k..40 + 16 * k].copy_from_slice(&r.significand.to_le_bytes());
-        fx[40 + 16 * k..42 + 16 * k].copy_from_slice(&r.sign_exponent.to_le_bytes());
-    }
-    for (k, v) in user.xmm.iter().enumerate() {
-        fx[160 + 16 * k..176 + 16 * k].copy_from_slice(&v.to_le_bytes());
-    }
+/// Whether the host has AVX, and the system saves its state.
+pub(super) fn avx() -> bool {
+    std::arch::is_x86_feature_detected!("avx")
 }
 
-fn take_fx(fx: &[u8; 512], user: &mut User) {
-    let u16_at = |at: usize| u16::from_le_bytes([fx[at], fx[at + 1]]);
-    let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| fx[at + k]));
+/// SDM 1 "XSAVE Area".
+pub(super) fn put_state(area: &mut [u8; AREA], user: &User) {
+    area.fill(0);
+    let x = &user.x87;
+    area[0..2].copy_from_slice(&x.control.to_le_bytes());
+    area[2..4].copy_from_slice(&x.status.to_le_bytes());
+    area[4] = x.tags;
+    area[24..28].copy_from_slice(&user.mxcsr.to_le_bytes());
+    for k in 0..8 {
+        let r = x.regs[x.physical(k)];
+        area[32 + 16 * k..40 + 16 * k].copy_from_slice(&r.significand.to_le_bytes());
+        area[40 + 16 * k..42 + 16 * k].copy_from_slice(&r.sign_exponent.to_le_bytes());
+    }
+    for (k, (low, high)) in user.xmm.iter().zip(&user.ymm_high).enumerate() {
+        area[160 + 16 * k..176 + 16 * k].copy_from_slice(&low.to_le_bytes());
+        area[AVX + 16 * k..AVX + 16 + 16 * k].copy_from_slice(&high.to_le_bytes());
+    }
+    area[HEADER] = 7;
+}
+
+pub(super) fn take_state(area: &[u8; AREA], user: &mut User) {
+    let u16_at = |at: usize| u16::from_le_bytes([area[at], area[at + 1]]);
+    let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| area[at + k]));
+    let u128_at = |at: usize| u128::from_le_bytes(std::array::from_fn(|k| area[at + k]));
     let x = &mut user.x87;
     x.control = u16_at(0);
     x.status = u16_at(2);
-    x.tags = fx[4];
+    x.tags = area[4];
     user.mxcsr = u64_at(24) as u32;
     for k in 0..8 {
         let at = 32 + 16 * k;
         x.regs[x.physical(k)] = F80 { significand: u64_at(at), sign_exponent: u16_at(at + 8) };
     }
-    for (k, v) in user.xmm.iter_mut().enumerate() {
-        *v = u128::from(u64_at(160 + 16 * k)) | u128::from(u64_at(168 + 16 * k)) << 64;
+    for (k, (low, high)) in user.xmm.iter_mut().zip(&mut user.ymm_high).enumerate() {
+        (*low, *high) = (u128_at(160 + 16 * k), u128_at(AVX + 16 * k));
     }
 }

@@ -64,8 +64,6 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
             | M::Lss
             | M::Monitor
             | M::Mwait
-            | M::Vzeroall
-            | M::Vzeroupper
     );
     let segments = (0..insn.op_count()).any(|k| insn.op_register(k).is_segment_register());
     let prefix = matches!(insn.segment_prefix(), Register::FS | Register::GS);

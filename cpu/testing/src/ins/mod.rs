@@ -13,7 +13,7 @@
 //!
 //! - Modes: `32:`, `16:` (protected mode, CPL 0), `cpl3:`; 64-bit mode at CPL 0 else.
 //! - Registers: `rax` to `r15`, `rip` (behind the arrow, counted from the instruction: `rip=+5`), `flags` (all of RFLAGS) or
-//!   `cf pf af zf sf tf if df of nt rf ac id` and `iopl`, `xmm0` to `xmm15`, `mxcsr`, `st0` to `st7` and `mm0` to `mm7`
+//!   `cf pf af zf sf tf if df of nt rf ac id` and `iopl`, `xmm0` to `xmm15`, `ymmh0` to `ymmh15` (the upper halves), `mxcsr`, `st0` to `st7` and `mm0` to `mm7`
 //!   (exponent and significand as `3fff:8000000000000000`; `mm` the significand alone, physical registers), `fcw`, `fsw`,
 //!   `ftw` (a bit for each register in use), `cr0 cr2 cr3 cr4 efer xcr0`, `fs.base`, `gs.base`, `es cs ss ds fs gs` (selectors,
 //!   behind the arrow).

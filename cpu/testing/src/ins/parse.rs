@@ -57,6 +57,8 @@ pub enum Place {
     Flag(u64),
     /// An XMM register.
     Xmm(usize),
+    /// The upper half of a YMM register.
+    YmmHigh(usize),
     /// MXCSR.
     Mxcsr,
     /// A physical x87 register.
@@ -298,6 +300,7 @@ fn place(name: &str) -> Result<Place, String> {
         "cr2" => Place::Cr(2),
         "cr3" => Place::Cr(3),
         "cr4" => Place::Cr(4),
+        _ if let Some(k) = numbered("ymmh", 16) => Place::YmmHigh(k),
         _ => match (numbered("xmm", 16), numbered("st", 8), numbered("mm", 8)) {
             (Some(k), ..) => Place::Xmm(k),
             (_, Some(k), _) => Place::St(k),
@@ -320,6 +323,7 @@ impl Display for Item {
                 write!(f, "{name}={v:x}")
             }
             Place::Xmm(k) => write!(f, "xmm{k}={v:x}"),
+            Place::YmmHigh(k) => write!(f, "ymmh{k}={v:x}"),
             Place::Mxcsr => write!(f, "mxcsr={v:x}"),
             Place::St(k) => write!(f, "st{k}={:04x}:{:016x}", v >> 64, v as u64),
             Place::Mm(k) => write!(f, "mm{k}={v:x}"),

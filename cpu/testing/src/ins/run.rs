@@ -177,6 +177,7 @@ fn set(state: &mut CpuState, scratch: &mut [u8], item: &Item) -> Result<(), Stri
             state.rflags = state.rflags & !mask | v << mask.trailing_zeros() & mask;
         }
         Place::Xmm(k) => state.xmm[k] = item.value,
+        Place::YmmHigh(k) => state.ymm_high[k] = item.value,
         Place::Mxcsr => state.mxcsr = v as u32,
         Place::St(k) => {
             state.x87.regs[k] = F80 { significand: v, sign_exponent: (item.value >> 64) as u16 };
@@ -209,6 +210,7 @@ fn user_of(state: &CpuState) -> User {
         rip: state.rip,
         rflags: state.rflags,
         xmm: state.xmm,
+        ymm_high: state.ymm_high,
         mxcsr: state.mxcsr,
         x87: state.x87,
     }
@@ -296,6 +298,9 @@ fn describe(before: &(CpuState, Vec<u8>), after: &Outcome, ignored: u64) -> Chan
     for k in 0..16 {
         if old.xmm[k] != new.xmm[k] {
             changes.push(item(Place::Xmm(k), new.xmm[k]));
+        }
+        if old.ymm_high[k] != new.ymm_high[k] {
+            changes.push(item(Place::YmmHigh(k), new.ymm_high[k]));
         }
     }
     if old.mxcsr != new.mxcsr {
