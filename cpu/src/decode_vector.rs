@@ -330,6 +330,7 @@ fn pick_packed(x: &Instruction, op: VecOp, i: &mut Insn) -> Op {
         | VecOp::MaskQ
         | VecOp::MergeD
         | VecOp::MergeQ => Op::Undefined,
+        _ => Op::Undefined,
     }
 }
 
