@@ -254,21 +254,6 @@ fn random_forms_of_mmx_and_sse() {
     run.assert_none();
 }
 
-#[test]
-fn random_forms_of_avx() {
-    let Some(mut run) = Run::new(15) else { return };
-    if !std::arch::is_x86_feature_detected!("avx2") || !std::arch::is_x86_feature_detected!("fma") {
-        return;
-    }
-    let own = [F::AVX, F::AVX2, F::FMA, F::F16C];
-    let features = [&own[..], &[F::X64]].concat();
-    let list =
-        codes(&features, |code| code.cpuid_features().iter().any(|f| own.contains(f)) && !approximate(code));
-    run.all(&list, cases(40));
-    println!("{} codes, {} cases", list.len(), run.cases);
-    run.assert_none();
-}
-
 fn transcendental(code: Code) -> bool {
     matches!(
         code.mnemonic(),

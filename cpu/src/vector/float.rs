@@ -8,13 +8,14 @@ use super::{
 use crate::{
     fault::{Fault, Stop, vector},
     float::{
-        Env, F32, F64, Invalid, Relation, ToInteger, add, add_by_host, compare, compare_by_host,
+        Env, F32, F64, HostFormat, Invalid, Relation, ToInteger, add, add_by_host, compare, compare_by_host,
         compare_predicate, div, div_by_host, f16_to_f32, f32_to_f16, f32_to_f64, f32_to_f64_by_host,
-        f64_to_f32, f64_to_f32_by_host, from_i64, i32_to_f64, max, min, mul, mul_by_host, sqrt, sqrt_by_host,
-        sub, sub_by_host, to_i32, to_i64, truncate_by_host,
+        f64_to_f32, f64_to_f32_by_host, from_i64, i32_to_f64, max, min, mul, mul_by_host, round, sqrt,
+        sqrt_by_host, sub, sub_by_host, to_i32, to_i64, truncate_by_host,
     },
     state::{Cpu, cr4},
 };
+use std::array::from_fn;
 
 /// An enumeration, and its members by number.
 macro_rules! numbered {
@@ -84,6 +85,16 @@ numbered! {
         WidenHalf,
         /// Four f32 to f16, rounded as `imm` says, and zeros above.
         NarrowHalf,
+        /// Differences in even lanes, sums in odd ones.
+        AddSub,
+        /// Sums of two lanes side by side, of the first operand and then of the second.
+        HAdd,
+        /// The lower lane less the higher.
+        HSub,
+        /// DPPS, DPPD: the sum of the products that bits 7:4 of `imm` choose, in the lanes that bits 3:0 choose.
+        Dot,
+        /// ROUNDPS and its relatives: to an integer as `imm` says.
+        Round,
     }
 }
 
@@ -248,8 +259,67 @@ impl FloatOp {
                     from_dwords([low, high, 0, 0])
                 }
             },
+            FloatOp::AddSub => match lanes {
+                Lanes::Ss | Lanes::Ps => from_dwords(add_and_subtract::<F32, 4>(dwords(a), dwords(b), env)),
+                Lanes::Sd | Lanes::Pd => from_qwords(add_and_subtract::<F64, 2>(qwords(a), qwords(b), env)),
+            },
+            FloatOp::HAdd => side_by_side(lanes, a, b, add::<F32>, add::<F64>, env),
+            FloatOp::HSub => side_by_side(lanes, a, b, sub::<F32>, sub::<F64>, env),
+            FloatOp::Dot => match lanes {
+                Lanes::Ss | Lanes::Ps => from_dwords(dot::<F32, 4>(dwords(a), dwords(b), imm, env)),
+                Lanes::Sd | Lanes::Pd => from_qwords(dot::<F64, 2>(qwords(a), qwords(b), imm, env)),
+            },
+            FloatOp::Round => on_lanes!(lanes, a, b, |F, _x, y| round::<F>(y, imm, env)),
         }
     }
+}
+
+fn add_and_subtract<F: HostFormat, const N: usize>(
+    a: [F::Bits; N],
+    b: [F::Bits; N],
+    env: &mut Env,
+) -> [F::Bits; N] {
+    from_fn(|k| if k & 1 == 0 { sub::<F>(a[k], b[k], env) } else { add::<F>(a[k], b[k], env) })
+}
+
+/// f on the pairs of lanes of a, then of b.
+fn side_by_side(
+    lanes: Lanes,
+    a: u128,
+    b: u128,
+    single: fn(u32, u32, &mut Env) -> u32,
+    double: fn(u64, u64, &mut Env) -> u64,
+    env: &mut Env,
+) -> u128 {
+    match lanes {
+        Lanes::Ss | Lanes::Ps => {
+            let (a, b) = (dwords(a), dwords(b));
+            from_dwords(
+                [[a[0], a[1]], [a[2], a[3]], [b[0], b[1]], [b[2], b[3]]].map(|[x, y]| single(x, y, env)),
+            )
+        }
+        Lanes::Sd | Lanes::Pd => from_qwords([qwords(a), qwords(b)].map(|[x, y]| double(x, y, env))),
+    }
+}
+
+/// Products, sums of two of them, the sum of those; an unmasked exception ends it after the step that raised it.
+fn dot<F: HostFormat, const N: usize>(
+    a: [F::Bits; N],
+    b: [F::Bits; N],
+    imm: u8,
+    env: &mut Env,
+) -> [F::Bits; N] {
+    let zero = F::from_u64(0);
+    let mut terms: [F::Bits; N] =
+        from_fn(|k| if imm >> (4 + k) & 1 != 0 { mul::<F>(a[k], b[k], env) } else { zero });
+    let mut count = N;
+    while count > 1 && env.unmasked() == 0 {
+        count /= 2;
+        for k in 0..count {
+            terms[k] = add::<F>(terms[2 * k], terms[2 * k + 1], env);
+        }
+    }
+    from_fn(|k| if imm >> k & 1 != 0 { terms[0] } else { zero })
 }
 
 /// A function of two elements on each lane, for [`FloatOp::by_host`].

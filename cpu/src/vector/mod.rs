@@ -1,13 +1,19 @@
 //! The vector operations that semantics are made of: one list, evaluated here, emitted by a translator.
 
+mod aes;
 mod approximate;
 mod arithmetic;
 mod bitwise;
 mod float;
 mod fused;
+mod galois;
 mod lanes;
 mod multiply;
+mod sha;
 mod shuffle;
+mod sse41;
+mod ssse3;
+mod strings;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 mod variable;
@@ -155,6 +161,10 @@ vector_operations! {
     MergeD => shuffle::merge_d;
     /// b's low 64 bits, the rest a's.
     MergeQ => shuffle::merge_q;
+    /// About 1 / b in four f32.
+    RcpPs => approximate::rcp_ps;
+    /// About 1 / sqrt(b) in four f32.
+    RsqrtPs => approximate::rsqrt_ps;
     /// a's lanes left by b's; 0 from the lane's width on.
     ShlVarD => variable::shl_d;
     ShlVarQ => variable::shl_q;
@@ -174,10 +184,140 @@ vector_operations! {
     BroadcastQ => variable::broadcast_q;
     /// Lanes of b by one bit of `imm` each.
     ShufQ => variable::shuf_q;
-    /// About 1 / b in four f32.
-    RcpPs => approximate::rcp_ps;
-    /// About 1 / sqrt(b) in four f32.
-    RsqrtPs => approximate::rsqrt_ps;
+    /// Bytes of a by the bytes of b; 0 where those have their top bit set.
+    ShufB => ssse3::shuf_b;
+    /// Sixteen bytes of a:b from byte `imm` on.
+    Align => ssse3::align;
+    /// Sums of two lanes side by side, of a and then of b.
+    HAddW => ssse3::h_add_w;
+    HAddD => ssse3::h_add_d;
+    HAddSW => ssse3::h_add_sw;
+    /// Differences, the lower lane less the higher.
+    HSubW => ssse3::h_sub_w;
+    HSubD => ssse3::h_sub_d;
+    HSubSW => ssse3::h_sub_sw;
+    /// Sums of two adjacent products of a's unsigned bytes and b's signed ones, saturating.
+    MAddUbSW => ssse3::madd_ub_sw;
+    /// Bits 30:15 of the signed products, rounded.
+    MulHRsW => ssse3::mul_hrsw;
+    /// a times the sign of b: -1, 0 or 1.
+    SignB => ssse3::sign_b;
+    SignW => ssse3::sign_w;
+    SignD => ssse3::sign_d;
+    /// Absolute values of b.
+    AbsB => ssse3::abs_b;
+    AbsW => ssse3::abs_w;
+    AbsD => ssse3::abs_d;
+    /// b where the lane's bit in `imm` is set, else a.
+    BlendW => sse41::blend_w;
+    BlendD => sse41::blend_d;
+    BlendQ => sse41::blend_q;
+    /// Lane `imm` of a replaced by b's low bits.
+    InsertB => sse41::insert_b;
+    InsertD => sse41::insert_d;
+    InsertQ => sse41::insert_q;
+    /// Lane `imm` of a, zeros above.
+    ExtractB => sse41::extract_b;
+    ExtractD => sse41::extract_d;
+    ExtractQ => sse41::extract_q;
+    /// INSERTPS from a register.
+    InsertPs => sse41::insert_ps;
+    MinSB => sse41::min_sb;
+    MaxSB => sse41::max_sb;
+    MinUW => sse41::min_uw;
+    MaxUW => sse41::max_uw;
+    MinSD => sse41::min_sd;
+    MaxSD => sse41::max_sd;
+    MinUD => sse41::min_ud;
+    MaxUD => sse41::max_ud;
+    CmpEqQ => sse41::cmp_eq_q;
+    CmpGtQ => sse41::cmp_gt_q;
+    /// Low halves of the products.
+    MulLoD => sse41::mul_lo_d;
+    /// Signed products of the even 32-bit lanes.
+    MulDQ => sse41::mul_dq;
+    /// Signed lanes to unsigned ones.
+    PackUsDW => sse41::pack_usdw;
+    /// b's lowest lanes made wider with their signs.
+    SxBW => sse41::sx_bw;
+    SxBD => sse41::sx_bd;
+    SxBQ => sse41::sx_bq;
+    SxWD => sse41::sx_wd;
+    SxWQ => sse41::sx_wq;
+    SxDQ => sse41::sx_dq;
+    /// With zeros.
+    ZxBW => sse41::zx_bw;
+    ZxBD => sse41::zx_bd;
+    ZxBQ => sse41::zx_bq;
+    ZxWD => sse41::zx_wd;
+    ZxWQ => sse41::zx_wq;
+    ZxDQ => sse41::zx_dq;
+    /// MPSADBW: sums of absolute differences at eight places.
+    MpSadBW => sse41::mp_sad_bw;
+    /// PHMINPOSUW: the least 16-bit lane of b and its number.
+    HMinPosUW => sse41::h_min_pos;
+    /// A round of AES on the state a with the key b; the last has no MixColumns.
+    AesEnc => aes::encrypt;
+    AesEncLast => aes::encrypt_last;
+    /// The inverse rounds.
+    AesDec => aes::decrypt;
+    AesDecLast => aes::decrypt_last;
+    /// InvMixColumns of b.
+    AesImc => aes::mix_back;
+    /// AESKEYGENASSIST of b.
+    AesKeyGenAssist => aes::key_assist;
+    /// The product of the 64-bit lanes that bits 0 and 4 of `imm` choose, without carries.
+    ClMulQ => galois::carry_less;
+    /// Bytes of a by the matrices in b, plus `imm`: GF2P8AFFINEQB.
+    Affine => galois::affine;
+    /// Their inverses.
+    AffineInverse => galois::affine_inverse;
+    /// Products of bytes in the field of AES.
+    MulField => galois::mul_field;
+    /// The steps of SHA-1.
+    Sha1Rounds => sha::sha1_rounds;
+    Sha1NextE => sha::sha1_next_e;
+    Sha1Msg1 => sha::sha1_msg1;
+    Sha1Msg2 => sha::sha1_msg2;
+    /// The message schedule of SHA-256.
+    Sha256Msg1 => sha::sha256_msg1;
+    Sha256Msg2 => sha::sha256_msg2;
+    /// How many elements of a, bytes or words as `imm` says for PCMPISTRI, stand before the first 0.
+    StringLength => strings::length;
+    /// The bits of a that PCMPISTRM with `imm` makes a mask of.
+    StringMask => strings::mask;
+}
+
+/// The same with three operands.
+macro_rules! ternary_operations {
+    ($($(#[$doc:meta])* $name:ident => $function:path;)*) => {
+        /// Operations on three operands of 128 bits that raise nothing.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum TernaryOp { $($(#[$doc])* $name,)* }
+
+        impl TernaryOp {
+            /// The operation on values; `imm` for those that take one.
+            #[inline(always)]
+            pub(crate) fn eval(self, a: u128, b: u128, c: u128, imm: u8) -> u128 {
+                match self {
+                    $(TernaryOp::$name => $function(a, b, c, imm),)*
+                }
+            }
+        }
+    };
+}
+
+ternary_operations! {
+    /// b where the sign of c's lane is set, else a: PBLENDVB, BLENDVPS, BLENDVPD.
+    SelectB => sse41::select_b;
+    SelectD => sse41::select_d;
+    SelectQ => sse41::select_q;
+    /// SHA256RNDS2; c is XMM0.
+    Sha256Rounds => sha::sha256_rounds;
+    /// PCMPESTRI and its relatives. c has the lengths of a and b. The low lane becomes IntRes2, the high lane has its index
+    /// in bits 7:0, bit 8 if b is shorter than a register (ZF), bit 9 if a is (SF).
+    CompareStrings => strings::compare;
 }
 
 impl VecOp {

@@ -49,29 +49,17 @@ pub(crate) fn alone(x: u64) -> Wide {
 /// little use, and silicon's approximations differ between makers.
 #[inline(always)]
 const fn by_instruction(op: VecOp) -> bool {
-    !matches!(
-        op,
-        VecOp::ShufLoW
-            | VecOp::ShufHiW
-            | VecOp::ShufPs
-            | VecOp::ShufPd
-            | VecOp::InsertW
-            | VecOp::ExtractW
-            | VecOp::ShlVarD
-            | VecOp::ShlVarQ
-            | VecOp::ShrVarD
-            | VecOp::ShrVarQ
-            | VecOp::SarVarD
-            | VecOp::LookupD
-            | VecOp::LookupQ
-            | VecOp::BroadcastB
-            | VecOp::BroadcastW
-            | VecOp::BroadcastD
-            | VecOp::BroadcastQ
-            | VecOp::ShufQ
-            | VecOp::RcpPs
-            | VecOp::RsqrtPs
-    )
+    // What stands behind RSQRTPS in the list came after SSE2.
+    (op as u8) < VecOp::RcpPs as u8
+        && !matches!(
+            op,
+            VecOp::ShufLoW
+                | VecOp::ShufHiW
+                | VecOp::ShufPs
+                | VecOp::ShufPd
+                | VecOp::InsertW
+                | VecOp::ExtractW
+        )
 }
 
 /// A vector operation.
@@ -168,26 +156,7 @@ unsafe fn by_host(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
             VecOp::MaskQ => _mm_cvtsi32_si128(_mm_movemask_pd(_mm_castsi128_pd(a))),
             VecOp::MergeD => _mm_castps_si128(_mm_move_ss(_mm_castsi128_ps(a), _mm_castsi128_ps(b))),
             VecOp::MergeQ => _mm_castpd_si128(_mm_move_sd(_mm_castsi128_pd(a), _mm_castsi128_pd(b))),
-            VecOp::ShufLoW
-            | VecOp::ShufHiW
-            | VecOp::ShufPs
-            | VecOp::ShufPd
-            | VecOp::InsertW
-            | VecOp::ExtractW
-            | VecOp::ShlVarD
-            | VecOp::ShlVarQ
-            | VecOp::ShrVarD
-            | VecOp::ShrVarQ
-            | VecOp::SarVarD
-            | VecOp::LookupD
-            | VecOp::LookupQ
-            | VecOp::BroadcastB
-            | VecOp::BroadcastW
-            | VecOp::BroadcastD
-            | VecOp::BroadcastQ
-            | VecOp::ShufQ
-            | VecOp::RcpPs
-            | VecOp::RsqrtPs => _mm_setzero_si128(),
+            _ => _mm_setzero_si128(),
         }
     }
 }
