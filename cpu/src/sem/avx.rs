@@ -109,12 +109,30 @@ pub(crate) fn packed<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     combine(e, i, VecOp::from_number(number(i)))
 }
 
-/// The same for those that programs run most, each with handlers of its own.
+/// The same where a handler knows width and operation.
+#[inline(always)]
+fn combine_at_once<E: Emit>(e: &mut E, i: &Insn, op: VecOp) -> Emitted<E> {
+    let low = e.xmm(i.cc);
+    if e.width(i).0 == 32 {
+        let b = e.source_y(i)?;
+        let high = e.xmm(i.cc | HIGH);
+        let v = [e.vec(op, low, b[0], 0), e.vec(op, high, b[1], 0)];
+        e.set_xmm(i.dst, v[0]);
+        e.set_xmm(i.dst | HIGH, v[1]);
+    } else {
+        let b = e.source_x(i)?;
+        let v = e.vec(op, low, b, 0);
+        finish_low(e, i, v);
+    }
+    Ok(())
+}
+
+/// Those that programs run most, with handlers of their own.
 macro_rules! hot {
     ($($name:ident $op:ident,)*) => {
         $(#[inline(always)]
         pub(crate) fn $name<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-            combine(e, i, VecOp::$op)
+            combine_at_once(e, i, VecOp::$op)
         })*
     };
 }
