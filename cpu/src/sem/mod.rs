@@ -694,8 +694,8 @@ semantics! {
             Fldenv => sys::x87::fldenv;
             Fnsave => sys::x87::fnsave;
             Frstor => sys::x87::frstor;
-            Fxsave => sys::xsave::fxsave;
-            Fxrstor => sys::xsave::fxrstor;
+            Fxsave => sys::fxsave::fxsave;
+            Fxrstor => sys::fxsave::fxrstor;
         }
     }
     ending {
@@ -745,7 +745,11 @@ semantics! {
         Xsetbv => sys::xsave::xsetbv;
         Wrpkru => sys::control::wrpkru;
         Xsave => sys::xsave::xsave;
+        Xsaveopt => sys::xsave::xsaveopt;
+        Xsavec => sys::xsave::xsavec;
+        Xsaves => sys::xsave::xsaves;
         Xrstor => sys::xsave::xrstor;
+        Xrstors => sys::xsave::xrstors;
         Syscall => sys::syscall::syscall;
         Sysret => sys::syscall::sysret;
         Sysenter => sys::syscall::sysenter;

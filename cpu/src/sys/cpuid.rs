@@ -4,7 +4,7 @@ use crate::{
     fault::Done,
     insn::Insn,
     state::{Cpu, cr4, reg},
-    sys::xsave::{PKRU_OFFSET, component},
+    sys::xsave::{EXTENDED, area_size, component},
     width::D,
 };
 
@@ -123,13 +123,16 @@ impl Cpu {
                 _ => [0, 0, subleaf & 0xff, id],
             },
             0xd => match subleaf {
-                // x87 and SSE state: 512 bytes of legacy area and 64 of header; PKRU where all processors have it.
                 0 => {
-                    let now = if self.xcr0 & component::PKRU != 0 { PKRU_OFFSET as u32 + 8 } else { 576 };
-                    [component::ALL as u32, now, PKRU_OFFSET as u32 + 8, 0]
+                    let all = component::ALL;
+                    [all as u32, area_size(self.xcr0, false) as u32, area_size(all, false) as u32, 0]
                 }
-                9 => [8, PKRU_OFFSET as u32, 0, 0],
-                _ => [0; 4],
+                // XSAVEOPT, XSAVEC, XGETBV of register 1, XSAVES; there is no supervisor state.
+                1 => [0xf, area_size(self.xcr0 | self.msrs.xss, true) as u32, 0, 0],
+                n => match EXTENDED.iter().find(|e| e.bit.trailing_zeros() == n) {
+                    Some(e) => [e.size as u32, e.offset as u32, 0, 0],
+                    None => [0; 4],
+                },
             },
             // The TSC's frequency as a ratio of the crystal's, which is also the APIC timer's.
             0x15 => {

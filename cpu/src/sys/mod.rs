@@ -10,6 +10,7 @@ pub(crate) mod debug;
 pub(crate) mod deliver;
 pub(crate) mod far;
 pub(crate) mod flags;
+pub(crate) mod fxsave;
 pub(crate) mod gate;
 pub(crate) mod interrupt;
 pub(crate) mod io;

@@ -1,8 +1,8 @@
-//! Saving and restoring x87 and SSE state: SDM 1 "Managing State Using the XSAVE Feature Set", SDM 2A "FXSAVE".
+//! The XSAVE feature set: SDM 1 "Managing State Using the XSAVE Feature Set".
 
+use super::fxsave::{LEGACY, Legacy};
 use crate::{
-    fault::{Done, Fault},
-    float::F80,
+    fault::{Done, Fault, Stop},
     insn::Insn,
     state::{Cpu, Mxcsr, X87, cr0, cr4, reg},
     width::{D, Q},
@@ -18,138 +18,67 @@ pub(crate) mod component {
     pub(crate) const ALL: u64 = X87 | SSE | AVX | PKRU;
 }
 
-/// Where PKRU stands in the standard format, CPUID 0Dh.9: behind the components that processors with it have.
-pub(crate) const PKRU_OFFSET: u64 = 2688;
+/// A component behind the header: its bit in XCR0, its bytes, where it stands in the standard format (CPUID 0Dh).
+pub(crate) struct Extended {
+    pub(crate) bit: u64,
+    pub(crate) size: u64,
+    pub(crate) offset: u64,
+}
 
-/// Bytes of the legacy region and of the header behind it.
-const LEGACY: usize = 512;
+/// AVX state.
+pub(crate) const AVX: Extended = Extended { bit: component::AVX, size: 256, offset: 576 };
+/// PKRU, behind the components that processors with it have.
+pub(crate) const PKRU: Extended = Extended { bit: component::PKRU, size: 8, offset: 2688 };
+/// In the order of their bits.
+pub(crate) const EXTENDED: [Extended; 2] = [AVX, PKRU];
+
+/// Bytes of the header behind the legacy region.
 const HEADER: u64 = 64;
+/// Where the header begins, and its second word.
+const XSTATE_BV: u64 = LEGACY as u64;
+const XCOMP_BV: u64 = XSTATE_BV + 8;
+/// Bit 63 of XCOMP_BV: the compacted format.
+const COMPACTED: u64 = 1 << 63;
 
-/// The legacy region, as FXSAVE lays it out.
-struct Legacy([u8; LEGACY]);
+/// Where a component stands in an area whose XCOMP_BV is `components` (bit 63 set), or in the standard format.
+fn offset(of: &Extended, components: u64) -> u64 {
+    if components & COMPACTED == 0 {
+        return of.offset;
+    }
+    let before = EXTENDED.iter().filter(|e| e.bit < of.bit && components & e.bit != 0);
+    LEGACY as u64 + HEADER + before.map(|e| e.size).sum::<u64>()
+}
 
-impl Legacy {
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.0[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-    fn u16(&self, at: usize) -> u16 {
-        u16::from_le_bytes([self.0[at], self.0[at + 1]])
-    }
-    fn u32(&self, at: usize) -> u32 {
-        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
-    }
-    fn u64(&self, at: usize) -> u64 {
-        u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
-    }
-
-    fn put_x87(&mut self, x: &X87, wide: bool) {
-        self.put(0, &x.control.to_le_bytes());
-        self.put(2, &x.status.to_le_bytes());
-        self.put(4, &[x.tags, 0]);
-        self.put(6, &x.opcode.to_le_bytes());
-        if wide {
-            self.put(8, &x.ip.to_le_bytes());
-            self.put(16, &x.dp.to_le_bytes());
-        } else {
-            // FCS and FDS are deprecated and read 0.
-            self.put(8, &(x.ip as u32).to_le_bytes());
-            self.put(12, &[0; 4]);
-            self.put(16, &(x.dp as u32).to_le_bytes());
-            self.put(20, &[0; 4]);
-        }
-        for k in 0..8 {
-            let r = x.regs[x.physical(k)];
-            self.put(32 + 16 * k, &r.significand.to_le_bytes());
-            self.put(40 + 16 * k, &r.sign_exponent.to_le_bytes());
-            self.put(42 + 16 * k, &[0; 6]);
-        }
-    }
-
-    fn x87(&self, wide: bool) -> X87 {
-        let mut x = X87 {
-            control: self.u16(0) & 0x1f7f | 0x40,
-            status: self.u16(2),
-            tags: self.0[4],
-            opcode: self.u16(6) & 0x7ff,
-            ..X87::default()
-        };
-        (x.ip, x.dp) =
-            if wide { (self.u64(8), self.u64(16)) } else { (self.u32(8).into(), self.u32(16).into()) };
-        for k in 0..8 {
-            let at = 32 + 16 * k;
-            let r = F80 { significand: self.u64(at), sign_exponent: self.u16(at + 8) };
-            x.regs[x.physical(k)] = r;
-        }
-        x.refresh_summary();
-        x
-    }
-
-    fn put_xmm(&mut self, xmm: &[u128]) {
-        for (k, v) in xmm.iter().enumerate() {
-            self.put(160 + 16 * k, &v.to_le_bytes());
-        }
-    }
-
-    fn xmm(&self, k: usize) -> u128 {
-        u128::from(self.u64(160 + 16 * k)) | u128::from(self.u64(168 + 16 * k)) << 64
-    }
+/// Bytes of an area for `components`.
+pub(crate) fn area_size(components: u64, compacted: bool) -> u64 {
+    let format = if compacted { components | COMPACTED } else { 0 };
+    let ends = EXTENDED.iter().filter(|e| components & e.bit != 0).map(|e| offset(e, format) + e.size);
+    ends.max().unwrap_or(LEGACY as u64 + HEADER)
 }
 
 impl Cpu {
-    /// XMM registers of the mode: 16 or 8.
-    fn xmm_count(&self) -> usize {
-        if self.mode.is_64() { 16 } else { 8 }
-    }
-
-    fn save_area(
-        &mut self,
-        i: &Insn,
-        alignment: u64,
-        size: u64,
-        write: bool,
-    ) -> Result<u64, crate::fault::Stop> {
-        let at = self.operand_address(i, size, write)?;
-        if at & (alignment - 1) != 0 {
-            return Err(self.raise(Fault::gp(0)));
+    /// XINUSE: which components are not in their initial configuration. MXCSR is not looked at.
+    fn in_use(&self) -> u64 {
+        let n = self.xmm_count();
+        let mut bits = 0;
+        if self.x87 != X87::default() {
+            bits |= component::X87;
         }
-        Ok(at)
-    }
-}
-
-/// FXSAVE, FXSAVE64.
-pub(crate) fn fxsave(c: &mut Cpu, i: &Insn) -> Done {
-    let at = c.save_area(i, 16, LEGACY as u64, true)?;
-    let mut area = Legacy([0; LEGACY]);
-    // The last 96 bytes are software's: they stay.
-    let used = 160 + 16 * c.xmm_count();
-    area.put_x87(&c.x87, i.w.0 == 8);
-    area.put(24, &c.mxcsr.to_le_bytes());
-    area.put(28, &Mxcsr::MASK.to_le_bytes());
-    area.put_xmm(&c.xmm[..c.xmm_count()]);
-    c.write_bytes(at, &area.0[..used]).map_err(|stop| c.operand_fault(i, stop))
-}
-
-/// FXRSTOR, FXRSTOR64.
-pub(crate) fn fxrstor(c: &mut Cpu, i: &Insn) -> Done {
-    let at = c.save_area(i, 16, LEGACY as u64, false)?;
-    let mut area = Legacy([0; LEGACY]);
-    c.read_bytes(at, &mut area.0).map_err(|stop| c.operand_fault(i, stop))?;
-    let mxcsr = area.u32(24);
-    if mxcsr & !Mxcsr::MASK != 0 {
-        return Err(c.raise(Fault::gp(0)));
-    }
-    c.x87 = area.x87(i.w.0 == 8);
-    if c.cr4 & cr4::OSFXSR != 0 {
-        c.mxcsr = mxcsr;
-        for k in 0..c.xmm_count() {
-            c.xmm[k] = area.xmm(k);
+        if self.xmm[..n].iter().any(|&v| v != 0) {
+            bits |= component::SSE;
         }
+        if self.xmm[16..16 + n].iter().any(|&v| v != 0) {
+            bits |= component::AVX;
+        }
+        if self.pkru != 0 {
+            bits |= component::PKRU;
+        }
+        bits
     }
-    Ok(())
 }
 
 /// #UD without CR4.OSXSAVE, #NM with CR0.TS.
-fn xsave_allowed(c: &mut Cpu) -> Done {
+fn allowed(c: &mut Cpu) -> Done {
     if c.cr4 & cr4::OSXSAVE == 0 {
         return Err(c.raise(Fault::UD));
     }
@@ -159,116 +88,200 @@ fn xsave_allowed(c: &mut Cpu) -> Done {
     Ok(())
 }
 
-/// The requested-feature bitmap: EDX:EAX within XCR0.
-fn requested(c: &Cpu) -> u64 {
-    (c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32) & c.xcr0
+/// The requested-feature bitmap: EDX:EAX within what is enabled.
+fn requested(c: &Cpu, supervisor: bool) -> u64 {
+    let enabled = if supervisor { c.xcr0 | c.msrs.xss } else { c.xcr0 };
+    (c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32) & enabled
 }
 
-/// XSAVE, XSAVE64: the standard format.
-pub(crate) fn xsave(c: &mut Cpu, i: &Insn) -> Done {
-    xsave_allowed(c)?;
-    let at = c.save_area(i, 64, LEGACY as u64 + HEADER, true)?;
-    let rfbm = requested(c);
-    let mut area = Legacy([0; LEGACY]);
-    let fault = |c: &mut Cpu, stop| c.operand_fault(i, stop);
-    c.check_write(at, LEGACY as u64 + HEADER).map_err(|stop| fault(c, stop))?;
-    if rfbm & component::PKRU != 0 {
-        c.check_write(at.wrapping_add(PKRU_OFFSET), 8).map_err(|stop| fault(c, stop))?;
+/// How the four saving instructions differ.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// What is in its initial configuration is not written.
+    optimised: bool,
+    compacted: bool,
+    supervisor: bool,
+}
+
+fn save(c: &mut Cpu, i: &Insn, how: Manner) -> Done {
+    allowed(c)?;
+    if how.supervisor {
+        c.privileged()?;
     }
-    let old = c.read(Q, at.wrapping_add(LEGACY as u64)).map_err(|stop| fault(c, stop))?;
-    area.put_x87(&c.x87, i.w.0 == 8);
-    if rfbm & component::X87 != 0 {
-        c.write_bytes(at, &area.0[..24]).map_err(|stop| fault(c, stop))?;
-        c.write_bytes(at.wrapping_add(32), &area.0[32..160]).map_err(|stop| fault(c, stop))?;
-    }
-    if rfbm & component::SSE != 0 {
-        let control = u64::from(c.mxcsr) | u64::from(Mxcsr::MASK) << 32;
-        c.write(Q, at.wrapping_add(24), control).map_err(|stop| fault(c, stop))?;
-        area.put_xmm(&c.xmm[..c.xmm_count()]);
-        let end = 160 + 16 * c.xmm_count();
-        c.write_bytes(at.wrapping_add(160), &area.0[160..end]).map_err(|stop| fault(c, stop))?;
-    }
-    // XSTATE_BV: a component in its initial configuration may be told so.
-    let mut in_use = 0;
-    if c.x87 != X87::default() {
-        in_use |= component::X87;
-    }
-    if c.xmm[..c.xmm_count()].iter().any(|&v| v != 0) || c.mxcsr != Mxcsr::RESET {
+    let rfbm = requested(c, how.supervisor);
+    let format = if how.compacted { rfbm | COMPACTED } else { 0 };
+    let mut in_use = c.in_use();
+    if c.mxcsr != Mxcsr::RESET {
+        // Saved with the XMM registers, and then not left out.
         in_use |= component::SSE;
     }
-    if rfbm & component::PKRU != 0 {
-        let value = c.pkru.into();
-        c.write(Q, at.wrapping_add(PKRU_OFFSET), value).map_err(|stop| fault(c, stop))?;
+    let saved = if how.optimised { rfbm & in_use } else { rfbm };
+    let size = LEGACY as u64 + HEADER;
+    let at = c.save_area(i, 64, size, true)?;
+    let fault = |c: &mut Cpu, stop: Stop| c.operand_fault(i, stop);
+    c.check_write(at, size).map_err(|stop| fault(c, stop))?;
+    for e in EXTENDED.iter().filter(|e| saved & e.bit != 0) {
+        c.check_write(at.wrapping_add(offset(e, format)), e.size).map_err(|stop| fault(c, stop))?;
     }
-    if c.pkru != 0 {
-        in_use |= component::PKRU;
+    let old = c.read(Q, at.wrapping_add(XSTATE_BV)).map_err(|stop| fault(c, stop))?;
+    let mut put = |c: &mut Cpu, by: u64, bytes: &[u8]| {
+        c.write_bytes(at.wrapping_add(by), bytes).map_err(|stop| c.operand_fault(i, stop))
+    };
+    let mut area = Legacy([0; LEGACY]);
+    area.put_x87(&c.x87, i.w.0 == 8);
+    area.put_xmm(&c.xmm[..c.xmm_count()]);
+    if saved & component::X87 != 0 {
+        put(c, 0, &area.0[..24])?;
+        put(c, 32, &area.0[32..160])?;
     }
-    let bv = old & !rfbm | rfbm & in_use;
-    c.write(Q, at.wrapping_add(LEGACY as u64), bv).map_err(|stop| fault(c, stop))
+    let control =
+        if how.compacted { saved & component::SSE } else { rfbm & (component::SSE | component::AVX) };
+    if control != 0 {
+        let both = u64::from(c.mxcsr) | u64::from(Mxcsr::MASK) << 32;
+        put(c, 24, &both.to_le_bytes())?;
+    }
+    if saved & component::SSE != 0 {
+        put(c, 160, &area.0[160..160 + 16 * c.xmm_count()])?;
+    }
+    if saved & component::AVX != 0 {
+        let halves: Vec<u8> =
+            c.xmm[16..16 + c.xmm_count()].iter().flat_map(|half| half.to_le_bytes()).collect();
+        put(c, offset(&AVX, format), &halves)?;
+    }
+    if saved & component::PKRU != 0 {
+        put(c, offset(&PKRU, format), &u64::from(c.pkru).to_le_bytes())?;
+    }
+    let header = if how.compacted { rfbm & in_use } else { old & !rfbm | rfbm & in_use };
+    put(c, XSTATE_BV, &header.to_le_bytes())?;
+    if how.compacted {
+        put(c, XCOMP_BV, &format.to_le_bytes())?;
+    }
+    Ok(())
 }
 
-/// XRSTOR, XRSTOR64: the standard format.
-pub(crate) fn xrstor(c: &mut Cpu, i: &Insn) -> Done {
-    xsave_allowed(c)?;
+/// XSAVE, XSAVE64: SDM 2C "XSAVE".
+pub(crate) fn xsave(c: &mut Cpu, i: &Insn) -> Done {
+    save(c, i, Manner { optimised: false, compacted: false, supervisor: false })
+}
+
+/// XSAVEOPT: SDM 2C "XSAVEOPT". What has not changed since the last XRSTOR is written all the same.
+pub(crate) fn xsaveopt(c: &mut Cpu, i: &Insn) -> Done {
+    save(c, i, Manner { optimised: true, compacted: false, supervisor: false })
+}
+
+/// XSAVEC: SDM 2C "XSAVEC".
+pub(crate) fn xsavec(c: &mut Cpu, i: &Insn) -> Done {
+    save(c, i, Manner { optimised: true, compacted: true, supervisor: false })
+}
+
+/// XSAVES: SDM 2C "XSAVES".
+pub(crate) fn xsaves(c: &mut Cpu, i: &Insn) -> Done {
+    save(c, i, Manner { optimised: true, compacted: true, supervisor: true })
+}
+
+fn restore(c: &mut Cpu, i: &Insn, supervisor: bool) -> Done {
+    allowed(c)?;
+    if supervisor {
+        c.privileged()?;
+    }
     let at = c.save_area(i, 64, LEGACY as u64 + HEADER, false)?;
-    let rfbm = requested(c);
+    let rfbm = requested(c, supervisor);
+    let enabled = if supervisor { c.xcr0 | c.msrs.xss } else { c.xcr0 };
     let mut header = [0; HEADER as usize];
     let fault = |c: &mut Cpu, stop| c.operand_fault(i, stop);
-    c.read_bytes(at.wrapping_add(LEGACY as u64), &mut header).map_err(|stop| fault(c, stop))?;
+    c.read_bytes(at.wrapping_add(XSTATE_BV), &mut header).map_err(|stop| fault(c, stop))?;
     let word = |k: usize| u64::from_le_bytes(std::array::from_fn(|n| header[8 * k + n]));
-    let (bv, compacted) = (word(0), word(1));
-    // The compacted format is not offered: XCOMP_BV and the word behind it must be 0. Nobody looks at the rest.
-    if bv & !c.xcr0 != 0 || compacted != 0 || word(2) != 0 {
+    let (present, format) = (word(0), word(1));
+    let compacted = format & COMPACTED != 0;
+    let wrong = if compacted {
+        // Each component in the area must be enabled, and all behind XCOMP_BV must be 0.
+        format & !(enabled | COMPACTED) != 0 || present & !format != 0 || (2..8).any(|k| word(k) != 0)
+    } else {
+        // XCOMP_BV and the word behind it must be 0; nobody looks at the rest.
+        supervisor || present & !enabled != 0 || format != 0 || word(2) != 0
+    };
+    if wrong {
         return Err(c.raise(Fault::gp(0)));
     }
+    let (loaded, cleared) = (rfbm & present, rfbm & !present);
     let mut area = Legacy([0; LEGACY]);
     c.read_bytes(at, &mut area.0[..416]).map_err(|stop| fault(c, stop))?;
     let mxcsr = area.u32(24);
-    if rfbm & component::SSE != 0 && mxcsr & !Mxcsr::MASK != 0 {
+    let control = if compacted { loaded & component::SSE } else { rfbm & (component::SSE | component::AVX) };
+    if control != 0 && mxcsr & !Mxcsr::MASK != 0 {
         return Err(c.raise(Fault::gp(0)));
     }
+    let mut halves = [[0; 16]; 16];
+    if loaded & component::AVX != 0 {
+        let bytes = &mut halves.as_flattened_mut()[..16 * c.xmm_count()];
+        c.read_bytes(at.wrapping_add(offset(&AVX, format)), bytes).map_err(|stop| fault(c, stop))?;
+    }
     let pkru = match () {
-        () if rfbm & component::PKRU == 0 => c.pkru,
-        () if bv & component::PKRU == 0 => 0,
-        () => c.read(D, at.wrapping_add(PKRU_OFFSET)).map_err(|stop| fault(c, stop))? as u32,
+        () if cleared & component::PKRU != 0 => 0,
+        () if loaded & component::PKRU == 0 => c.pkru,
+        () => c.read(D, at.wrapping_add(offset(&PKRU, format))).map_err(|stop| fault(c, stop))? as u32,
     };
+    // Nothing can fault any more.
     c.set_pkru(pkru);
     if rfbm & component::X87 != 0 {
-        c.x87 = if bv & component::X87 != 0 { area.x87(i.w.0 == 8) } else { X87::default() };
+        c.x87 = if loaded & component::X87 != 0 { area.x87(i.w.0 == 8) } else { X87::default() };
     }
-    if rfbm & component::SSE != 0 {
-        // MXCSR is loaded whatever XSTATE_BV says.
+    if control != 0 {
+        // In the standard format whatever XSTATE_BV says.
         c.mxcsr = mxcsr;
-        for k in 0..c.xmm_count() {
-            c.xmm[k] = if bv & component::SSE != 0 { area.xmm(k) } else { 0 };
+    } else if compacted && cleared & component::SSE != 0 {
+        c.mxcsr = Mxcsr::RESET;
+    }
+    for k in 0..c.xmm_count() {
+        if rfbm & component::SSE != 0 {
+            c.xmm[k] = if loaded & component::SSE != 0 { area.xmm(k) } else { 0 };
+        }
+        if rfbm & component::AVX != 0 {
+            // Zeros where there was nothing to load.
+            c.xmm[16 + k] = u128::from_le_bytes(halves[k]);
         }
     }
     Ok(())
 }
 
-/// XGETBV.
+/// XRSTOR, XRSTOR64: SDM 2C "XRSTOR".
+pub(crate) fn xrstor(c: &mut Cpu, i: &Insn) -> Done {
+    restore(c, i, false)
+}
+
+/// XRSTORS, XRSTORS64: SDM 2C "XRSTORS".
+pub(crate) fn xrstors(c: &mut Cpu, i: &Insn) -> Done {
+    restore(c, i, true)
+}
+
+/// XGETBV: SDM 2C "XGETBV". Register 1 is XCR0 & XINUSE.
 pub(crate) fn xgetbv(c: &mut Cpu, _: &Insn) -> Done {
     if c.cr4 & cr4::OSXSAVE == 0 {
         return Err(c.raise(Fault::UD));
     }
-    if c.get(D, reg::RCX) != 0 {
-        return Err(c.raise(Fault::gp(0)));
-    }
-    c.set(D, reg::RAX, c.xcr0);
-    c.set(D, reg::RDX, c.xcr0 >> 32);
+    let v = match c.get(D, reg::RCX) {
+        0 => c.xcr0,
+        1 => c.xcr0 & c.in_use(),
+        _ => return Err(c.raise(Fault::gp(0))),
+    };
+    c.set(D, reg::RAX, v);
+    c.set(D, reg::RDX, v >> 32);
     Ok(())
 }
 
-/// XSETBV.
+/// XSETBV: SDM 2C "XSETBV".
 pub(crate) fn xsetbv(c: &mut Cpu, _: &Insn) -> Done {
     if c.cr4 & cr4::OSXSAVE == 0 {
         return Err(c.raise(Fault::UD));
     }
     c.privileged()?;
     let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
-    if c.get(D, reg::RCX) != 0 || v & component::X87 == 0 || v & !component::ALL != 0 {
+    let without_sse = v & component::AVX != 0 && v & component::SSE == 0;
+    if c.get(D, reg::RCX) != 0 || v & component::X87 == 0 || v & !component::ALL != 0 || without_sse {
         return Err(c.raise(Fault::gp(0)));
     }
     c.xcr0 = v;
+    // Whether AVX instructions exist depends on it.
+    c.refresh_mode();
     Ok(())
 }
