@@ -7,6 +7,7 @@ mod bus;
 mod cpu;
 mod decode;
 mod decode_integer;
+mod decode_sse4;
 mod decode_vector;
 mod emit;
 mod fault;

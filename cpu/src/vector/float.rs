@@ -269,7 +269,8 @@ fn side_by_side(
     }
 }
 
-/// Products, sums of two of them, the sum of those; an unmasked exception ends it after the step that raised it.
+/// Products, sums of two of them, the sum of those. Each step is as an instruction of its own: an unmasked exception ends
+/// all after the step that raised it, and the flags of the steps before stay.
 fn dot<F: HostFormat, const N: usize>(
     a: [F::Bits; N],
     b: [F::Bits; N],
@@ -282,6 +283,7 @@ fn dot<F: HostFormat, const N: usize>(
     let mut count = N;
     while count > 1 && env.unmasked() == 0 {
         count /= 2;
+        *env = Env::sse(env.mxcsr());
         for k in 0..count {
             terms[k] = add::<F>(terms[2 * k], terms[2 * k + 1], env);
         }
