@@ -374,7 +374,11 @@ fn gate(op: Op, mode: Mode) -> Op {
 
 /// Whether a 16-byte memory operand of a legacy SSE instruction must be aligned.
 pub(crate) fn wants_alignment(x: &Instruction) -> bool {
+    use Mnemonic as M;
     x.encoding() == EncodingKind::Legacy
         && x.memory_size().size() == 16
-        && !matches!(x.mnemonic(), Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu)
+        && !matches!(x.mnemonic(), M::Movups | M::Movupd | M::Movdqu | M::Lddqu)
+        // SDM 2B "PCMPESTRI": these do not fault on misaligned operands.
+        && !matches!(x.mnemonic(), M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)
+        && !matches!(x.mnemonic(), M::Pcmpestri64 | M::Pcmpestrm64)
 }

@@ -2,6 +2,7 @@
 //! more: the tables of the twins serve both.
 
 use crate::{
+    decode_sse4,
     decode_vector::{by_immediate, packed},
     insn::{Insn, Kind, attr},
     sem::{Op, avx::field},
@@ -43,11 +44,14 @@ pub(crate) fn pick(x: &Instruction, i: &mut Insn) -> Op {
     if let Some(op) = pick_fused(x, i) {
         return op;
     }
+    if let Some(op) = pick_new(x, i) {
+        return op;
+    }
     let Some(twin) = twin(x.mnemonic()) else { return Op::Undefined };
-    if let Some(op) = packed(twin) {
+    if let Some(op) = packed(twin).or_else(|| decode_sse4::packed(twin)) {
         return pick_packed(x, op, i);
     }
-    pick_float(x, twin, i)
+    pick_float(twin, i)
 }
 
 /// Whether it works on 256 bits.
@@ -86,7 +90,9 @@ fn pick_packed(x: &Instruction, op: VecOp, i: &mut Insn) -> Op {
     }
     // Where the immediate has bits for each half.
     let step = match x.mnemonic() {
-        M::Vshufpd => 2,
+        M::Vshufpd | M::Vblendpd => 2,
+        M::Vblendps => 4,
+        M::Vmpsadbw => 3,
         _ => 0,
     };
     stepped(i, step, Op::AvxPacked);
@@ -235,6 +241,7 @@ fn pick_permute(x: &Instruction, i: &mut Insn) -> Option<Op> {
         M::Vpermilpd if x.op2_kind() == OpKind::Immediate8 => operation(i, 2, VecOp::ShufQ),
         M::Vpermilps => operation(i, 0, VecOp::LookupD),
         M::Vpermilpd => operation(i, 0, VecOp::LookupQ),
+        M::Vpblendd => operation(i, 4, VecOp::BlendD),
         M::Vpsllvd => operation(i, 0, VecOp::ShlVarD),
         M::Vpsllvq => operation(i, 0, VecOp::ShlVarQ),
         M::Vpsrlvd => operation(i, 0, VecOp::ShrVarD),
@@ -250,8 +257,51 @@ fn pick_permute(x: &Instruction, i: &mut Insn) -> Option<Op> {
     })
 }
 
+/// SSE4's lanes that become wider, INSERTPS, the string comparisons.
+fn pick_new(x: &Instruction, i: &mut Insn) -> Option<Op> {
+    let extend = |i: &mut Insn, step: u8, op: VecOp| {
+        stepped(i, step, Op::Vextend);
+        Some(numbered(i, op as u8, Op::Vextend))
+    };
+    let lengths = if matches!(x.mnemonic(), M::Vpcmpestri64 | M::Vpcmpestrm64) { 8 } else { 4 };
+    match x.mnemonic() {
+        M::Vpmovsxbw => extend(i, 8, VecOp::SxBW),
+        M::Vpmovsxbd => extend(i, 4, VecOp::SxBD),
+        M::Vpmovsxbq => extend(i, 2, VecOp::SxBQ),
+        M::Vpmovsxwd => extend(i, 8, VecOp::SxWD),
+        M::Vpmovsxwq => extend(i, 4, VecOp::SxWQ),
+        M::Vpmovsxdq => extend(i, 8, VecOp::SxDQ),
+        M::Vpmovzxbw => extend(i, 8, VecOp::ZxBW),
+        M::Vpmovzxbd => extend(i, 4, VecOp::ZxBD),
+        M::Vpmovzxbq => extend(i, 2, VecOp::ZxBQ),
+        M::Vpmovzxwd => extend(i, 8, VecOp::ZxWD),
+        M::Vpmovzxwq => extend(i, 4, VecOp::ZxWQ),
+        M::Vpmovzxdq => extend(i, 8, VecOp::ZxDQ),
+        M::Vinsertps => {
+            if i.src_kind() == Kind::Reg {
+                Some(numbered(i, VecOp::InsertPs as u8, Op::AvxPacked))
+            } else {
+                // The lane of the source is of registers only.
+                i.imm &= !0xc0;
+                Some(numbered(i, VecOp::InsertPs as u8, Op::VpackedD))
+            }
+        }
+        M::Vpcmpistri => Some(Op::Vpcmpistri),
+        M::Vpcmpistrm => Some(Op::Vpcmpistrm),
+        M::Vpcmpestri | M::Vpcmpestri64 => {
+            i.cc = lengths;
+            Some(Op::Vpcmpestri)
+        }
+        M::Vpcmpestrm | M::Vpcmpestrm64 => {
+            i.cc = lengths;
+            Some(Op::Vpcmpestrm)
+        }
+        _ => None,
+    }
+}
+
 /// Arithmetic, comparisons and conversions of floating point.
-fn pick_float(_: &Instruction, twin: M, i: &mut Insn) -> Op {
+fn pick_float(twin: M, i: &mut Insn) -> Op {
     use FloatOp as F;
     use Lanes::{Pd, Ps, Sd, Ss};
     let source = i.w2.0;
@@ -298,6 +348,18 @@ fn pick_float(_: &Instruction, twin: M, i: &mut Insn) -> Op {
         M::Cvtpd2ps => (F::Narrow, Pd, Op::AvxNarrow),
         M::Cvtpd2dq => (F::ToD, Pd, Op::AvxNarrow),
         M::Cvttpd2dq => (F::ToDTruncated, Pd, Op::AvxNarrow),
+        M::Addsubps => (F::AddSub, Ps, Op::AvxFloat),
+        M::Addsubpd => (F::AddSub, Pd, Op::AvxFloat),
+        M::Haddps => (F::HAdd, Ps, Op::AvxFloat),
+        M::Haddpd => (F::HAdd, Pd, Op::AvxFloat),
+        M::Hsubps => (F::HSub, Ps, Op::AvxFloat),
+        M::Hsubpd => (F::HSub, Pd, Op::AvxFloat),
+        M::Dpps => (F::Dot, Ps, Op::AvxFloat),
+        M::Dppd => (F::Dot, Pd, Op::AvxFloat),
+        M::Roundps => (F::Round, Ps, Op::AvxFloat),
+        M::Roundpd => (F::Round, Pd, Op::AvxFloat),
+        M::Roundss => (F::Round, Ss, Op::AvxScalar),
+        M::Roundsd => (F::Round, Sd, Op::AvxScalar),
         M::Cvtsi2ss | M::Cvtsi2sd => {
             let lanes = if twin == M::Cvtsi2ss { Ss } else { Sd };
             let (step, op) = if source == 8 { (8, F::FromQ) } else { (4, F::FromD) };

@@ -26,6 +26,9 @@ pub(crate) fn pick(x: &Instruction, _: Mode, i: &mut Insn) -> Op {
     if let Some(op) = packed(x.mnemonic()) {
         return pick_packed(x, op, i);
     }
+    if let Some(op) = crate::decode_sse4::pick(x, i) {
+        return op;
+    }
     if let Some(op) = pick_move(x, i) {
         return op;
     }
@@ -394,7 +397,6 @@ fn pick_move(x: &Instruction, i: &mut Insn) -> Option<Op> {
                 Op::Pinsrw
             }
         }
-        // SSE4.1 has another encoding, to memory as well.
         M::Pextrw => match x.code() {
             Code::Pextrw_r32_mm_imm8 | Code::Pextrw_r64_mm_imm8 => Op::MmxPextrw,
             Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8 => Op::Pextrw,

@@ -5,9 +5,9 @@
 use crate::{
     fault::Stop,
     flags::Arith,
-    insn::Insn,
+    insn::{Insn, Kind},
     state::Cpu,
-    vector::{FloatOp, Fused, Lanes, VecOp},
+    vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
     width::Width,
 };
 
@@ -34,6 +34,10 @@ pub(crate) trait Emit: Sized {
 
     /// Width of operand 0.
     fn width(&self, i: &Insn) -> Width;
+    /// What decode put into `cc`.
+    fn number(&self, i: &Insn) -> u8;
+    /// What kind of operand operand 0 is.
+    fn target_kind(&self, i: &Insn) -> Kind;
     /// Operand 1 (operand 0 if there is one only): register, immediate or memory, at the width of operand 0.
     fn source(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
     /// Operand 1 at another width.
@@ -222,6 +226,19 @@ pub(crate) trait Emit: Sized {
     fn lane_alone(&mut self, x: Self::Val) -> Self::Vec;
     /// An integer operation on all 128 bits; `imm` for those that take one.
     fn vec(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Self::Vec;
+    /// The same of an operation that came after SSE2: where the host has no instruction for it, a fast form ends.
+    fn vec_new(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Result<Self::Vec, Self::Stop>;
+    /// An operation on three operands.
+    fn vec3(&mut self, op: TernaryOp, a: Self::Vec, b: Self::Vec, c: Self::Vec, imm: u8) -> Self::Vec;
+    /// The same, as [`Emit::vec_new`].
+    fn vec3_new(
+        &mut self,
+        op: TernaryOp,
+        a: Self::Vec,
+        b: Self::Vec,
+        c: Self::Vec,
+        imm: u8,
+    ) -> Result<Self::Vec, Self::Stop>;
     /// A floating-point operation under MXCSR; #XM where an unmasked exception arises.
     fn float(
         &mut self,

@@ -12,7 +12,7 @@ use crate::{
     insn::{Insn, Kind, Links, attr},
     state::{Cpu, Why, reg},
     vector::{
-        FloatOp, Fused, Lanes, VecOp,
+        FloatOp, Fused, Lanes, TernaryOp, VecOp,
         wide::{self, Wide},
     },
     width::{D, Q, Width},
@@ -357,6 +357,14 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn width(&self, i: &Insn) -> Width {
         F::w(i)
+    }
+    #[inline(always)]
+    fn number(&self, i: &Insn) -> u8 {
+        F::cc(i)
+    }
+    #[inline(always)]
+    fn target_kind(&self, i: &Insn) -> Kind {
+        F::dst(i)
     }
     #[inline(always)]
     fn source(&mut self, i: &Insn) -> Result<u64, Stop> {
@@ -862,6 +870,24 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn vec(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
         wide::eval(op, a, b, imm)
+    }
+    #[inline(always)]
+    fn vec_new(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Result<Wide, Stop> {
+        if F::FAST {
+            return wide::at_once(op, a, b, imm).ok_or(Stop);
+        }
+        Ok(wide::eval(op, a, b, imm))
+    }
+    #[inline(always)]
+    fn vec3(&mut self, op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
+        wide::from_bits(op.eval(wide::bits(a), wide::bits(b), wide::bits(c), imm))
+    }
+    #[inline(always)]
+    fn vec3_new(&mut self, op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Result<Wide, Stop> {
+        if F::FAST {
+            return wide::at_once3(op, a, b, c).ok_or(Stop);
+        }
+        Ok(self.vec3(op, a, b, c, imm))
     }
     #[inline(always)]
     fn float(&mut self, op: FloatOp, lanes: Lanes, a: Wide, b: Wide, imm: u8) -> Result<Wide, Stop> {

@@ -8,6 +8,7 @@ mod cpu;
 mod decode;
 mod decode_avx;
 mod decode_integer;
+mod decode_sse4;
 mod decode_vector;
 mod emit;
 mod fault;

@@ -6,7 +6,8 @@
 
 use crate::{
     emit::{Emit, Emitted, HIGH},
-    insn::Insn,
+    insn::{Insn, Kind},
+    sem::sse4,
     vector::{FloatOp, Fused, Lanes, VecOp},
     width::{B, D, Q, Width},
 };
@@ -351,7 +352,7 @@ pub(crate) fn pextr<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = Width(step(i));
     let a = e.xmm(i.src);
     let v = narrow_lane(e, a, w, i.imm as u8);
-    if i.dst_kind() == crate::insn::Kind::Reg {
+    if i.dst_kind() == Kind::Reg {
         e.set(if w.0 == 8 { Q } else { D }, i.dst, v);
         return Ok(());
     }
@@ -380,7 +381,7 @@ pub(crate) fn broadcast_128<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn extract_128<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let v = e.xmm(if i.imm & 1 != 0 { i.src | HIGH } else { i.src });
-    if i.dst_kind() == crate::insn::Kind::Reg {
+    if i.dst_kind() == Kind::Reg {
         finish_low(e, i, v);
         return Ok(());
     }
@@ -688,5 +689,27 @@ pub(crate) fn packed_d<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (a, b) = (e.xmm(i.cc), e.lane_alone(b));
     let v = e.vec(VecOp::from_number(number(i)), a, b, i.imm as u8);
     finish_low(e, i, v);
+    Ok(())
+}
+
+/// VPCMPISTRM.
+#[inline(always)]
+pub(crate) fn pcmpistrm<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    sse4::pcmpistrm(e, i)?;
+    clear_xmm0(e)
+}
+
+/// VPCMPESTRM.
+#[inline(always)]
+pub(crate) fn pcmpestrm<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    sse4::pcmpestrm(e, i)?;
+    clear_xmm0(e)
+}
+
+/// The upper half of YMM0, whose lower half was a target.
+#[inline(always)]
+fn clear_xmm0<E: Emit>(e: &mut E) -> Emitted<E> {
+    let zero = zeros(e);
+    e.set_xmm(HIGH, zero);
     Ok(())
 }

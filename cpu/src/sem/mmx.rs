@@ -79,13 +79,33 @@ pub(crate) fn unpack_high<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     put(e, i, v)
 }
 
-/// PACKSSWB, PACKSSDW, PACKUSWB: both operands side by side, packed.
+/// PACKSSWB, PACKSSDW, PACKUSWB, PHADDW and its relatives: both operands side by side, packed or added.
 #[inline(always)]
 pub(crate) fn pack<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (a, b) = operands(e, i)?;
     let high = e.lane(b, 0);
     let v = e.with_lane(a, 1, high);
     let v = e.vec(VecOp::from_number(i.cc), v, v, 0);
+    let v = e.lane(v, 0);
+    put(e, i, v)
+}
+
+/// PSHUFB: SDM 2B "PSHUFB". With operand 0 in both halves, an index counts modulo eight.
+#[inline(always)]
+pub(crate) fn shuffle<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    let (a, b) = operands(e, i)?;
+    let a = e.vec(VecOp::UnpackLoQ, a, a, 0);
+    let v = e.vec(VecOp::ShufB, a, b, 0);
+    let v = e.lane(v, 0);
+    put(e, i, v)
+}
+
+/// PALIGNR: SDM 2B "PALIGNR". Eight of sixteen bytes.
+#[inline(always)]
+pub(crate) fn align<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
+    let (a, b) = operands(e, i)?;
+    let v = e.vec(VecOp::UnpackLoQ, b, a, 0);
+    let v = e.vec(VecOp::ShrBytes, v, v, i.imm as u8);
     let v = e.lane(v, 0);
     put(e, i, v)
 }

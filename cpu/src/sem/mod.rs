@@ -8,6 +8,7 @@ pub(crate) mod mmx;
 pub(crate) mod moves;
 pub(crate) mod pairs;
 pub(crate) mod shift;
+pub(crate) mod sse4;
 pub(crate) mod sse_float;
 pub(crate) mod sse_integer;
 pub(crate) mod sse_moves;
@@ -339,6 +340,7 @@ semantics! {
             Shrx => bits::shrx, any;
             Adcx => bits::adcx, any;
             Adox => bits::adox, any;
+            Crc32 => sse4::crc32, any;
         }
         Sse {
             MovX => sse_moves::mov, vector;
@@ -496,6 +498,30 @@ semantics! {
             Cvttps2pi => mmx::cvttps2pi, any;
             Cvtpd2pi => mmx::cvtpd2pi, any;
             Cvttpd2pi => mmx::cvttpd2pi, any;
+            Addsubps => sse_float::addsubps, any;
+            Addsubpd => sse_float::addsubpd, any;
+            Haddps => sse_float::haddps, any;
+            Haddpd => sse_float::haddpd, any;
+            Hsubps => sse_float::hsubps, any;
+            Hsubpd => sse_float::hsubpd, any;
+            Dpps => sse_float::dpps, any;
+            Dppd => sse_float::dppd, any;
+            Roundps => sse_float::roundps, any;
+            Roundpd => sse_float::roundpd, any;
+            Roundss => sse_float::roundss, any;
+            Roundsd => sse_float::roundsd, any;
+            Packed => sse4::packed, any;
+            Widen => sse4::widen, any;
+            Movddup => sse4::movddup, vector;
+            Insert => sse4::insert, any;
+            Extract => sse4::extract, any;
+            Insertps => sse4::insertps, any;
+            WithXmm0 => sse4::with_xmm0, any;
+            Ptest => sse4::ptest, vector;
+            Pcmpistri => sse4::pcmpistri, any;
+            Pcmpistrm => sse4::pcmpistrm, any;
+            Pcmpestri => sse4::pcmpestri, any;
+            Pcmpestrm => sse4::pcmpestrm, any;
             Movq2dq => mmx::movq2dq, any;
             Movdq2q => mmx::movdq2q, any;
         }
@@ -505,6 +531,8 @@ semantics! {
             MmxUnpackLow => mmx::unpack_low, any;
             MmxUnpackHigh => mmx::unpack_high, any;
             MmxPack => mmx::pack, any;
+            MmxShuffle => mmx::shuffle, any;
+            MmxAlign => mmx::align, any;
             MmxPinsrw => mmx::pinsrw, any;
             MmxPextrw => mmx::pextrw, any;
             MmxPmovmskb => mmx::pmovmskb, any;
@@ -567,6 +595,11 @@ semantics! {
             AvxNarrowToHalf => avx::narrow_to_half, any;
             FusedPacked => avx::fused_packed, any;
             FusedScalar => avx::fused_scalar, any;
+            VpackedD => avx::packed_d, any;
+            Vpcmpistri => sse4::pcmpistri, any;
+            Vpcmpistrm => avx::pcmpistrm, any;
+            Vpcmpestri => sse4::pcmpestri, any;
+            Vpcmpestrm => avx::pcmpestrm, any;
             Vcomiss => sse_float::comiss, any;
             Vcomisd => sse_float::comisd, any;
             Vucomiss => sse_float::ucomiss, any;

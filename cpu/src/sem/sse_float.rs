@@ -91,6 +91,18 @@ mnemonics! {
     cvtpd2dq ToD Pd,
     cvttpd2dq ToDTruncated Pd,
     cvtpd2ps Narrow Pd,
+    addsubps AddSub Ps,
+    addsubpd AddSub Pd,
+    haddps HAdd Ps,
+    haddpd HAdd Pd,
+    hsubps HSub Ps,
+    hsubpd HSub Pd,
+    dpps Dot Ps,
+    dppd Dot Pd,
+    roundps Round Ps,
+    roundpd Round Pd,
+    roundss Round Ss,
+    roundsd Round Sd,
 }
 
 /// Conversions that make two f64 of 64 bits.

@@ -33,29 +33,43 @@ const LEAF1_EDX: u32 = 1 // FPU
     | 1 << 26; // SSE2
 
 /// Bits of leaf 1 ECX.
-const LEAF1_ECX: u32 = 1 << 13 // CMPXCHG16B
+const LEAF1_ECX: u32 = 1 // SSE3
+    | 1 << 1 // PCLMULQDQ
+    | 1 << 9 // SSSE3
+    | 1 << 12 // FMA
+    | 1 << 13 // CMPXCHG16B
     | 1 << 17 // PCID
+    | 1 << 19 // SSE4.1
+    | 1 << 20 // SSE4.2
     | 1 << 21 // x2APIC
     | 1 << 22 // MOVBE
     | 1 << 23 // POPCNT
     | 1 << 24 // TSC-Deadline
-    | 1 << 26; // XSAVE
+    | 1 << 25 // AES
+    | 1 << 26 // XSAVE
+    | 1 << 28 // AVX
+    | 1 << 29; // F16C
 
 /// Leaf 7 EBX.
 const LEAF7_EBX: u32 = 1 // FSGSBASE
     | 1 << 1 // IA32_TSC_ADJUST
     | 1 << 3 // BMI1
+    | 1 << 5 // AVX2
     | 1 << 7 // SMEP
     | 1 << 8 // BMI2
     | 1 << 9 // ERMS
     | 1 << 10 // INVPCID
     | 1 << 13 // FCS and FDS are deprecated
     | 1 << 19 // ADX
-    | 1 << 20; // SMAP
+    | 1 << 20 // SMAP
+    | 1 << 29; // SHA
 
 /// Leaf 7 ECX.
 const LEAF7_ECX: u32 = 1 << 2 // UMIP
     | 1 << 3 // PKU
+    | 1 << 8 // GFNI
+    | 1 << 9 // VAES
+    | 1 << 10 // VPCLMULQDQ
     | 1 << 16; // LA57
 
 /// Leaf 7 EDX.

@@ -124,7 +124,7 @@ fn save(c: &mut Cpu, i: &Insn, how: Manner) -> Done {
         c.check_write(at.wrapping_add(offset(e, format)), e.size).map_err(|stop| fault(c, stop))?;
     }
     let old = c.read(Q, at.wrapping_add(XSTATE_BV)).map_err(|stop| fault(c, stop))?;
-    let mut put = |c: &mut Cpu, by: u64, bytes: &[u8]| {
+    let put = |c: &mut Cpu, by: u64, bytes: &[u8]| {
         c.write_bytes(at.wrapping_add(by), bytes).map_err(|stop| c.operand_fault(i, stop))
     };
     let mut area = Legacy([0; LEGACY]);

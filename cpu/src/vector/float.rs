@@ -266,8 +266,8 @@ impl FloatOp {
             FloatOp::HAdd => side_by_side(lanes, a, b, add::<F32>, add::<F64>, env),
             FloatOp::HSub => side_by_side(lanes, a, b, sub::<F32>, sub::<F64>, env),
             FloatOp::Dot => match lanes {
-                Lanes::Ss | Lanes::Ps => from_dwords(dot::<F32, 4>(dwords(a), dwords(b), imm, env)),
-                Lanes::Sd | Lanes::Pd => from_qwords(dot::<F64, 2>(qwords(a), qwords(b), imm, env)),
+                Lanes::Ss | Lanes::Ps => from_dwords(dot::<F32, 4, 1>([dwords(a)], [dwords(b)], imm, env)[0]),
+                Lanes::Sd | Lanes::Pd => from_qwords(dot::<F64, 2, 1>([qwords(a)], [qwords(b)], imm, env)[0]),
             },
             FloatOp::Round => on_lanes!(lanes, a, b, |F, _x, y| round::<F>(y, imm, env)),
         }
@@ -302,24 +302,29 @@ fn side_by_side(
     }
 }
 
-/// Products, sums of two of them, the sum of those; an unmasked exception ends it after the step that raised it.
-fn dot<F: HostFormat, const N: usize>(
-    a: [F::Bits; N],
-    b: [F::Bits; N],
+/// Products, sums of two of them, the sum of those, in one half or in both side by side. Each step is as an instruction of its
+/// own: an unmasked exception ends all after the step that raised it, and the flags of the steps before stay.
+fn dot<F: HostFormat, const N: usize, const H: usize>(
+    a: [[F::Bits; N]; H],
+    b: [[F::Bits; N]; H],
     imm: u8,
     env: &mut Env,
-) -> [F::Bits; N] {
+) -> [[F::Bits; N]; H] {
     let zero = F::from_u64(0);
-    let mut terms: [F::Bits; N] =
-        from_fn(|k| if imm >> (4 + k) & 1 != 0 { mul::<F>(a[k], b[k], env) } else { zero });
+    let mut terms: [[F::Bits; N]; H] = from_fn(|h| {
+        from_fn(|k| if imm >> (4 + k) & 1 != 0 { mul::<F>(a[h][k], b[h][k], env) } else { zero })
+    });
     let mut count = N;
     while count > 1 && env.unmasked() == 0 {
         count /= 2;
-        for k in 0..count {
-            terms[k] = add::<F>(terms[2 * k], terms[2 * k + 1], env);
+        *env = Env::sse(env.mxcsr());
+        for half in &mut terms {
+            for k in 0..count {
+                half[k] = add::<F>(half[2 * k], half[2 * k + 1], env);
+            }
         }
     }
-    from_fn(|k| if imm >> k & 1 != 0 { terms[0] } else { zero })
+    terms.map(|half| from_fn(|k| if imm >> k & 1 != 0 { half[0] } else { zero }))
 }
 
 /// A function of two elements on each lane, for [`FloatOp::by_host`].
@@ -459,7 +464,10 @@ impl Cpu {
         imm: u8,
     ) -> Result<[u128; 2], Stop> {
         let mut env = Env::sse(self.mxcsr);
-        let r = [0, 1].map(|k: usize| op.eval(lanes, a[k], b[k], imm, &mut env));
+        let r = match op {
+            FloatOp::Dot => dot::<F32, 4, 2>(a.map(dwords), b.map(dwords), imm, &mut env).map(from_dwords),
+            op => [0, 1].map(|k: usize| op.eval(lanes, a[k], b[k], imm, &mut env)),
+        };
         self.commit(env)?;
         Ok(r)
     }

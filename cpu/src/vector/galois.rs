@@ -73,9 +73,8 @@ static CRC: [u32; 256] = {
     table
 };
 
-/// CRC-32C of the low `bytes` of `data`, from `crc` on.
-#[inline(always)]
-pub(crate) fn crc32c(crc: u64, data: u64, bytes: usize) -> u64 {
+/// CRC-32C of the low `BYTES` of `data`, from `crc` on.
+pub(crate) fn crc32c<const BYTES: usize>(crc: u64, data: u64) -> u64 {
     let next = |crc: u32, x: &u8| crc >> 8 ^ CRC[usize::from(crc as u8 ^ x)];
-    data.to_le_bytes().iter().take(bytes).fold(crc as u32, next).into()
+    data.to_le_bytes().iter().take(BYTES).fold(crc as u32, next).into()
 }

@@ -23,6 +23,7 @@ pub(crate) mod wide;
 
 pub(crate) use float::{FloatOp, Lanes};
 pub(crate) use fused::Fused;
+pub(crate) use galois::crc32c;
 
 /// The list: name and function of each operation.
 macro_rules! vector_operations {
@@ -296,6 +297,9 @@ macro_rules! ternary_operations {
         #[repr(u8)]
         pub(crate) enum TernaryOp { $($(#[$doc])* $name,)* }
 
+        /// Every [`TernaryOp`] in order.
+        const TERNARY: &[TernaryOp] = &[$(TernaryOp::$name,)*];
+
         impl TernaryOp {
             /// The operation on values; `imm` for those that take one.
             #[inline(always)]
@@ -325,5 +329,13 @@ impl VecOp {
     #[inline(always)]
     pub(crate) fn from_number(n: u8) -> VecOp {
         OPERATIONS[usize::from(n).min(OPERATIONS.len() - 1)]
+    }
+}
+
+impl TernaryOp {
+    /// The inverse of `as u8`.
+    #[inline(always)]
+    pub(crate) fn from_number(n: u8) -> TernaryOp {
+        TERNARY[usize::from(n).min(TERNARY.len() - 1)]
     }
 }

@@ -1,7 +1,7 @@
 //! 128 bits as the interpreter holds them, on hosts without a better form of their own.
 #![allow(unsafe_code)]
 
-use super::VecOp;
+use super::{TernaryOp, VecOp};
 use crate::{
     ram::{peek, poke},
     width::Q,
@@ -38,6 +38,17 @@ pub(crate) fn alone(x: u64) -> Wide {
 #[inline(always)]
 pub(crate) fn eval(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
     op.eval(a, b, imm)
+}
+
+/// An operation that came after SSE2, where the host has instructions for it.
+#[inline(always)]
+pub(crate) fn at_once(_: VecOp, _: Wide, _: Wide, _: u8) -> Option<Wide> {
+    None
+}
+/// An operation on three operands, where the host has instructions for it.
+#[inline(always)]
+pub(crate) fn at_once3(_: TernaryOp, _: Wide, _: Wide, _: Wide) -> Option<Wide> {
+    None
 }
 
 /// # Safety

@@ -3,7 +3,7 @@
 //! goes through [`VecOp::eval`], which says for both what is right.
 #![allow(unsafe_code)]
 
-use super::VecOp;
+use super::{TernaryOp, VecOp};
 use core::arch::{asm, x86_64::*};
 
 /// 128 bits.
@@ -204,6 +204,17 @@ fn shuf_d(v: Wide, imm: u8) -> Wide {
         _ => _mm_shuffle_epi32::<15>(v),
     };
     _mm_unpacklo_epi64(pair(imm), pair(imm >> 4))
+}
+
+/// An operation that came after SSE2, where the host has instructions for it.
+#[inline(always)]
+pub(crate) fn at_once(_: VecOp, _: Wide, _: Wide, _: u8) -> Option<Wide> {
+    None
+}
+/// An operation on three operands, where the host has instructions for it.
+#[inline(always)]
+pub(crate) fn at_once3(_: TernaryOp, _: Wide, _: Wide, _: Wide) -> Option<Wide> {
+    None
 }
 
 /// # Safety

@@ -1,6 +1,8 @@
 //! The host's own CPU, where it is an x86-64 under Linux: runs one instruction from given registers and memory.
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+use iced_x86::{
+    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
+};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod linux_x86_64;
@@ -21,6 +23,28 @@ pub struct HostFault {
     pub error: u32,
     /// CR2, of a page fault.
     pub cr2: u64,
+}
+
+/// Whether the host has the extensions that a code belongs to, of those that came after what every x86-64 has.
+#[cfg(target_arch = "x86_64")]
+pub fn host_has(code: Code) -> bool {
+    use CpuidFeature as F;
+    code.cpuid_features().iter().all(|f| match *f {
+        F::SSE3 => is_x86_feature_detected!("sse3"),
+        F::SSSE3 => is_x86_feature_detected!("ssse3"),
+        F::SSE4_1 => is_x86_feature_detected!("sse4.1"),
+        F::SSE4_2 => is_x86_feature_detected!("sse4.2"),
+        F::AES => is_x86_feature_detected!("aes"),
+        F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
+        F::SHA => is_x86_feature_detected!("sha"),
+        F::GFNI => is_x86_feature_detected!("gfni"),
+        _ => true,
+    })
+}
+/// No other host has any.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn host_has(_: Code) -> bool {
+    false
 }
 
 /// Whether an instruction may run on the host: it neither leaves its place, nor needs privilege, nor reads what differs
@@ -69,6 +93,7 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
     let prefix = matches!(insn.segment_prefix(), Register::FS | Register::GS);
     insn.flow_control() == FlowControl::Next
         && !insn.is_invalid()
+        && host_has(insn.code())
         && !insn.is_privileged()
         && !varies
         && !segments
