@@ -9,14 +9,29 @@ use super::wide::{divide, fraction, grown, mul_high, normalize};
 /// 66 bits, so that what it leaves is exact.
 const HALF_PI: u128 = 0x3_243f_6a88_85a3_08d3;
 
+/// 2^193 / HALF_PI, cut off.
+const INVERSE: u128 = {
+    let (mut quotient, mut rest, mut bit) = (0, 1, 0);
+    while bit < 193 {
+        rest *= 2;
+        quotient *= 2;
+        if rest >= HALF_PI {
+            rest -= HALF_PI;
+            quotient += 1;
+        }
+        bit += 1;
+    }
+    quotient
+};
+
 /// An angle: `quadrant` times half of pi and a rest, whose magnitude is at most a quarter of pi.
 pub(super) struct Angle {
     quadrant: u32,
     negative: bool,
     exponent: i32,
     significand: u128,
-    sine: u128,
-    cosine: u128,
+    /// Of the rest, as a fraction.
+    square: u128,
 }
 
 /// The magnitude of a finite number that is not zero. None from 2^63 on, where silicon gives up.
@@ -28,16 +43,17 @@ pub(super) fn reduce(a: &Unpacked) -> Option<Angle> {
         (0, false, a.exponent, u128::from(a.significand) << 64)
     } else {
         let angle = u128::from(a.significand) << (a.exponent + 2);
-        let (turns, rest) = (angle / HALF_PI, angle % HALF_PI);
+        // The quotient or one less, because it is below 2^63 and INVERSE right to 2^-127 of itself.
+        let turns = mul_high(angle, INVERSE) >> 65;
+        let rest = angle - turns * HALF_PI;
+        let (turns, rest) = if rest >= HALF_PI { (turns + 1, rest - HALF_PI) } else { (turns, rest) };
         let beyond = rest > HALF_PI / 2;
-        // Never zero: an odd number of 66 bits divides no multiple of 64 bits by a power of two.
+        // Never zero: 64 bits times a power of two are no multiple of an odd number of 66 bits.
         let (significand, shift) = normalize(if beyond { HALF_PI - rest } else { rest });
         ((turns as u32).wrapping_add(beyond.into()), beyond, 127 - 65 - shift, significand)
     };
     let rest = fraction(exponent, significand);
-    let square = mul_high(rest, rest);
-    let (sine, cosine) = (sine_deficit(square), cosine_deficit(square));
-    Some(Angle { quadrant, negative, exponent, significand, sine, cosine })
+    Some(Angle { quadrant, negative, exponent, significand, square: mul_high(rest, rest) })
 }
 
 /// 1/a! - x/b! + x^2/c! - .. for every other factorial from `first` on: `x` is a square of at most (pi/4)^2.
@@ -64,10 +80,10 @@ impl Angle {
         let sign = negated != (quadrant & 2 != 0);
         if quadrant & 1 != 0 {
             // One less than what 1 - deficit is: it is cut off, and below 1 even where the deficit is.
-            return Unrounded::normalized(sign, -1, u128::MAX - self.cosine);
+            return Unrounded::normalized(sign, -1, u128::MAX - cosine_deficit(self.square));
         }
         // The last 62 bits of the rest are clear.
-        let sine = self.significand - mul_high(self.significand, self.sine) - 1;
+        let sine = self.significand - mul_high(self.significand, sine_deficit(self.square)) - 1;
         Unrounded::normalized(sign != self.negative, self.exponent, sine)
     }
 
@@ -75,8 +91,9 @@ impl Angle {
     pub(super) fn tangent(&self, negated: bool) -> Unrounded {
         let odd = self.quadrant & 1 != 0;
         let sign = negated != (self.negative != odd);
-        let more = self.cosine.saturating_sub(self.sine);
-        let divisor = if odd { self.sine } else { self.cosine };
+        let (sine, cosine) = (sine_deficit(self.square), cosine_deficit(self.square));
+        let more = cosine.saturating_sub(sine);
+        let divisor = if odd { sine } else { cosine };
         let by = if more == 0 {
             0
         } else {
