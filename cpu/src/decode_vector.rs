@@ -58,6 +58,7 @@ fn pick_x87(x: &Instruction, i: &mut Insn) -> Option<Op> {
         M::Fld1 | M::Fldl2t | M::Fldl2e | M::Fldpi | M::Fldlg2 | M::Fldln2 | M::Fldz => (Op::FldConstant, cc),
         M::Fst | M::Fist => (Op::Fst, cc),
         M::Fstp | M::Fistp | M::Fbstp => (Op::Fst, cc | operand::POP),
+        M::Fisttp => (Op::Fst, cc | operand::POP | operand::TRUNCATE),
         M::Fstpnce => (Op::Fstpnce, cc),
         M::Fxch => (Op::Fxch, cc),
         M::Fcmovb
@@ -103,6 +104,20 @@ fn pick_x87(x: &Instruction, i: &mut Insn) -> Option<Op> {
         M::Fprem => (Op::Fprem, cc),
         M::Fprem1 => (Op::Fprem1, cc),
         M::Fxtract => (Op::Fxtract, cc),
+        M::Fsin => (Op::Fsin, cc),
+        M::Fcos => (Op::Fcos, cc),
+        M::Fsincos => (Op::Fsincos, cc),
+        M::Fptan => (Op::Fptan, cc),
+        M::F2xm1 => (Op::F2xm1, cc),
+        M::Fpatan | M::Fyl2x | M::Fyl2xp1 => {
+            (i.dst, i.src) = (1, 0);
+            let op = match x.mnemonic() {
+                M::Fpatan => Op::Fpatan,
+                M::Fyl2x => Op::Fyl2x,
+                _ => Op::Fyl2xp1,
+            };
+            (op, cc | operand::POP)
+        }
         M::Fcom | M::Ficom => (Op::Fcom, cc),
         M::Fcomp | M::Ficomp => (Op::Fcom, cc | operand::POP),
         M::Fucom => (Op::Fucom, cc),

@@ -1,6 +1,6 @@
 //! Nanoseconds per operation: `cargo test --release -p softmetal-cpu --test float_speed -- --ignored --nocapture`.
 
-use softmetal_cpu::float::{self, Env, F32, F64, F80, ToInteger, x87};
+use softmetal_cpu::float::{self, Env, F32, F64, F80, ToInteger, Unpacked, x87};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -85,6 +85,39 @@ fn nanoseconds_per_operation() {
         black_box(x87::sqrt(&wide[n].unpack(), &mut env));
         black_box(env.raised());
     });
+    macro_rules! transcendental {
+        ($($operation:ident |$x:ident, $y:ident, $env:ident| $call:expr;)*) => {$(
+            time(&format!("x87 {}", stringify!($operation)), |n| {
+                let mut env = Env::x87(black_box(0x37f), 0);
+                let ($x, $y, $env) = (&wide[n].unpack(), &wide[n + 1].unpack(), &mut env);
+                let _ = $y;
+                black_box($call);
+                black_box(env.raised());
+            });
+        )*};
+    }
+    let small: Vec<F80> = (0..65)
+        .map(|n| x87::load_f64((0.01 + f64::from(n) * 0.006).to_bits(), &mut Env::x87(0x37f, 0)))
+        .collect();
+    transcendental!(
+        sin |x, y, env| x87::sin(x, env);
+        cos |x, y, env| x87::cos(x, env);
+        sin_cos |x, y, env| x87::sin_cos(x, env);
+        tan |x, y, env| x87::tan(x, env);
+        atan |x, y, env| x87::atan(y, x, env);
+        y_log2_x |x, y, env| x87::y_log2_x(y, x, env);
+    );
+    for (name, f) in [
+        ("sin below 1/2", (|a, env| x87::sin(a, env).unwrap_or_default()) as fn(&Unpacked, &mut Env) -> F80),
+        ("exp2_minus_1", x87::exp2_minus_1),
+        ("y_log2_x_plus_1", |a, env| x87::y_log2_x_plus_1(a, a, env)),
+    ] {
+        time(&format!("x87 {name}"), |n| {
+            let mut env = Env::x87(black_box(0x37f), 0);
+            black_box(f(&small[n].unpack(), &mut env));
+            black_box(env.raised());
+        });
+    }
     time("x87 load f64, store f64", |n| {
         let mut env = Env::x87(black_box(0x37f), 0);
         let value = x87::load_f64(doubles[n], &mut env);

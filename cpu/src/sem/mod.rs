@@ -707,6 +707,14 @@ semantics! {
             Fprem => sys::x87::fprem;
             Fprem1 => sys::x87::fprem1;
             Fxtract => sys::x87::fxtract;
+            Fsin => sys::x87::fsin;
+            Fcos => sys::x87::fcos;
+            Fsincos => sys::x87::fsincos;
+            Fptan => sys::x87::fptan;
+            Fpatan => sys::x87::fpatan;
+            F2xm1 => sys::x87::f2xm1;
+            Fyl2x => sys::x87::fyl2x;
+            Fyl2xp1 => sys::x87::fyl2xp1;
             Fcom => sys::x87::fcom;
             Fucom => sys::x87::fucom;
             Ftst => sys::x87::ftst;

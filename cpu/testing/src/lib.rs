@@ -12,6 +12,7 @@ mod machine;
 pub mod program;
 pub mod random;
 pub mod sweep;
+pub mod ulp;
 pub mod undefined;
 
 pub use host::{Host, HostFault};

@@ -10,6 +10,7 @@ mod constants;
 mod load_store;
 mod remainder;
 mod scale;
+mod transcendental;
 
 pub use arithmetic::{add, compare, div, mul, sqrt, sub};
 pub use bcd::{from_bcd, to_bcd};
@@ -17,6 +18,7 @@ pub use constants::{Constant, constant};
 pub use load_store::{from_i64, load_f32, load_f64, to_f32, to_f64, to_i16, to_i32, to_i64};
 pub use remainder::{Remainder, prem, prem1};
 pub use scale::{extract, round_to_integral, scale};
+pub use transcendental::{atan, cos, exp2_minus_1, sin, sin_cos, tan, y_log2_x, y_log2_x_plus_1};
 
 use super::env::{Env, IE, OE, PE, UE};
 use super::format::{Class, INTEGER_BIT, QUIET, Unpacked};

@@ -15,7 +15,7 @@ type Binary = fn(&Unpacked, &Unpacked, &mut Env) -> F80;
 type Unary = fn(&Unpacked, &mut Env) -> F80;
 
 /// Destination := f(destination, source): ST(0) and memory, or two registers of which one is ST(0).
-fn binary(c: &mut Cpu, i: &Insn, f: Binary) -> Done {
+pub(super) fn binary(c: &mut Cpu, i: &Insn, f: Binary) -> Done {
     c.x87_pending()?;
     let kind = i.cc & operand::KIND;
     let (to, b) = if kind == operand::REGISTER {
@@ -43,7 +43,7 @@ fn binary(c: &mut Cpu, i: &Insn, f: Binary) -> Done {
 }
 
 /// ST(0) := f(ST(0)).
-fn unary(c: &mut Cpu, i: &Insn, f: Unary) -> Done {
+pub(super) fn unary(c: &mut Cpu, i: &Insn, f: Unary) -> Done {
     c.x87_pending()?;
     c.x87_commit(i);
     let result = match c.x87.st(0) {

@@ -8,6 +8,7 @@ mod arithmetic;
 mod compare;
 mod control;
 mod environment;
+mod transcendental;
 mod transfer;
 
 pub(crate) use arithmetic::{
@@ -18,6 +19,7 @@ pub(crate) use control::{
     emms, fdecstp, ffree, fincstp, fldcw, fnclex, fninit, fnop, fnop_waiting, fnstcw, fnstsw, fwait,
 };
 pub(crate) use environment::{fldenv, fnsave, fnstenv, frstor};
+pub(crate) use transcendental::{f2xm1, fcos, fpatan, fptan, fsin, fsincos, fyl2x, fyl2xp1};
 pub(crate) use transfer::{fcmov, fld, fld_constant, fst, fstpnce, fxch};
 
 use crate::{
@@ -40,6 +42,8 @@ pub(crate) mod operand {
     pub(crate) const I64: u8 = 6;
     pub(crate) const BCD: u8 = 7;
     pub(crate) const KIND: u8 = 7;
+    /// The instruction rounds toward zero, whatever the control word says.
+    pub(crate) const TRUNCATE: u8 = 0x20;
     /// The instruction pops the stack.
     pub(crate) const POP: u8 = 0x40;
     /// It pops twice.

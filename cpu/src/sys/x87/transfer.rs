@@ -80,10 +80,10 @@ pub(crate) fn fld_constant(c: &mut Cpu, i: &Insn) -> Done {
     Ok(())
 }
 
-/// ST(0) as FST, FIST and FBSTP store it.
-fn stored(kind: u8, v: F80, env: &mut Env) -> Raw {
-    let how = ToInteger::Round;
-    match kind {
+/// ST(0) as FST, FIST, FISTTP and FBSTP store it.
+fn stored(cc: u8, v: F80, env: &mut Env) -> Raw {
+    let how = if cc & operand::TRUNCATE != 0 { ToInteger::Truncate } else { ToInteger::Round };
+    match cc & operand::KIND {
         operand::F32 => Raw::Bits(x87::to_f32(v, env).into()),
         operand::F64 => Raw::Bits(x87::to_f64(v, env)),
         operand::I16 => Raw::Bits(x87::to_i16(v, how, env) as u16 as u64),
@@ -94,16 +94,15 @@ fn stored(kind: u8, v: F80, env: &mut Env) -> Raw {
     }
 }
 
-/// FST, FSTP, FIST, FISTP, FBSTP: SDM 2A "FST/FSTP".
+/// FST, FSTP, FIST, FISTP, FISTTP, FBSTP: SDM 2A "FST/FSTP".
 pub(crate) fn fst(c: &mut Cpu, i: &Insn) -> Done {
     c.x87_pending()?;
-    let kind = i.cc & operand::KIND;
-    if kind == operand::REGISTER {
+    if i.cc & operand::KIND == operand::REGISTER {
         return copy(c, i);
     }
-    let Some(v) = c.x87.st(0) else { return store_empty(c, i, kind) };
+    let Some(v) = c.x87.st(0) else { return store_empty(c, i) };
     let mut env = c.x87.env();
-    let raw = stored(kind, v, &mut env);
+    let raw = stored(i.cc, v, &mut env);
     let keeps = env.x87_keeps_memory();
     c.x87_write(i, (!keeps).then_some(raw))?;
     c.x87_commit(i);
@@ -115,10 +114,10 @@ pub(crate) fn fst(c: &mut Cpu, i: &Insn) -> Done {
 }
 
 /// A store of an empty ST(0): the indefinite value if that is masked.
-fn store_empty(c: &mut Cpu, i: &Insn, kind: u8) -> Done {
+fn store_empty(c: &mut Cpu, i: &Insn) -> Done {
     // The status word changes only if the store succeeds; masked, the indefinite raises nothing of its own.
     let masked = c.x87.control & status::IE != 0;
-    let raw = stored(kind, F80::INDEFINITE, &mut Env::x87(c.x87.control, 0));
+    let raw = stored(i.cc, F80::INDEFINITE, &mut Env::x87(c.x87.control, 0));
     c.x87_write(i, masked.then_some(raw))?;
     c.x87_commit(i);
     if c.x87.stack_fault(false) {
