@@ -6,7 +6,7 @@ use crate::{
     layout::*,
     machine::{End, Machine, flag},
     segments::Segments,
-    undefined::{Undefined, free_error_code, is_wide_selector_push, undefined},
+    undefined::{Undefined, is_wide_selector_push, undefined},
 };
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Formatter, Instruction, InstructionInfoFactory, IntelFormatter,
@@ -150,6 +150,10 @@ impl Pair {
 
     /// Whether all memory that the instruction uses lies within the scratch memory or in the empty pages beside it.
     pub fn confined(&self, user: &User) -> bool {
+        if is_wide_selector_push(&self.insn) && user.gpr[4].wrapping_sub(4) & 0xfff > 0xffc {
+            // Makers find different faults where the upper half lies in another page, or behind the segment's end.
+            return false;
+        }
         let reach = if self.insn.has_rep_prefix() || self.insn.has_repne_prefix() {
             user.gpr[1].saturating_mul(8).min(1 << 40)
         } else {
@@ -190,17 +194,12 @@ impl Pair {
             return m.virtual_address(0, |r, _, _| register(user, r));
         }
         // iced takes the stack to be as wide as the code.
-        let narrow = self.segments.bitness() == 16;
         let stack = m.segment() == Register::SS && matches!(m.base(), Register::SP | Register::BP);
-        let moves_stack = self.insn.stack_pointer_increment() != 0;
-        m.virtual_address(0, |r, _, _| match r {
-            _ if r.is_segment_register() => Some(forms_legacy::base(self.segments, r)),
-            Register::SP | Register::BP if narrow && stack && moves_stack => {
-                // What does not fit 16 bits lies in no flat segment's scratch memory.
-                Some(user.gpr[r.number()])
-            }
-            _ => register(user, r),
-        })
+        if stack && self.insn.stack_pointer_increment() != 0 && !self.segments.narrow_stack() {
+            let offset = user.gpr[m.base().number()].wrapping_add(m.displacement() as i16 as u64);
+            return Some((offset & 0xffff_ffff).wrapping_add(self.segments.base(self.segments.ss)));
+        }
+        m.virtual_address(0, |r, _, _| self.value(user, r))
     }
 
     /// The source of BSF and BSR.
@@ -248,13 +247,6 @@ impl Pair {
         }
         if self.segments != Segments::LONG {
             self.compare_segments(before, &mut ours, &mut report);
-        }
-        if let (Err(ours), Err(theirs)) = (&mut our_fault, &their_fault)
-            && ours.vector == 14
-            && let Some(code) = &mut ours.error_code
-        {
-            let free = free_error_code(&self.insn);
-            *code = *code & !free | theirs.error & free;
         }
         let faulted = compare_faults(&mut report, our_fault, their_fault);
         let free = if faulted { Undefined::default() } else { free };

@@ -147,7 +147,9 @@ pub(crate) fn operand(
         }
         K::seg_reg => {
             insn.set_op_kind(k, OpKind::Register);
-            insn.set_op_register(k, random.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS]));
+            // FS and GS belong to the host's process, but may be read.
+            let choices = if k == 0 { 4 } else { 6 };
+            insn.set_op_register(k, random.pick(&[R::ES, R::CS, R::SS, R::DS, R::FS, R::GS][..choices]));
         }
         _ => return false,
     }

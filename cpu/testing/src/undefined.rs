@@ -74,13 +74,6 @@ pub fn undefined(insn: &Instruction, user: &User, source: u64) -> Undefined {
     }
 }
 
-/// Bits of a page fault's error code that differ between makers: ARPL of a page that may neither be read nor written is a
-/// read to AMD, as its operand is written only where it changes.
-pub(crate) fn free_error_code(insn: &Instruction) -> u32 {
-    const WRITE: u32 = 2;
-    if insn.mnemonic() == M::Arpl { WRITE } else { 0 }
-}
-
 /// Pushes of a selector with 32 bits. SDM 2B "PUSH": Intel's processors write the lower half alone; AMD's write zeros above it.
 pub(crate) fn is_wide_selector_push(insn: &Instruction) -> bool {
     insn.mnemonic() == M::Push

@@ -87,8 +87,7 @@ pub fn runs_in(segments: Segments, insn: &Instruction) -> bool {
     }
     use Mnemonic as M;
     // FS and GS belong to the process; around the instruction lies the trampoline's code.
-    let theirs = |r| matches!(r, Register::FS | Register::GS);
-    let kept = !theirs(insn.op0_register())
+    let kept = !matches!(insn.op0_register(), Register::FS | Register::GS)
         && !matches!(insn.memory_segment(), Register::CS | Register::FS | Register::GS)
         && !matches!(insn.segment_prefix(), Register::CS | Register::FS | Register::GS);
     let of_segments = match insn.mnemonic() {
