@@ -49,9 +49,12 @@ pub(crate) fn clflush(c: &mut Cpu, i: &Insn) -> Done {
 /// BOUND: SDM 2A "BOUND".
 pub(crate) fn bound(c: &mut Cpu, i: &Insn) -> Done {
     let w = i.w;
-    let at = c.operand_address(i, 2 * u64::from(w.0), false)?;
+    let size = u64::from(w.0);
+    // Two reads, one after the other, each with the checks of its own.
+    let at = c.far_address(i, 0, size, false)?;
     let low = w.sext(c.read(w, at)?) as i64;
-    let high = w.sext(c.read(w, at.wrapping_add(w.0.into()))?) as i64;
+    let at = c.far_address(i, size, size, false)?;
+    let high = w.sext(c.read(w, at)?) as i64;
     let v = w.sext(c.get(w, i.dst)) as i64;
     if v < low || v > high {
         return Err(c.raise(Fault::new(vector::BR)));

@@ -187,9 +187,7 @@ pub(crate) fn mov_to_segment(c: &mut Cpu, i: &Insn) -> Done {
 /// POP Sreg.
 pub(crate) fn pop_segment(c: &mut Cpu, i: &Insn) -> Done {
     let s = usize::from(i.dst);
-    // Only the selector's two bytes are read, though the stack pointer moves by the operand size.
-    let (v, _) = c.peek_stack(W)?;
-    let after = c.with_stack_pointer(c.gpr[4].wrapping_add(i.w.0.into()));
+    let (v, after) = c.peek_stack(i.w)?;
     c.load_segment(s, v as u16)?;
     c.commit_stack(after);
     if s == seg::SS {
@@ -222,9 +220,11 @@ pub(crate) fn mov_from_segment(c: &mut Cpu, i: &Insn) -> Done {
 
 /// LDS, LES, LFS, LGS, LSS: SDM 2A. `cc` is the segment register.
 pub(crate) fn load_far(c: &mut Cpu, i: &Insn) -> Done {
-    let at = c.operand_address(i, u64::from(i.w.0) + 2, false)?;
+    // Two reads, one after the other, each with the checks of its own.
+    let at = c.far_address(i, 0, i.w.0.into(), false)?;
     let offset = c.read(i.w, at).map_err(|stop| c.operand_fault(i, stop))?;
-    let selector = c.read(W, at.wrapping_add(i.w.0.into())).map_err(|stop| c.operand_fault(i, stop))?;
+    let at = c.far_address(i, i.w.0.into(), 2, false)?;
+    let selector = c.read(W, at).map_err(|stop| c.operand_fault(i, stop))?;
     let s = usize::from(i.cc);
     c.load_segment(s, selector as u16)?;
     c.set(i.w, i.dst, offset);
@@ -318,7 +318,7 @@ pub(crate) fn verw(c: &mut Cpu, i: &Insn) -> Done {
     Ok(())
 }
 
-/// ARPL: SDM 2A "ARPL".
+/// ARPL: SDM 2A "ARPL". The operand is written only where it changes.
 pub(crate) fn arpl(c: &mut Cpu, i: &Insn) -> Done {
     if !c.mode.contains(Mode::PROTECTED) {
         return Err(c.raise(Fault::UD));
@@ -326,14 +326,11 @@ pub(crate) fn arpl(c: &mut Cpu, i: &Insn) -> Done {
     let rpl = c.get(W, i.src) & 3;
     let at = match i.dst_kind() {
         Kind::Reg => None,
-        _ => Some(c.operand_address(i, 2, true)?),
+        _ => Some(c.operand_address(i, 2, false)?),
     };
     let old = match at {
         None => c.get(W, i.dst),
-        Some(at) => {
-            c.check_write(at, 2)?;
-            c.read(W, at).map_err(|stop| c.operand_fault(i, stop))?
-        }
+        Some(at) => c.read(W, at).map_err(|stop| c.operand_fault(i, stop))?,
     };
     let raise = old & 3 < rpl;
     if raise {

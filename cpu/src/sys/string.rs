@@ -182,8 +182,10 @@ pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
     // Where bulk work is right, this is the element across two pages; elsewhere it is all of them.
     let n = if bulk(c, i.seg.into()) { 1 } else { left };
     for _ in 0..n.min(s.count(c)) {
-        let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
+        // The source has been read before the destination's segment is looked at.
+        let from = s.source(c, i)?;
         let v = c.read(s.w, from)?;
+        let to = s.destination(c, true)?;
         c.write(s.w, to, v)?;
         s.advance(c, reg::RSI, step);
         s.advance(c, reg::RDI, step);
@@ -281,8 +283,9 @@ pub(crate) fn cmps(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     each(c, i, &s, |c| {
-        let (from, to) = (s.source(c, i)?, s.destination(c, false)?);
+        let from = s.source(c, i)?;
         let a = c.read(s.w, from)?;
+        let to = s.destination(c, false)?;
         let b = c.read(s.w, to)?;
         s.advance(c, reg::RSI, step);
         s.advance(c, reg::RDI, step);

@@ -1,20 +1,29 @@
 //! Encodings of instructions, made from iced's tables: every form of an opcode with random registers, immediates and
 //! addresses that lie in the scratch memory.
 
-use crate::{layout::*, random::Random};
+use crate::{Segments, forms_legacy as legacy, layout::*, random::Random};
 use iced_x86::{
     Code, CpuidFeature, Encoder, EncodingKind, Instruction, MemoryOperand, OpCodeOperandKind as K, OpKind,
     Register,
 };
 use softmetal_cpu::testing::User;
 
-/// All codes of legacy encoding that exist in 64-bit mode and belong to one of the features.
+/// All codes of legacy and VEX encoding that exist in 64-bit mode and belong to one of the features.
 pub fn codes(features: &[CpuidFeature]) -> Vec<Code> {
+    codes_for(64, features)
+}
+
+/// As [`codes`], of 16-, 32- or 64-bit code.
+pub fn codes_for(bitness: u32, features: &[CpuidFeature]) -> Vec<Code> {
     Code::values()
         .filter(|code| {
             let info = code.op_code();
             info.is_instruction()
-                && info.mode64()
+                && match bitness {
+                    16 => info.mode16(),
+                    32 => info.mode32(),
+                    _ => info.mode64(),
+                }
                 && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
                 && code.cpuid_features().iter().all(|f| features.contains(f))
         })
@@ -86,8 +95,21 @@ fn memory(random: &mut Random) -> MemoryOperand {
     }
 }
 
-/// A random instruction of this code; None where an operand is of a kind that does not run here.
+/// A random instruction of this code; None where an operand is of a kind that does not run here, or the operands chosen have
+/// no encoding.
 pub fn form(code: Code, random: &mut Random) -> Option<Form> {
+    form_in(Segments::LONG, code, random)
+}
+
+/// As [`form`], for code that runs in `segments`.
+pub fn form_in(segments: Segments, code: Code, random: &mut Random) -> Option<Form> {
+    // Half of the registers have no encoding in 16- and 32-bit code.
+    let attempts = if segments.bitness() == 64 { 1 } else { 64 };
+    (0..attempts).find_map(|_| attempt(segments, code, random))
+}
+
+fn attempt(segments: Segments, code: Code, random: &mut Random) -> Option<Form> {
+    let bitness = segments.bitness();
     let info = code.op_code();
     let mut insn = Instruction::default();
     insn.set_code(code);
@@ -113,7 +135,8 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
                 insn.set_op_kind(k, OpKind::Register);
                 insn.set_op_register(k, r);
             } else {
-                let m = memory(random);
+                let m = if bitness == 64 { memory(random) } else { legacy::memory(segments, random) };
+                insn.set_segment_prefix(m.segment_prefix);
                 insn.set_op_kind(k, OpKind::Memory);
                 insn.set_memory_base(m.base);
                 insn.set_memory_index(m.index);
@@ -127,6 +150,9 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
             }
             continue;
         };
+        if bitness != 64 && legacy::operand(&mut insn, k, kind, segments, random) {
+            continue;
+        }
         let (op, r) = match kind {
             K::r8_reg | K::r8_opcode => (OpKind::Register, gpr(random, 1)),
             K::r16_reg | K::r16_opcode | K::r16_rm => (OpKind::Register, gpr(random, 2)),
@@ -211,13 +237,14 @@ pub fn form(code: Code, random: &mut Random) -> Option<Form> {
             _ => {}
         }
     }
-    let mut encoder = Encoder::new(64);
+    let mut encoder = Encoder::new(bitness);
     if offset.is_some() {
         insn.set_memory_base(Register::RIP);
     }
-    encoder.encode(&insn, INSN).ok()?;
+    encoder.encode(&insn, segments.ip()).ok()?;
     let bytes = encoder.take_buffer();
-    let insn = iced_x86::Decoder::with_ip(64, &bytes, INSN, iced_x86::DecoderOptions::NONE).decode();
+    let options = iced_x86::DecoderOptions::NONE;
+    let insn = iced_x86::Decoder::with_ip(bitness, &bytes, segments.ip(), options).decode();
     (!insn.is_invalid()).then_some(Form { bytes, insn })
 }
 

@@ -6,6 +6,10 @@ pub const RAM: u64 = 8 << 20;
 pub const PML4: u64 = 0x1000;
 /// The GDT.
 pub const GDT: u64 = 0x4000;
+/// The GDT of [`crate::segments`].
+pub const LINUX_GDT: u64 = 0x4400;
+/// The LDT of [`crate::segments`].
+pub const LDT: u64 = 0x4800;
 /// The IDT: every vector leads to its own HLT.
 pub const IDT: u64 = 0x5000;
 /// The HLT of vector v is at `HANDLERS + 16 * v`.

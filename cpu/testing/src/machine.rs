@@ -1,6 +1,10 @@
 //! A CPU with a few MiB of RAM, long mode set up, and an IDT whose handlers halt.
 
-use crate::{bus::Recorder, layout::*};
+use crate::{
+    bus::Recorder,
+    layout::*,
+    segments::{self, Segments},
+};
 use iced_x86::{Decoder, DecoderOptions};
 use softmetal_cpu::{
     Cpu, CpuState, Exit, Fault, Options, Ram, Request,
@@ -157,6 +161,12 @@ impl Machine {
         for (k, descriptor) in DESCRIPTORS.iter().enumerate() {
             self.write_u64(GDT + 8 * k as u64, *descriptor);
         }
+        for (k, descriptor) in segments::GDT.iter().enumerate() {
+            self.write_u64(LINUX_GDT + 8 * k as u64, *descriptor);
+        }
+        for (k, descriptor) in segments::LDT.iter().enumerate() {
+            self.write_u64(LDT + 8 * k as u64, descriptor.encoded());
+        }
         let limit = TSS_SIZE - 1;
         self.write_u64(GDT + 0x50, 0x8b00_0000_0000 | limit & 0xffff | (TSS & 0xff_ffff) << 16);
         self.write_u64(GDT + 0x58, 0);
@@ -204,6 +214,18 @@ impl Machine {
         state.gpr[4] = USER_STACK;
         state.rip = INSN;
         state.rflags = 0x202;
+        state
+    }
+
+    /// As [`Machine::user_state`], with the segments and the descriptor tables of a Linux process.
+    pub fn user_state_in(segments: Segments) -> CpuState {
+        let mut state = Machine::user_state();
+        state.segments = segments.loaded();
+        state.gdtr = TableRegister { base: LINUX_GDT, limit: 8 * segments::GDT.len() as u16 - 1 };
+        let limit = 8 * segments::LDT.len() as u32 - 1;
+        state.ldtr = Segment { selector: 0x50, base: LDT, limit, attributes: 0x82 };
+        state.gpr[4] = USER_STACK - segments.base(segments.ss);
+        state.rip = segments.ip();
         state
     }
 
@@ -341,6 +363,18 @@ impl Machine {
         let result = self.step();
         *user = self.cpu.user();
         result
+    }
+
+    /// The software interrupt whose handler the last instruction has entered. `user` becomes what it interrupted.
+    pub fn taken(&mut self, user: &mut User) -> Option<Fault> {
+        let place = user.rip.wrapping_sub(HANDLERS);
+        if place >= 0x1000 || place & 15 != 0 || self.cpu.state().segments[1].selector != selector::CODE64 {
+            return None;
+        }
+        let fault = Fault::new((place >> 4) as u8);
+        let frame = self.pushed(fault.vector);
+        (user.rip, user.rflags, user.gpr[4]) = (frame.rip, frame.rflags, frame.rsp);
+        Some(fault)
     }
 
     /// Runs until something halts or shuts the CPU down.

@@ -2,11 +2,13 @@
 
 use crate::{
     compare::{Differences, Pair, blank},
-    forms::{self, aim, form},
-    host::runs_on_host,
+    forms::{self, aim, form, form_in},
+    forms_legacy,
+    host::{runs_in, runs_on_host},
     layout::SCRATCH_SIZE,
     machine::flag,
     random::{Random, cases},
+    segments::Segments,
     undefined::rflags,
 };
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
@@ -45,7 +47,15 @@ pub struct Swept {
 impl Sweep<'_> {
     /// Runs it. None where the host cannot serve.
     pub fn run(&self) -> Option<Swept> {
+        self.run_in(Segments::LONG)
+    }
+
+    /// As [`Sweep::run`], in code of other segments. None where the host has none of that kind, too.
+    pub fn run_in(&self, segments: Segments) -> Option<Swept> {
         let mut pair = Pair::with_options(self.options)?;
+        if !pair.enter(segments) {
+            return None;
+        }
         let mut random = Random::new(self.seed);
         let mut swept = Swept::default();
         let mut bytes = vec![0; SCRATCH_SIZE as usize];
@@ -58,8 +68,8 @@ impl Sweep<'_> {
             pair.differing_flags = 0;
             let before = swept.differences.cases;
             for _ in 0..cases(self.forms) {
-                let Some(form) = form(code, &mut random) else { continue };
-                if !runs_on_host(&form.insn) {
+                let Some(form) = form_in(segments, code, &mut random) else { continue };
+                if !runs_in(segments, &form.insn) {
                     break;
                 }
                 self.cases(&mut pair, &mut random, &form, &mut swept.differences);
@@ -76,7 +86,10 @@ impl Sweep<'_> {
     fn cases(&self, pair: &mut Pair, random: &mut Random, form: &forms::Form, found: &mut Differences) {
         pair.load(&form.bytes);
         for _ in 0..self.states {
-            let mut user = aim(form, random, &blank());
+            let mut user = match pair.segments() {
+                Segments::LONG => aim(form, random, &blank()),
+                segments => forms_legacy::aim(segments, form, random, &blank()),
+            };
             (self.prepare)(&mut user, random, &form.insn);
             forms::aim_indices(form, random, &mut user);
             if pair.confined(&user) {

@@ -73,3 +73,10 @@ pub fn undefined(insn: &Instruction, user: &User, source: u64) -> Undefined {
         _ => Undefined { flags, result: false },
     }
 }
+
+/// Pushes of a selector with 32 bits. SDM 2B "PUSH": Intel's processors write the lower half alone; AMD's write zeros above it.
+pub(crate) fn is_wide_selector_push(insn: &Instruction) -> bool {
+    insn.mnemonic() == M::Push
+        && insn.op0_register().is_segment_register()
+        && insn.stack_pointer_increment() == -4
+}

@@ -5,9 +5,15 @@
 //! The instruction may fault: a signal handler then notes vector, error code and address, and goes on behind it.
 #![allow(unsafe_code)]
 
-use super::HostFault;
-use crate::{layout::*, machine::flag};
-use iced_x86::code_asm::{CodeAssembler, dword_ptr, gpr32::*, gpr64::*, ptr, qword_ptr, word_ptr};
+use super::{
+    HostFault,
+    compat::{self, Selectors},
+};
+use crate::{Segments, compare::narrow, layout::*, machine::flag};
+use iced_x86::{
+    IcedError,
+    code_asm::{CodeAssembler, dword_ptr, gpr32::*, gpr64::*, ptr, qword_ptr, word_ptr},
+};
 use softmetal_cpu::{float::F80, testing::User};
 use std::{
     ffi::c_void,
@@ -18,19 +24,21 @@ use std::{
 
 /// What the trampoline loads, stores and remembers.
 #[repr(C, align(64))]
-struct Context {
+pub(super) struct Context {
     /// The XSAVE area: legacy region, header, upper halves of the YMM registers.
     state: [u8; AREA],
-    gpr: [u64; 16],
+    pub(super) gpr: [u64; 16],
     rflags: u64,
-    host_rsp: u64,
+    pub(super) host_rsp: u64,
     host_mxcsr: u32,
     host_control: u32,
+    pub(super) selectors: Selectors,
     /// Set by the signal handler; -1 while there was no fault.
     vector: i64,
     error: u64,
     cr2: u64,
     rip: u64,
+    ss: u16,
 }
 
 /// Bytes of the XSAVE area in its standard format, up to the end of AVX state, and where that begins.
@@ -40,11 +48,14 @@ const AVX: usize = 576;
 const HEADER: usize = 512;
 
 /// The context is the page behind the code.
-const CONTEXT: u64 = CODE + 0x1000;
+pub(super) const CONTEXT: u64 = CODE + 0x1000;
 /// Where the trampoline stores what the instruction left.
 const EPILOGUE: u64 = CODE + 0x400;
 /// Bytes for instructions and the jump behind them: the rest of the page.
 const INSN_ROOM: usize = 0x7f0;
+
+/// Nothing is mapped so far below and above the scratch memory: all that 16-bit segments reach.
+const EMPTY: u64 = 0x1_0000;
 
 /// One user at a time: the addresses are fixed.
 static LOCK: Mutex<()> = Mutex::new(());
@@ -55,6 +66,7 @@ pub struct Host {
     alias: *mut u8,
     context: *mut Context,
     len: usize,
+    segments: Segments,
     /// The instruction that is loaded.
     loaded: Vec<u8>,
     stack: Vec<u8>,
@@ -66,7 +78,7 @@ extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, context: *
     // SAFETY: the kernel gives a ucontext_t to handlers installed with SA_SIGINFO.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let rip = registers[libc::REG_RIP as usize] as u64;
-    if (INSN..INSN + INSN_ROOM as u64).contains(&rip) {
+    if (INSN..INSN + INSN_ROOM as u64).contains(&compat::linear(registers)) {
         let context = CONTEXT as *mut Context;
         // SAFETY: code at INSN runs only while a Host exists, whose context page is mapped at CONTEXT.
         unsafe {
@@ -74,8 +86,13 @@ extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, context: *
             (*context).error = registers[libc::REG_ERR as usize] as u64;
             (*context).cr2 = registers[libc::REG_CR2 as usize] as u64;
             (*context).rip = rip;
+            (*context).ss = compat::stack_selector(registers);
         }
-        registers[libc::REG_RIP as usize] = EPILOGUE as i64;
+        if compat::interrupted(registers) {
+            compat::resume(registers);
+        } else {
+            registers[libc::REG_RIP as usize] = EPILOGUE as i64;
+        }
         return;
     }
     // SAFETY: restoring a default action is always allowed; the instruction then faults again and ends the process.
@@ -109,29 +126,36 @@ impl Host {
         let code = map_at(CODE, 0x1000, libc::PROT_READ | libc::PROT_EXEC, fd, 0);
         let context = map_at(CONTEXT, 0x1000, rw, -1, 0);
         let scratch = map_at(SCRATCH, SCRATCH_SIZE as usize, rw, -1, 0);
+        let below = map_at(SCRATCH - EMPTY, EMPTY as usize, libc::PROT_NONE, -1, 0);
+        let above = map_at(SCRATCH + SCRATCH_SIZE, EMPTY as usize, libc::PROT_NONE, -1, 0);
         // SAFETY: a new mapping at any free address.
         let alias = unsafe { libc::mmap(null_mut(), 0x1000, rw, libc::MAP_SHARED, fd, 0) };
         // SAFETY: fd is ours and mapped as often as it will be.
         unsafe { libc::close(fd) };
-        if code.is_none() || context.is_none() || scratch.is_none() || alias == libc::MAP_FAILED {
+        let all = [code, context, scratch, below, above];
+        if all.iter().any(Option::is_none) || alias == libc::MAP_FAILED {
             return None;
         }
         let mut host = Host {
             alias: alias.cast(),
             context: CONTEXT as *mut Context,
             len: 0,
+            segments: Segments::LONG,
             loaded: Vec::new(),
             stack: vec![0; 64 << 10],
             _lock: lock,
         };
         host.protect(true);
-        host.write(0, &prologue()?);
-        host.write((EPILOGUE - CODE) as usize, &epilogue()?);
+        host.write(CODE, &prologue().ok()?);
+        host.write(EPILOGUE, &epilogue().ok()?);
+        host.write(compat::PROLOGUE, &compat::prologue(save, load).ok()?);
+        host.write(compat::EPILOGUE, &compat::epilogue(store, restore).ok()?);
         host.catch_faults();
         Some(host)
     }
 
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        let offset = (at - CODE) as usize;
         assert!(offset + bytes.len() <= 0x1000, "the trampoline fits its page");
         // SAFETY: alias is a writable mapping of one page, checked above.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.alias.add(offset), bytes.len()) };
@@ -160,20 +184,41 @@ impl Host {
         unsafe { libc::mprotect(SCRATCH_READ_ONLY as *mut c_void, 0x1000, protection) };
     }
 
+    /// Chooses the segments that instructions run in from now on; what is loaded goes. False, and as it was, where this
+    /// process has no such segments. In other code than 64-bit code, the upper halves of registers become zero, and R8 to
+    /// R15 stay as they are.
+    pub fn enter(&mut self, segments: Segments) -> bool {
+        let available = segments == Segments::LONG || compat::available(segments);
+        if available && segments != self.segments {
+            self.segments = segments;
+            self.loaded.clear();
+        }
+        available
+    }
+
+    /// The selectors after the last instruction that was not 64-bit code.
+    pub fn segments(&self) -> Segments {
+        // SAFETY: the context page is mapped while self lives.
+        unsafe { (*std::hint::black_box(self.context)).selectors.segments() }
+    }
+
     /// Puts one instruction, or a run of them, in its place.
     pub fn load(&mut self, insn: &[u8]) {
-        assert!(insn.len() + 5 <= INSN_ROOM, "the instructions fit behind the trampoline");
+        assert!(insn.len() + 8 <= INSN_ROOM, "the instructions fit behind the trampoline");
         if self.loaded == insn {
             return;
         }
         self.loaded = insn.to_vec();
         self.len = insn.len();
-        let offset = (INSN - CODE) as usize;
         let mut bytes = insn.to_vec();
-        let next = INSN + insn.len() as u64 + 5;
-        bytes.push(0xe9);
-        bytes.extend((EPILOGUE.wrapping_sub(next) as u32).to_le_bytes());
-        self.write(offset, &bytes);
+        if self.segments == Segments::LONG {
+            let next = INSN + insn.len() as u64 + 5;
+            bytes.push(0xe9);
+            bytes.extend((EPILOGUE.wrapping_sub(next) as u32).to_le_bytes());
+        } else {
+            bytes.extend(compat::tail(self.segments));
+        }
+        self.write(INSN, &bytes);
         // SDM 3A "Handling Self- and Cross-Modifying Code": code written through another linear address needs a
         // serializing instruction.
         std::hint::black_box(std::arch::x86_64::__cpuid(0));
@@ -181,7 +226,9 @@ impl Host {
 
     /// Runs what is loaded once. `user` becomes what it left, or, where it faulted, what stood then.
     pub fn run(&mut self, user: &mut User) -> Result<(), HostFault> {
-        let after = INSN + self.len as u64;
+        let after = self.segments.ip() + self.len as u64;
+        let long = self.segments == Segments::LONG;
+        let before = *user;
         // SAFETY: the context page is mapped while self lives, and nothing else refers to it.
         let context = unsafe { &mut *self.context };
         context.gpr = user.gpr;
@@ -189,9 +236,11 @@ impl Host {
         context.rflags = user.rflags & (flag::STATUS | flag::DF | flag::ID) | 0x202;
         put_state(&mut context.state, user);
         context.vector = -1;
+        context.selectors = Selectors::new(self.segments);
+        let entry = if long { CODE } else { compat::PROLOGUE };
         let enter: extern "C" fn() =
             // SAFETY: the prologue was written there; it saves what the calling convention wants saved.
-            unsafe { std::mem::transmute(CODE as *const ()) };
+            unsafe { std::mem::transmute(entry as *const ()) };
         enter();
         // SAFETY: as above; the trampoline has changed the page.
         let context = unsafe { &*std::hint::black_box(self.context) };
@@ -199,7 +248,12 @@ impl Host {
         let kept = flag::STATUS | flag::DF | flag::ID;
         user.rflags = user.rflags & !kept | context.rflags & kept;
         take_state(&context.state, user);
+        if !long {
+            narrow(&before, user);
+        }
         if context.vector >= 0 {
+            // SAFETY: as above.
+            unsafe { (*self.context).selectors.set_ss(context.ss) };
             user.rip = context.rip;
             return Err(HostFault {
                 vector: context.vector as u8,
@@ -233,74 +287,94 @@ impl Drop for Host {
             libc::sigaltstack(&none, null_mut());
             libc::munmap(self.alias.cast(), 0x1000);
             libc::munmap(CODE as *mut c_void, 0x2000);
-            libc::munmap(SCRATCH as *mut c_void, SCRATCH_SIZE as usize);
+            libc::munmap((SCRATCH - EMPTY) as *mut c_void, (SCRATCH_SIZE + 2 * EMPTY) as usize);
         }
     }
 }
 
 /// General registers by their numbers.
-const GPR: [iced_x86::code_asm::AsmRegister64; 16] =
+pub(super) const GPR: [iced_x86::code_asm::AsmRegister64; 16] =
     [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
 
-fn field(offset: usize) -> iced_x86::code_asm::AsmMemoryOperand {
+pub(super) fn field(offset: usize) -> iced_x86::code_asm::AsmMemoryOperand {
     qword_ptr(CONTEXT + offset as u64)
 }
 
-/// Saves the host's registers, loads the test's, and goes to the instruction.
-fn prologue() -> Option<Vec<u8>> {
-    let mut a = CodeAssembler::new(64).ok()?;
+/// Saves the host's registers.
+fn save(a: &mut CodeAssembler) -> Result<(), IcedError> {
     for r in [rbx, rbp, r12, r13, r14, r15] {
-        a.push(r).ok()?;
+        a.push(r)?;
     }
-    a.pushfq().ok()?;
+    a.pushfq()?;
     // Nobody expects the other vector and x87 registers back.
-    a.stmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64)).ok()?;
-    a.fnstcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64)).ok()?;
-    a.mov(field(offset_of!(Context, host_rsp)), rsp).ok()?;
-    let state = ptr(CONTEXT + offset_of!(Context, state) as u64);
-    if avx() {
-        a.mov(eax, 7).ok()?;
-        a.xor(edx, edx).ok()?;
-        a.xrstor64(state).ok()?;
-    } else {
-        a.fxrstor64(state).ok()?;
-    }
-    a.push(field(offset_of!(Context, rflags))).ok()?;
-    a.popfq().ok()?;
-    for (k, r) in GPR.into_iter().enumerate() {
-        a.mov(r, field(offset_of!(Context, gpr) + 8 * k)).ok()?;
-    }
-    a.jmp(INSN).ok()?;
-    a.assemble(CODE).ok()
+    a.stmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64))?;
+    a.fnstcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64))?;
+    a.mov(field(offset_of!(Context, host_rsp)), rsp)
 }
 
-/// Stores the test's registers, brings the host's back, and returns.
-fn epilogue() -> Option<Vec<u8>> {
-    let mut a = CodeAssembler::new(64).ok()?;
-    for (k, r) in GPR.into_iter().enumerate() {
-        a.mov(field(offset_of!(Context, gpr) + 8 * k), r).ok()?;
-    }
-    a.mov(rsp, field(offset_of!(Context, host_rsp))).ok()?;
-    a.pushfq().ok()?;
-    a.pop(field(offset_of!(Context, rflags))).ok()?;
+/// Loads the test's vector registers and flags.
+fn load(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let state = ptr(CONTEXT + offset_of!(Context, state) as u64);
     if avx() {
-        a.mov(eax, 7).ok()?;
-        a.xor(edx, edx).ok()?;
-        a.xsave64(state).ok()?;
-        a.vzeroupper().ok()?;
+        a.mov(eax, 7)?;
+        a.xor(edx, edx)?;
+        a.xrstor64(state)?;
     } else {
-        a.fxsave64(state).ok()?;
+        a.fxrstor64(state)?;
     }
-    a.fninit().ok()?;
-    a.fldcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64)).ok()?;
-    a.ldmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64)).ok()?;
-    a.popfq().ok()?;
+    a.push(field(offset_of!(Context, rflags)))?;
+    a.popfq()
+}
+
+/// Stores them.
+fn store(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.pushfq()?;
+    a.pop(field(offset_of!(Context, rflags)))?;
+    let state = ptr(CONTEXT + offset_of!(Context, state) as u64);
+    if avx() {
+        a.mov(eax, 7)?;
+        a.xor(edx, edx)?;
+        a.xsave64(state)?;
+        a.vzeroupper()
+    } else {
+        a.fxsave64(state)
+    }
+}
+
+/// Brings the host's registers back, and returns.
+fn restore(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.fninit()?;
+    a.fldcw(word_ptr(CONTEXT + offset_of!(Context, host_control) as u64))?;
+    a.ldmxcsr(dword_ptr(CONTEXT + offset_of!(Context, host_mxcsr) as u64))?;
+    a.popfq()?;
     for r in [r15, r14, r13, r12, rbp, rbx] {
-        a.pop(r).ok()?;
+        a.pop(r)?;
     }
-    a.ret().ok()?;
-    a.assemble(EPILOGUE).ok()
+    a.ret()
+}
+
+/// From the host's registers to the instruction.
+fn prologue() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(64)?;
+    save(&mut a)?;
+    load(&mut a)?;
+    for (k, r) in GPR.into_iter().enumerate() {
+        a.mov(r, field(offset_of!(Context, gpr) + 8 * k))?;
+    }
+    a.jmp(INSN)?;
+    a.assemble(CODE)
+}
+
+/// From the instruction back.
+fn epilogue() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(64)?;
+    for (k, r) in GPR.into_iter().enumerate() {
+        a.mov(field(offset_of!(Context, gpr) + 8 * k), r)?;
+    }
+    a.mov(rsp, field(offset_of!(Context, host_rsp)))?;
+    store(&mut a)?;
+    restore(&mut a)?;
+    a.assemble(EPILOGUE)
 }
 
 /// Whether the host has AVX, and the system saves its state.

@@ -1,9 +1,12 @@
 //! The host's own CPU, where it is an x86-64 under Linux: runs one instruction from given registers and memory.
 
+use crate::Segments;
 use iced_x86::{
     Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
 };
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod compat;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod linux_x86_64;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -79,8 +82,10 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
             | M::Xrstor
             | M::Xrstor64
             | M::Popf
+            | M::Popfd
             | M::Popfq
             | M::Pushf
+            | M::Pushfd
             | M::Pushfq
             | M::Wrpkru
             | M::Lfs
@@ -98,6 +103,24 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
         && !varies
         && !segments
         && !prefix
+}
+
+/// As [`runs_on_host`], for an instruction that stands in code of these segments.
+pub fn runs_in(segments: Segments, insn: &Instruction) -> bool {
+    if segments == Segments::LONG {
+        return runs_on_host(insn);
+    }
+    use Mnemonic as M;
+    // FS and GS belong to the process; around the instruction lies the trampoline's code.
+    let kept = !matches!(insn.op0_register(), Register::FS | Register::GS)
+        && !matches!(insn.memory_segment(), Register::CS | Register::FS | Register::GS)
+        && !matches!(insn.segment_prefix(), Register::CS | Register::FS | Register::GS);
+    let of_segments = match insn.mnemonic() {
+        M::Push | M::Les | M::Lds | M::Into => true,
+        M::Pop | M::Mov => (0..insn.op_count()).any(|k| insn.op_register(k).is_segment_register()),
+        _ => false,
+    };
+    kept && (of_segments || runs_on_host(insn))
 }
 
 /// Bytes that an instruction writes to memory through its operands, for those who must know before they run it.
