@@ -232,13 +232,13 @@ fn restore(c: &mut Cpu, i: &Insn, supervisor: bool) -> Done {
     } else if compacted && cleared & component::SSE != 0 {
         c.mxcsr = Mxcsr::RESET;
     }
-    for k in 0..c.xmm_count() {
+    for (k, half) in halves.iter().enumerate().take(c.xmm_count()) {
         if rfbm & component::SSE != 0 {
             c.xmm[k] = if loaded & component::SSE != 0 { area.xmm(k) } else { 0 };
         }
         if rfbm & component::AVX != 0 {
             // Zeros where there was nothing to load.
-            c.xmm[16 + k] = u128::from_le_bytes(halves[k]);
+            c.xmm[16 + k] = u128::from_le_bytes(*half);
         }
     }
     Ok(())
