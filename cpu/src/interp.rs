@@ -76,6 +76,32 @@ impl<const W: u8, const DST: u8, const SRC: u8> Form for At<W, DST, SRC> {
     }
 }
 
+/// Operation and kinds known: the hot forms of what decode numbers by its operation.
+pub(crate) struct AtOp<const OP: u8, const DST: u8, const SRC: u8>;
+impl<const OP: u8, const DST: u8, const SRC: u8> Form for AtOp<OP, DST, SRC> {
+    const FAST: bool = true;
+    #[inline(always)]
+    fn w(_: &Insn) -> Width {
+        Width(16)
+    }
+    #[inline(always)]
+    fn dst(_: &Insn) -> Kind {
+        Kind::from_bits(DST)
+    }
+    #[inline(always)]
+    fn src(_: &Insn) -> Kind {
+        Kind::from_bits(SRC)
+    }
+    #[inline(always)]
+    fn cc(_: &Insn) -> u8 {
+        OP
+    }
+    #[inline(always)]
+    fn locked(_: &Insn) -> bool {
+        false
+    }
+}
+
 /// The condition known.
 pub(crate) struct Cc<const C: u8>;
 impl<const C: u8> Form for Cc<C> {
@@ -880,7 +906,7 @@ impl<F: Form> Emit for Interp<F> {
     }
     #[inline(always)]
     fn vec3(&mut self, op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
-        wide::from_bits(op.eval(wide::bits(a), wide::bits(b), wide::bits(c), imm))
+        wide::eval3(op, a, b, c, imm)
     }
     #[inline(always)]
     fn vec3_new(&mut self, op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Result<Wide, Stop> {

@@ -144,16 +144,22 @@ pub fn handlers() -> Vec<Handler> {
     let kinds = [Kind::Reg, Kind::Mem, Kind::Imm, Kind::Far, Kind::Flat32];
     for n in 0..Op::COUNT {
         let op = Op::from_number(n);
-        let mut note = |step: crate::insn::Step, form: String| {
-            let name = format!("{op:?} {form}");
+        let mut note = |step: crate::insn::Step, form: &dyn Fn() -> String| {
             let address = step as usize;
-            found.entry(address).or_insert(Handler { name, address, ends_block: op.ends_block() });
+            found.entry(address).or_insert_with(|| {
+                let name = format!("{op:?} {}", form());
+                Handler { name, address, ends_block: op.ends_block() }
+            });
         };
-        note(general(n), "in general".into());
-        for w in [1, 2, 4, 8, 16] {
+        note(general(n), &|| "in general".into());
+        for w in [1, 2, 4, 8, 16, 32] {
+            // What is numbered by its operation is of vector registers.
+            let numbers = if w == 16 { 0..=u8::MAX } else { 0..=0 };
             for dst in kinds {
                 for src in kinds {
-                    note(specialised(op, w, dst, src, 0), format!("{w} {dst:?} {src:?}"));
+                    for c in numbers.clone() {
+                        note(specialised(op, w, dst, src, c), &|| format!("{w} {dst:?} {src:?} {c}"));
+                    }
                 }
             }
         }

@@ -19,6 +19,7 @@ use crate::{
     interp::{At, Cc, Dyn, Ending, Straight, ending, straight},
     sys,
 };
+use sse4::{extract_forms, insert_forms, packed_forms, widen_forms, xmm0_forms};
 
 /// The five operand forms of most integer instructions, at four widths.
 fn alu<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
@@ -510,13 +511,13 @@ semantics! {
             Roundpd => sse_float::roundpd, any;
             Roundss => sse_float::roundss, any;
             Roundsd => sse_float::roundsd, any;
-            Packed => sse4::packed, any;
-            Widen => sse4::widen, any;
+            Packed => sse4::packed, packed_forms;
+            Widen => sse4::widen, widen_forms;
             Movddup => sse4::movddup, vector;
-            Insert => sse4::insert, any;
-            Extract => sse4::extract, any;
+            Insert => sse4::insert, insert_forms;
+            Extract => sse4::extract, extract_forms;
             Insertps => sse4::insertps, any;
-            WithXmm0 => sse4::with_xmm0, any;
+            WithXmm0 => sse4::with_xmm0, xmm0_forms;
             Ptest => sse4::ptest, vector;
             Pcmpistri => sse4::pcmpistri, any;
             Pcmpistrm => sse4::pcmpistrm, any;

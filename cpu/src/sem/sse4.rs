@@ -4,9 +4,13 @@
 use crate::{
     emit::{Emit, Emitted},
     flags::Arith,
-    insn::{Insn, Kind},
+    insn::{Insn, Kind, Step},
+    interp::{AtOp, Dyn, Straight, straight},
     state::reg,
-    vector::{TernaryOp, VecOp, crc32c},
+    vector::{
+        TernaryOp, VecOp, crc32c,
+        wide::{can, can3},
+    },
     width::{B, D, Q, W, Width},
 };
 
@@ -242,4 +246,48 @@ pub(crate) fn crc32<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let v = e.helper(step, crc, data);
     e.set(D, i.dst, v);
     Ok(())
+}
+
+/// Handlers that know the operation, a register and a register or memory, for `$op`s that the host has instructions for.
+macro_rules! forms {
+    ($(#[$doc:meta])* $name:ident($list:ident, $can:path): $($op:ident)*) => {
+        $(#[$doc])*
+        pub(super) fn $name<S: Straight>(_: u8, dst: Kind, src: Kind, number: u8) -> Step {
+            if !$can($list::from_number(number)) {
+                return straight::<S, Dyn>;
+            }
+            match ($list::from_number(number), dst, src) {
+                $(
+                    ($list::$op, Kind::Reg, Kind::Reg) => straight::<S, AtOp<{ $list::$op as u8 }, 0, 0>>,
+                    ($list::$op, Kind::Reg, Kind::Mem) => straight::<S, AtOp<{ $list::$op as u8 }, 0, 1>>,
+                    ($list::$op, Kind::Mem, Kind::Reg) => straight::<S, AtOp<{ $list::$op as u8 }, 1, 0>>,
+                )*
+                _ => straight::<S, Dyn>,
+            }
+        }
+    };
+}
+
+forms! {
+    /// For [`packed`].
+    packed_forms(VecOp, can):
+    ShufB Align MAddUbSW MulHRsW AbsB AbsW AbsD BlendW BlendD BlendQ MinSB MaxSB MinUW MaxUW MinSD MaxSD MinUD MaxUD
+    CmpEqQ CmpGtQ MulLoD MulDQ PackUsDW AesEnc AesEncLast AesDec AesDecLast AesImc ClMulQ Sha1Rounds Sha1NextE Sha1Msg1
+    Sha1Msg2 Sha256Msg1 Sha256Msg2 Affine AffineInverse MulField
+}
+forms! {
+    /// For [`widen`].
+    widen_forms(VecOp, can): SxBW SxBD SxBQ SxWD SxWQ SxDQ ZxBW ZxBD ZxBQ ZxWD ZxWQ ZxDQ
+}
+forms! {
+    /// For [`insert`].
+    insert_forms(VecOp, can): InsertB InsertD InsertQ
+}
+forms! {
+    /// For [`extract`].
+    extract_forms(VecOp, can): ExtractB ExtractD ExtractQ
+}
+forms! {
+    /// For [`with_xmm0`].
+    xmm0_forms(TernaryOp, can3): SelectB SelectD SelectQ Sha256Rounds
 }

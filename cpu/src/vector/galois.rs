@@ -75,6 +75,15 @@ static CRC: [u32; 256] = {
 
 /// CRC-32C of the low `BYTES` of `data`, from `crc` on.
 pub(crate) fn crc32c<const BYTES: usize>(crc: u64, data: u64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v) = super::instructions::crc32c::<BYTES>(crc, data) {
+        return v;
+    }
+    crc32c_portable::<BYTES>(crc, data)
+}
+
+/// The same by a table.
+pub(super) fn crc32c_portable<const BYTES: usize>(crc: u64, data: u64) -> u64 {
     let next = |crc: u32, x: &u8| crc >> 8 ^ CRC[usize::from(crc as u8 ^ x)];
     data.to_le_bytes().iter().take(BYTES).fold(crc as u32, next).into()
 }

@@ -7,6 +7,9 @@ mod bitwise;
 mod float;
 mod fused;
 mod galois;
+#[cfg(target_arch = "x86_64")]
+#[path = "instructions_x86_64.rs"]
+mod instructions;
 mod lanes;
 mod multiply;
 mod sha;
@@ -322,6 +325,19 @@ ternary_operations! {
     /// PCMPESTRI and its relatives. c has the lengths of a and b. The low lane becomes IntRes2, the high lane has its index
     /// in bits 7:0, bit 8 if b is shorter than a register (ZF), bit 9 if a is (SF).
     CompareStrings => strings::compare;
+}
+
+/// [`VecOp::eval`] of what came after SSE2, for hosts without an instruction for it: once, as large as it is.
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn portable(op: VecOp, a: u128, b: u128, imm: u8) -> u128 {
+    op.eval(a, b, imm)
+}
+/// The same with three operands.
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn portable3(op: TernaryOp, a: u128, b: u128, c: u128, imm: u8) -> u128 {
+    op.eval(a, b, c, imm)
 }
 
 impl VecOp {

@@ -1,7 +1,7 @@
 //! Every operation against the host's own instruction.
 #![allow(unsafe_code)]
 
-use super::{OPERATIONS, VecOp, wide};
+use super::{OPERATIONS, TERNARY, TernaryOp, VecOp, galois, wide};
 use std::arch::x86_64::*;
 
 fn host(v: u128) -> __m128i {
@@ -216,8 +216,53 @@ fn operations_are_the_hosts() {
     }
 }
 
+/// What the host has an instruction for that came after SSE2, and what is made of several.
+#[test]
+fn later_operations_are_the_hosts() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut compared = 0;
+    for &op in OPERATIONS.iter().filter(|&&op| wide::can(op)) {
+        for n in 0..4096 {
+            let (a, b) = (random.operand(), random.operand());
+            let imm = n as u8;
+            let fast = wide::at_once(op, wide::from_bits(a), wide::from_bits(b), imm).map(wide::bits);
+            let portable = op.eval(a, b, imm);
+            assert_eq!(fast, Some(portable), "{op:?} of {a:032x}, {b:032x}, {imm}");
+        }
+        compared += 1;
+    }
+    assert!(compared >= 10, "blends, insertions and extractions need no more than SSE2");
+    for &op in TERNARY.iter().filter(|&&op| wide::can3(op)) {
+        for _ in 0..4096 {
+            let (a, b, c) = (random.operand(), random.operand(), random.operand());
+            let [x, y, z] = [a, b, c].map(wide::from_bits);
+            let fast = wide::at_once3(op, x, y, z).map(wide::bits);
+            assert_eq!(fast, Some(op.eval(a, b, c, 0)), "{op:?} of {a:032x}, {b:032x}, {c:032x}");
+        }
+    }
+}
+
+/// "123456789" gives the check value of the CRC's catalogues; the host's instruction gives what the table does.
+#[test]
+fn crc_of_the_digits() {
+    let bytewise =
+        b"123456789".iter().fold(0xffff_ffff, |crc, &x| galois::crc32c_portable::<1>(crc, x.into()));
+    assert_eq!(bytewise ^ 0xffff_ffff, 0xe306_9283);
+    let mut random = Random(7);
+    for _ in 0..1000 {
+        let (crc, data) = (random.next() & 0xffff_ffff, random.next());
+        assert_eq!(galois::crc32c::<1>(crc, data), galois::crc32c_portable::<1>(crc, data));
+        assert_eq!(galois::crc32c::<2>(crc, data), galois::crc32c_portable::<2>(crc, data));
+        assert_eq!(galois::crc32c::<4>(crc, data), galois::crc32c_portable::<4>(crc, data));
+        assert_eq!(galois::crc32c::<8>(crc, data), galois::crc32c_portable::<8>(crc, data));
+    }
+}
+
 #[test]
 fn numbers_name_operations() {
+    for &op in TERNARY {
+        assert_eq!(TernaryOp::from_number(op as u8), op);
+    }
     for &op in OPERATIONS {
         assert_eq!(VecOp::from_number(op as u8), op);
     }

@@ -40,6 +40,19 @@ pub(crate) fn eval(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
     op.eval(a, b, imm)
 }
 
+/// An operation on three vectors.
+#[inline(always)]
+pub(crate) fn eval3(op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
+    op.eval(a, b, c, imm)
+}
+/// Whether the host has instructions for an operation that came after SSE2.
+pub(crate) fn can(_: VecOp) -> bool {
+    false
+}
+/// The same with three operands.
+pub(crate) fn can3(_: TernaryOp) -> bool {
+    false
+}
 /// An operation that came after SSE2, where the host has instructions for it.
 #[inline(always)]
 pub(crate) fn at_once(_: VecOp, _: Wide, _: Wide, _: u8) -> Option<Wide> {

@@ -3,8 +3,10 @@
 //! goes through [`VecOp::eval`], which says for both what is right.
 #![allow(unsafe_code)]
 
-use super::{TernaryOp, VecOp};
+use super::{TernaryOp, VecOp, instructions, portable, portable3};
 use core::arch::{asm, x86_64::*};
+
+pub(crate) use instructions::{at_once, at_once3, can, can3};
 
 /// 128 bits.
 pub(crate) type Wide = __m128i;
@@ -68,8 +70,22 @@ pub(crate) fn eval(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
     if by_instruction(op) {
         // SAFETY: SSE2 is part of x86-64.
         unsafe { by_host(op, a, b, imm) }
-    } else {
+    } else if (op as u8) < VecOp::RcpPs as u8 {
         from_bits(op.eval(bits(a), bits(b), imm))
+    } else if can(op) {
+        at_once(op, a, b, imm).unwrap_or(a)
+    } else {
+        from_bits(portable(op, bits(a), bits(b), imm))
+    }
+}
+
+/// An operation on three vectors.
+#[inline(always)]
+pub(crate) fn eval3(op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
+    if can3(op) {
+        at_once3(op, a, b, c).unwrap_or(a)
+    } else {
+        from_bits(portable3(op, bits(a), bits(b), bits(c), imm))
     }
 }
 
@@ -170,13 +186,13 @@ macro_rules! each {
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn shl_bytes(v: Wide, imm: u8) -> Wide {
+pub(super) fn shl_bytes(v: Wide, imm: u8) -> Wide {
     each!(imm, _mm_slli_si128(v): 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn shr_bytes(v: Wide, imm: u8) -> Wide {
+pub(super) fn shr_bytes(v: Wide, imm: u8) -> Wide {
     each!(imm, _mm_srli_si128(v): 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
@@ -204,17 +220,6 @@ fn shuf_d(v: Wide, imm: u8) -> Wide {
         _ => _mm_shuffle_epi32::<15>(v),
     };
     _mm_unpacklo_epi64(pair(imm), pair(imm >> 4))
-}
-
-/// An operation that came after SSE2, where the host has instructions for it.
-#[inline(always)]
-pub(crate) fn at_once(_: VecOp, _: Wide, _: Wide, _: u8) -> Option<Wide> {
-    None
-}
-/// An operation on three operands, where the host has instructions for it.
-#[inline(always)]
-pub(crate) fn at_once3(_: TernaryOp, _: Wide, _: Wide, _: Wide) -> Option<Wide> {
-    None
 }
 
 /// # Safety
