@@ -45,52 +45,6 @@ fn mxcsr(random: &mut Random) -> u32 {
     }
 }
 
-/// Any encoding of an extended value, mostly valid ones.
-fn extended(random: &mut Random, floats: &mut float_host::Random, other: F80) -> F80 {
-    let near = u64::from(other.sign_exponent & 0x7fff);
-    let exponent = floats.exponent(15, near);
-    let fraction = match random.below(8) {
-        0 => other.significand,
-        1 => floats.pattern(24) << 39,
-        2 => floats.pattern(53) << 10,
-        _ => floats.pattern(63),
-    };
-    let integer_bit = (exponent != 0) != random.once_in(24);
-    F80 {
-        significand: fraction & (u64::MAX >> 1) | u64::from(integer_bit) << 63,
-        sign_exponent: (random.next() as u16 & 0x8000) | exponent as u16,
-    }
-}
-
-fn x87(random: &mut Random, floats: &mut float_host::Random) -> X87 {
-    let mut x = X87::default();
-    let mut other = F80::ZERO;
-    for r in &mut x.regs {
-        other = extended(random, floats, other);
-        *r = other;
-    }
-    x.tags = match random.below(4) {
-        0 => random.next() as u8,
-        1 => 0xff,
-        // Room for a push.
-        _ => 0x7f,
-    };
-    let top = if random.once_in(4) { random.below(8) as u16 } else { 0 };
-    x.tags = x.tags.rotate_left(top.into());
-    let word = random.next() as u16;
-    x.control = 0x40 | word & 0xf00 | if random.once_in(4) { word & 0x3f } else { 0x3f };
-    x.status = top << 11 | (random.next() as u16 & 0x4700);
-    if random.once_in(4) {
-        x.status |= random.next() as u16 & 0x7f;
-    }
-    if !random.once_in(16) {
-        // Nothing pending.
-        x.status &= !0x3f | x.control;
-    }
-    x.refresh_summary();
-    x
-}
-
 struct Run {
     pair: Pair,
     random: Random,
@@ -120,7 +74,7 @@ impl Run {
             *r = other;
         }
         user.mxcsr = mxcsr(&mut self.random);
-        user.x87 = x87(&mut self.random, &mut self.floats);
+        user.x87 = float_host::x87(&mut self.random, &mut self.floats);
         forms::aim_indices(form, &mut self.random, &mut user);
         let insn = &form.insn;
         if string_comparison(insn.mnemonic()) {
@@ -170,7 +124,7 @@ impl Run {
         let mut other = 0;
         while bytes.len() < SCRATCH_SIZE as usize {
             if self.random.once_in(4) {
-                let v = extended(&mut self.random, &mut self.floats, F80::ZERO);
+                let v = float_host::extended(&mut self.random, &mut self.floats, F80::ZERO);
                 bytes.extend(v.significand.to_le_bytes());
                 other = v.sign_exponent.into();
             } else {

@@ -3,6 +3,9 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+use softmetal_cpu::{float::F80, state::X87};
+use softmetal_cpu_testing as testing;
+
 /// How many random cases per operation and mode: more with `SOFTMETAL_FLOAT_CASES`.
 pub(crate) fn cases(default: u32) -> u32 {
     std::env::var("SOFTMETAL_FLOAT_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
@@ -65,4 +68,51 @@ impl Random {
         let sign = self.next() & 1;
         sign << (exponent_bits + fraction_bits) | exponent << fraction_bits | fraction
     }
+}
+
+/// Any encoding of an extended value, mostly valid ones.
+pub(crate) fn extended(random: &mut testing::Random, floats: &mut Random, other: F80) -> F80 {
+    let near = u64::from(other.sign_exponent & 0x7fff);
+    let exponent = floats.exponent(15, near);
+    let fraction = match random.below(8) {
+        0 => other.significand,
+        1 => floats.pattern(24) << 39,
+        2 => floats.pattern(53) << 10,
+        _ => floats.pattern(63),
+    };
+    let integer_bit = (exponent != 0) != random.once_in(24);
+    F80 {
+        significand: fraction & (u64::MAX >> 1) | u64::from(integer_bit) << 63,
+        sign_exponent: (random.next() as u16 & 0x8000) | exponent as u16,
+    }
+}
+
+/// Registers, tags, control and status words of the x87 unit, now and then with an exception pending.
+pub(crate) fn x87(random: &mut testing::Random, floats: &mut Random) -> X87 {
+    let mut x = X87::default();
+    let mut other = F80::ZERO;
+    for r in &mut x.regs {
+        other = extended(random, floats, other);
+        *r = other;
+    }
+    x.tags = match random.below(4) {
+        0 => random.next() as u8,
+        1 => 0xff,
+        // Room for a push.
+        _ => 0x7f,
+    };
+    let top = if random.once_in(4) { random.below(8) as u16 } else { 0 };
+    x.tags = x.tags.rotate_left(top.into());
+    let word = random.next() as u16;
+    x.control = 0x40 | word & 0xf00 | if random.once_in(4) { word & 0x3f } else { 0x3f };
+    x.status = top << 11 | (random.next() as u16 & 0x4700);
+    if random.once_in(4) {
+        x.status |= random.next() as u16 & 0x7f;
+    }
+    if !random.once_in(16) {
+        // Nothing pending.
+        x.status &= !0x3f | x.control;
+    }
+    x.refresh_summary();
+    x
 }
