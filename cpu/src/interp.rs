@@ -127,6 +127,8 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn far_address(&mut self, i: &Insn, by: u64, size: u64, write: bool) -> Result<u64, Stop> {
         let offset = self.far_offset(i).wrapping_add(by);
+        // What a bit string adds to an address of 32 bits wraps with it.
+        let offset = if i.asize == 4 { offset as u32 as u64 } else { offset };
         self.segment_address(i, offset, size, write)
     }
 
