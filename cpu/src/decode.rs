@@ -123,7 +123,10 @@ fn exchange_r8(x: &mut Instruction, bytes: &[u8]) {
 fn too_long(bytes: &[u8], bitness: u32) -> bool {
     let legacy =
         |b: &&u8| matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3);
-    let prefixes = bytes.iter().take(15).take_while(legacy).count();
+    // A REX prefix in front of others means nothing.
+    let rex = |b: &&u8| bitness == 64 && **b & 0xf0 == 0x40;
+    let run = bytes.iter().take(15).take_while(|b| legacy(b) || rex(b)).count();
+    let prefixes = bytes[..run].iter().rposition(|b| legacy(&b)).map_or(0, |last| last + 1);
     // What it is without prefixes that say nothing: segments, and repetitions of the others.
     let (prefix, rest) = bytes.split_at(prefixes);
     let telling = |b: &u8| matches!(b, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);

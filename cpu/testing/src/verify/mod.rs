@@ -8,7 +8,9 @@
 mod difference;
 pub mod plan;
 mod quirks;
+mod report;
 mod run;
+mod setup;
 mod side;
 mod state;
 mod subject;
@@ -16,5 +18,7 @@ mod values;
 
 pub use difference::Part;
 pub use plan::{Class, Maker};
+pub use report::report;
 pub use run::{Example, Limit, Seen, Tally, Verifier};
+pub use setup::{Setup, against_host, against_itself};
 pub use side::{Emulated, Side};
