@@ -38,7 +38,7 @@ Exit status:
 pub struct Arguments {
     /// Whose work is checked: interp (the interpreter)
     #[arg(long, value_name = "ENGINE", default_value = "interp", value_parser = parse_engine)]
-    engine: (),
+    engine: Engine,
     /// What is right: host (this machine's CPU) or interp (the interpreter without its speed-ups)
     #[arg(long, value_name = "WHOM", default_value = "host", value_parser = parse_against)]
     against: Against,
@@ -56,6 +56,12 @@ pub struct Arguments {
     only: Option<String>,
 }
 
+/// Whose work is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    Interp,
+}
+
 /// What the emulated CPU is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Against {
@@ -63,9 +69,9 @@ enum Against {
     Interp,
 }
 
-fn parse_engine(text: &str) -> Result<(), UseError> {
+fn parse_engine(text: &str) -> Result<Engine, UseError> {
     match text {
-        "interp" => Ok(()),
+        "interp" => Ok(Engine::Interp),
         "jit" | "kvm" => Err(UseError::new(format!(
             "'{text}' is not in this build, which has the interpreter only; right is interp"
         ))),
@@ -99,6 +105,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let wanted = |code: iced_x86::Code| {
         pattern.is_match(&format!("{code:?}")) || pattern.is_match(&format!("{:?}", code.mnemonic()))
     };
+    let Engine::Interp = arguments.engine;
     let setup = match arguments.against {
         Against::Interp => against_itself(seed, &wanted),
         Against::Host => against_host(seed, &wanted).ok_or_else(|| {

@@ -6,11 +6,13 @@
 //! can be, and reported.
 
 mod difference;
+mod line;
 pub mod plan;
 mod quirks;
 mod report;
 mod run;
 mod setup;
+mod shrink;
 mod side;
 mod state;
 mod subject;
@@ -19,6 +21,6 @@ mod values;
 pub use difference::Part;
 pub use plan::{Class, Maker};
 pub use report::report;
-pub use run::{Example, Limit, Seen, Tally, Verifier};
+pub use run::{Case, Example, Limit, Seen, Tally, Verifier};
 pub use setup::{Setup, against_host, against_itself};
 pub use side::{Emulated, Side};

@@ -87,6 +87,14 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         M::INVALID if matches!(subject.code.mnemonic(), M::Ud0 | M::Ud1) => {
             vector(ours) == Some(13) && vector(theirs) == Some(6)
         }
+        // Their operands need no alignment.
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(14)),
         // MOVSXD of 16 bits reads four bytes of memory.
         M::Movsxd => {
             subject.code == Code::Movsxd_r16_rm16 && vector(ours).is_none() && vector(theirs) == Some(14)

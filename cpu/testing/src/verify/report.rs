@@ -32,6 +32,9 @@ pub fn report(tally: &Tally) -> String {
         100.0 * tally.faults as f64 / tally.cases.max(1) as f64,
     );
     let _ = writeln!(out, "{} of {} instructions were met.", tally.codes.len(), tally.planned);
+    if !tally.missed.is_empty() {
+        let _ = writeln!(out, "Not met: {}", tally.missed.join(" "));
+    }
     if tally.near > 0 {
         let _ = writeln!(
             out,
@@ -66,6 +69,13 @@ pub fn report(tally: &Tally) -> String {
     }
     if different.len() > TABLE {
         let _ = writeln!(out, "and {} more", different.len() - TABLE);
+    }
+    out.push_str(
+        "\nThe smallest case of each, as lines for .ins files; behind the arrow stands what is right:\n\n",
+    );
+    for (line, text) in different.iter().filter_map(|(_, seen)| seen.smallest.as_ref()) {
+        let comment = text.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let _ = writeln!(out, "# {comment}\n{line}");
     }
     out
 }

@@ -3,8 +3,10 @@
 use super::{
     Maker,
     difference::{Outcome, Part, describe, parts, same},
+    line::line,
     plan::{self, Class},
     quirks::{self, Verdict},
+    shrink::{Judged, shrink},
     side::Side,
     state::{self, State},
     subject::Subject,
@@ -24,6 +26,9 @@ const FAULTING_STATES: usize = 2;
 /// Examples that are kept of each code's differences.
 const EXAMPLES: usize = 4;
 
+/// Codes whose smallest case is looked for.
+const SHRUNK: usize = 200;
+
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -33,19 +38,24 @@ pub enum Limit {
     Count(u64),
 }
 
-/// A case whose outcomes differ, with all that is needed to run it again.
-#[derive(Clone, Debug)]
-pub struct Example {
+/// What a case runs from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
     /// The instruction.
     pub bytes: Vec<u8>,
-    /// What it runs from.
+    /// Its registers.
     pub before: User,
-    /// The scratch memory that it runs from.
+    /// Its scratch memory.
     pub scratch: Vec<u8>,
+}
+
+/// A case whose outcomes differ.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The case.
+    pub case: Case,
     /// What differs.
     pub parts: Vec<Part>,
-    /// The same with both values, a line each.
-    pub text: String,
 }
 
 /// What is known of one code.
@@ -63,6 +73,8 @@ pub struct Seen {
     pub kinds: BTreeMap<Part, u64>,
     /// The first of them.
     pub examples: Vec<Example>,
+    /// The smallest that was found, as a line of an `.ins` file, and what differs then.
+    pub smallest: Option<(String, String)>,
 }
 
 /// What a run has come to.
@@ -78,6 +90,8 @@ pub struct Tally {
     pub differences: u64,
     /// By code: those that ran.
     pub codes: BTreeMap<String, Seen>,
+    /// Codes of which none ran: no encoding that may run here was found.
+    pub missed: Vec<String>,
     /// How many codes have run.
     pub covered: usize,
     /// How many codes there are to run.
@@ -184,8 +198,11 @@ impl Verifier {
             }
         }
         self.note(started.elapsed());
+        self.find_smallest();
         for (code, seen) in self.plan.iter().zip(self.seen) {
-            if seen.cases > 0 {
+            if seen.cases == 0 {
+                self.tally.missed.push(format!("{code:?}"));
+            } else {
                 self.tally.codes.insert(format!("{code:?}"), seen);
             }
         }
@@ -344,14 +361,65 @@ impl Verifier {
             }
             if seen.examples.len() < EXAMPLES {
                 seen.examples.push(Example {
-                    bytes: subject.bytes.clone(),
-                    before: user,
-                    scratch: self.buffers.snapshot.clone(),
-                    text: describe(&different, &ours, &theirs),
+                    case: Case {
+                        bytes: subject.bytes.clone(),
+                        before: user,
+                        scratch: self.buffers.snapshot.clone(),
+                    },
                     parts: different,
                 });
             }
         }
+    }
+
+    /// The smallest case of each code that differs.
+    fn find_smallest(&mut self) {
+        let different = (0..self.seen.len()).filter(|&k| self.seen[k].differences > 0);
+        for k in different.take(SHRUNK).collect::<Vec<_>>() {
+            let examples = std::mem::take(&mut self.seen[k].examples);
+            let lines = examples.iter().map(|example| {
+                let case = shrink(self, example.case.clone(), &example.parts);
+                let subject = Subject::new(self.plan[k], &case.bytes);
+                let judged = self.judge(&subject, &case);
+                (line(&case, &judged.theirs, &judged.memory), judged.text)
+            });
+            let smallest = lines.min_by_key(|(line, _)| line.len());
+            self.seen[k].smallest = smallest;
+            self.seen[k].examples = examples;
+        }
+    }
+
+    /// What these bytes are, or were made from, for the plan.
+    pub(super) fn code_of(&self, bytes: &[u8]) -> Code {
+        Subject::new(Code::INVALID, bytes).code
+    }
+
+    /// Whether a case may run here.
+    pub(super) fn allowed(&mut self, subject: &Subject, before: &User) -> bool {
+        let fault = plan::class(subject.code) == Class::AsFault;
+        let runs =
+            fault || subject.faults || self.planned[subject.code as usize] && plan::may_run(&subject.insn);
+        runs && (fault || subject.faults || subject.ranges(before, &mut self.buffers.ranges))
+    }
+
+    /// Runs one case on both sides, and compares everything.
+    pub(super) fn judge(&mut self, subject: &Subject, case: &Case) -> Judged {
+        self.ours.load(&case.bytes);
+        self.theirs.load(&case.bytes);
+        self.set_scratch(&case.scratch);
+        let ours = run(&mut *self.ours, &case.before);
+        let theirs = run(&mut *self.theirs, &case.before);
+        let mut different = parts(&ours, &theirs);
+        if !different.is_empty() && quirks::judge(self.maker, subject, &ours, &theirs) != Verdict::Wrong {
+            different.clear();
+        }
+        if !self.memory_agrees()
+            && !quirks::memory_allowed(self.maker, subject, &self.buffers.ours, &self.buffers.theirs)
+        {
+            different.push(Part::Memory);
+        }
+        let text = describe(&different, &ours, &theirs);
+        Judged { parts: different, text, theirs, memory: self.buffers.theirs.clone() }
     }
 }
 

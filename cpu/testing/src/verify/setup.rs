@@ -10,7 +10,7 @@ use softmetal_cpu::Options;
 use std::collections::BTreeSet;
 
 /// Which codes the user wants.
-pub type Wanted<'a> = &'a dyn Fn(Code) -> bool;
+type Wanted<'a> = &'a dyn Fn(Code) -> bool;
 
 /// A tester that is ready, and what it leaves out.
 pub struct Setup {
