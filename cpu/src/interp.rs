@@ -10,6 +10,7 @@ use crate::{
     fault::{Done, Fault, Stop, vector},
     flags::Arith,
     insn::{Insn, Kind, Links, attr},
+    planted::{self, Bug},
     state::{Cpu, Why, reg},
     vector::{
         FloatOp, Fused, Lanes, TernaryOp, VecOp,
@@ -871,7 +872,11 @@ impl<F: Form> Emit for Interp<F> {
     }
     #[inline(always)]
     fn vec(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
-        wide::eval(op, a, b, imm)
+        let v = wide::eval(op, a, b, imm);
+        if op == VecOp::PackUsWB && planted::is(Bug::PackSaturation) && wide::bits(a) as u16 == 0x8000 {
+            return wide::from_bits(wide::bits(v) | 0xff);
+        }
+        v
     }
     #[inline(always)]
     fn vec_new(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Result<Wide, Stop> {
