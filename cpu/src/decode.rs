@@ -8,7 +8,7 @@ use crate::{
     width::Width,
 };
 use iced_x86::{
-    ConditionCode, Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind,
+    Code, ConditionCode, Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind,
     Register,
 };
 use std::cell::Cell;
@@ -58,9 +58,12 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
             short = true;
             break;
         }
-        let mut insn = predecode(&x, mode, base);
         let start = (x.ip().wrapping_sub(base) as u16).wrapping_sub(offset);
         let its_bytes = bytes.get(usize::from(start)..).unwrap_or(&[]);
+        if x.mnemonic() == Mnemonic::Pause && bitness == 64 {
+            exchange_r8(&mut x, its_bytes);
+        }
+        let mut insn = predecode(&x, mode, base);
         if Op::from_number(insn.op).needs() == Needs::X87 {
             insn.imm = x87_opcode(its_bytes);
         }
@@ -96,14 +99,47 @@ pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
     (decoded.n == 1).then_some(decoded)
 }
 
+/// With REX.B, opcode 90 exchanges R8 and RAX whatever other prefixes there are; iced takes it for PAUSE behind F3.
+fn exchange_r8(x: &mut Instruction, bytes: &[u8]) {
+    let rex = x.len().checked_sub(2).and_then(|at| bytes.get(at)).copied().unwrap_or(0);
+    if rex & 0xf1 != 0x41 {
+        return;
+    }
+    let wide = rex & 8 != 0;
+    let narrow = bytes.iter().take(x.len()).any(|b| *b == 0x66);
+    let (code, a, b) = match (wide, narrow) {
+        (true, _) => (Code::Xchg_r64_RAX, Register::R8, Register::RAX),
+        (_, true) => (Code::Xchg_r16_AX, Register::R8W, Register::AX),
+        _ => (Code::Xchg_r32_EAX, Register::R8D, Register::EAX),
+    };
+    x.set_code(code);
+    x.set_op0_kind(OpKind::Register);
+    x.set_op0_register(a);
+    x.set_op1_kind(OpKind::Register);
+    x.set_op1_register(b);
+}
+
 /// Whether prefixes make an instruction, else good, longer than fifteen bytes.
 fn too_long(bytes: &[u8], bitness: u32) -> bool {
     let legacy =
         |b: &&u8| matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3);
-    let prefixes = bytes.iter().take(15).take_while(legacy).count();
-    let rest = &bytes[prefixes..];
+    // A REX prefix in front of others means nothing.
+    let rex = |b: &&u8| bitness == 64 && **b & 0xf0 == 0x40;
+    let run = bytes.iter().take(15).take_while(|b| legacy(b) || rex(b)).count();
+    let prefixes = bytes[..run].iter().rposition(|b| legacy(&b)).map_or(0, |last| last + 1);
+    // What it is without prefixes that say nothing: segments, and repetitions of the others.
+    let (prefix, rest) = bytes.split_at(prefixes);
+    let telling = |b: &u8| matches!(b, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
+    let mut short: Vec<u8> = Vec::with_capacity(20);
+    for (k, b) in prefix.iter().enumerate() {
+        if telling(b) && !prefix[k + 1..].contains(b) {
+            short.push(*b);
+        }
+    }
+    let dropped = prefixes - short.len();
+    short.extend(rest.iter().take(15));
     prefixes == 15
-        || prefixes > 0 && prefixes + Decoder::new(bitness, rest, DecoderOptions::NONE).decode().len() > 15
+        || dropped > 0 && dropped + Decoder::new(bitness, &short, DecoderOptions::NONE).decode().len() > 15
 }
 
 pub(crate) fn is_near_branch(x: &Instruction) -> bool {

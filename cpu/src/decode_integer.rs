@@ -346,7 +346,8 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         M::Clts => Op::Clts,
         M::Invlpg => Op::Invlpg,
         M::Invpcid => Op::Invpcid,
-        M::Wbinvd | M::Invd => Op::Wbinvd,
+        // WBNOINVD is WBINVD, whose prefix means nothing, to processors that do not know it.
+        M::Wbinvd | M::Wbnoinvd | M::Invd => Op::Wbinvd,
         M::Rdfsbase => Op::Rdfsbase,
         M::Rdgsbase => Op::Rdgsbase,
         M::Wrfsbase => Op::Wrfsbase,

@@ -10,6 +10,7 @@ use crate::{
     fault::{Done, Fault, Stop, vector},
     flags::Arith,
     insn::{Insn, Kind, Links, attr},
+    planted::{self, Bug},
     state::{Cpu, Why, reg},
     vector::{
         FloatOp, Fused, Lanes, TernaryOp, VecOp,
@@ -153,6 +154,8 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn far_address(&mut self, i: &Insn, by: u64, size: u64, write: bool) -> Result<u64, Stop> {
         let offset = self.far_offset(i).wrapping_add(by);
+        // What a bit string adds to an address of 32 bits wraps with it.
+        let offset = if i.asize == 4 { offset as u32 as u64 } else { offset };
         self.segment_address(i, offset, size, write)
     }
 
@@ -895,7 +898,11 @@ impl<F: Form> Emit for Interp<F> {
     }
     #[inline(always)]
     fn vec(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
-        wide::eval(op, a, b, imm)
+        let v = wide::eval(op, a, b, imm);
+        if op == VecOp::PackUsWB && planted::is(Bug::PackSaturation) && wide::bits(a) as u16 == 0x8000 {
+            return wide::from_bits(wide::bits(v) | 0xff);
+        }
+        v
     }
     #[inline(always)]
     fn vec_new(&mut self, op: VecOp, a: Wide, b: Wide, imm: u8) -> Result<Wide, Stop> {

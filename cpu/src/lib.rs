@@ -19,6 +19,7 @@ mod insn;
 mod interp;
 mod mmu;
 mod mode;
+pub mod planted;
 mod ram;
 mod sem;
 mod show;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::verify;
 use crate::config::{
     Accel, ClockSource, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
 };
@@ -18,10 +19,12 @@ Examples:
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
+  softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
 Exit status:
   0    the guest powered off, or reset with --no-reboot, or Ctrl-A x ended it
+  1    verify: something differs
   2    wrong use: an option or a file that cannot be right
   4    the host refused something: memory, a file, a socket; or a replay went another way than its log
   6    the guest crashed (triple fault); the message holds the CPU's state
@@ -47,6 +50,9 @@ enum Verb {
     /// Boot a guest that shows what this is: the one built in, or Debian's kernel with busybox
     #[command(after_help = EXAMPLES)]
     Demo(DemoArgs),
+    /// Compare the emulated CPU with this host's, instruction by instruction
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +153,8 @@ pub enum Request {
     Demo(Machine),
     /// Fetch Debian's kernel and busybox, and boot them on this machine.
     DemoDebian(Machine),
+    /// Compare CPUs.
+    Verify(verify::Arguments),
     /// Print this text, help that was asked for.
     Print(String),
 }
@@ -178,7 +186,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         }
         Err(error) => return Err(sentence(&error)),
     };
-    let (Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. })) = &line.command;
+    let machine = match &line.command {
+        Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
+        Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
+    };
     let debug = match machine.debug {
         None => DebugFlags::empty(),
         Some(Debug::Flags(flags)) => flags,
@@ -220,6 +231,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
                 Guest::Debian => Request::DemoDebian(machine),
             })
         }
+        // Answered above: it has no machine.
+        Verb::Verify(arguments) => Ok(Request::Verify(arguments.clone())),
     }
 }
 

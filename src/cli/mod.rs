@@ -7,6 +7,7 @@ mod demo;
 pub mod initramfs;
 mod messages;
 mod signals;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{Write, stdout};
@@ -45,6 +46,7 @@ fn obey(request: Request) -> Result<u8> {
             let _ = stdout().write_all(text.as_bytes());
             Ok(0)
         }
+        Request::Verify(arguments) => verify::run(&arguments),
         Request::Run(config) => run(&config),
         Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
         Request::DemoDebian(machine) => run(&demo::debian(machine)?),

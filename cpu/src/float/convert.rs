@@ -1,5 +1,7 @@
 //! Conversions of SSE, AVX and F16C: between formats, to and from integers, and to integral values.
 
+use crate::planted::{self, Bug};
+
 use super::env::{Env, IE, PE, Rounding};
 use super::format::{
     Class, F16, F32, F64, Format, HostFormat, Unpacked, assemble, infinity, is_inside, is_plain, quiet_nan,
@@ -164,7 +166,7 @@ pub(super) fn to_integer(a: &Unpacked, rounding: Rounding, bits: u32, env: &mut 
         env.raise(IE);
         return None;
     };
-    if integer.inexact {
+    if integer.inexact && !planted::is(Bug::StickyPe) {
         env.raise(PE);
         env.set_rounded_up(integer.up);
     }

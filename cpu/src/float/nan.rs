@@ -1,6 +1,8 @@
 //! NaN operands of SSE and AVX instructions. SDM 1 "Results of Operations with NaN Operands or a NaN Result for
 //! SSE/SSE2/SSE3 Numeric Instructions": the first operand that is a NaN, quieted.
 
+use crate::planted::{self, Bug};
+
 use super::env::{DE, Env, IE};
 use super::format::{Class, Format, Unpacked, indefinite, quiet_nan, unpack_sse};
 
@@ -17,7 +19,12 @@ fn propagate<F: Format>(operands: &[Unpacked], env: &mut Env) -> F::Bits {
         env.raise(IE);
     }
     // A signalling NaN has no precedence over a quiet one before it.
-    match operands.iter().find(|v| v.is_nan()) {
+    let nan = if planted::is(Bug::NanOrder) {
+        operands.iter().rfind(|v| v.is_nan())
+    } else {
+        operands.iter().find(|v| v.is_nan())
+    };
+    match nan {
         Some(nan) => quiet_nan::<F>(nan.sign, nan.significand),
         None => indefinite::<F>(),
     }

@@ -8,6 +8,7 @@ use crate::{
     fault::{Done, Fault, Stop, vector},
     group::granules,
     mode::Mode,
+    planted::{self, Bug},
     ram::{PAGE, peek, poke},
     state::{Cpu, Segment, seg},
     vector::wide::{self, Wide},
@@ -318,7 +319,15 @@ impl Cpu {
         let low = self.place(linear, Access::Write, class)?;
         let high = match b.is_empty() {
             true => None,
-            false => Some(self.place(linear.wrapping_add(first as u64), Access::Write, class)?),
+            false => match self.place(linear.wrapping_add(first as u64), Access::Write, class) {
+                Ok(place) => Some(place),
+                Err(stop) => {
+                    if planted::is(Bug::CrossingFault) {
+                        self.fault.address = linear;
+                    }
+                    return Err(stop);
+                }
+            },
         };
         self.write_place(low, a);
         if let Some(high) = high {

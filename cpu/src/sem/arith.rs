@@ -4,6 +4,7 @@ use crate::{
     emit::{Emit, Emitted},
     flags::Arith::{Add, Explicit, Sub},
     insn::{Insn, Kind},
+    planted::{self, Bug},
     state::reg,
     width::{B, Width},
 };
@@ -24,6 +25,11 @@ pub(crate) fn sub<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
     let b = e.source(i)?;
     let (a, r) = e.update(i, |e, a| e.sub(w, a, b))?;
+    if w == B && planted::is(Bug::OfOfSub8) {
+        let (cf, of) = (e.ult(w, a, b), e.truth(false));
+        carried(e, w, a, b, r, cf, of);
+        return Ok(());
+    }
     e.set_flags(w, Sub { a, b, r });
     Ok(())
 }
@@ -69,6 +75,11 @@ pub(crate) fn adc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let (x, y) = (e.xor(w, a, r), e.xor(w, b, r));
     let o = e.and(w, x, y);
     let of = e.sign(w, o);
+    if planted::is(Bug::AfOfAdc) {
+        let af = e.truth(false);
+        e.set_flags(w, Explicit { r, cf, of, af });
+        return Ok(());
+    }
     carried(e, w, a, b, r, cf, of);
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::{
     emit::{Emit, Emitted},
     flags::Arith::{Explicit, Logic},
     insn::Insn,
+    planted::{self, Bug},
     state::reg,
     width::{B, Q, Width},
 };
@@ -222,6 +223,9 @@ fn deposit(v: u64, mut mask: u64) -> u64 {
 /// The bits of `v` at the places of `mask`, side by side.
 fn gather(v: u64, mut mask: u64) -> u64 {
     let (mut r, mut at) = (0, 0);
+    if planted::is(Bug::PextMask) {
+        mask &= !(1 << 31);
+    }
     while mask != 0 {
         let place = mask & mask.wrapping_neg();
         r |= u64::from(v & place != 0) << at;

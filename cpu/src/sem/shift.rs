@@ -4,6 +4,7 @@ use crate::{
     emit::{Emit, Emitted},
     flags::Arith::Explicit,
     insn::Insn,
+    planted::{self, Bug},
     state::reg,
     width::{B, Q, Width},
 };
@@ -11,7 +12,7 @@ use crate::{
 /// A count of which 5 bits matter, 6 for 64-bit operands.
 #[inline(always)]
 fn masked<E: Emit>(e: &mut E, w: Width, n: E::Val) -> E::Val {
-    let m = e.int(B, if w == Q { 63 } else { 31 });
+    let m = e.int(B, if w == Q && !planted::is(Bug::ShiftCountMask) { 63 } else { 31 });
     e.and(B, n, m)
 }
 

@@ -4,7 +4,10 @@ use super::{
     float::Lanes,
     lanes::{dwords, from_dwords, from_qwords, qwords},
 };
-use crate::float::{Env, F32, F64, fma};
+use crate::{
+    float::{Env, F32, F64, add, fma, mul},
+    planted::{self, Bug},
+};
 
 /// What is added to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,9 @@ impl Fused {
         };
         let double = |k: usize, env: &mut Env| {
             let [x, y, z] = [x, y, z].map(|v| qwords(v)[k]);
+            if planted::is(Bug::FmaRounding) && !self.negate_product && !negate(k) {
+                return add::<F64>(mul::<F64>(x, y, env), z, env);
+            }
             fma::<F64>(x, y, z, self.negate_product, negate(k), env)
         };
         match lanes {

@@ -16,6 +16,7 @@ pub mod segments;
 pub mod sweep;
 pub mod ulp;
 pub mod undefined;
+pub mod verify;
 
 pub use host::{Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};

@@ -24,5 +24,5 @@
 mod parse;
 mod run;
 
-pub use parse::{File, Item, Line, Mode, Place, parse};
+pub use parse::{Expected, File, Item, Line, Mode, Place, parse};
 pub use run::{Report, check_file};

@@ -1,0 +1,431 @@
+//! The loop: subjects, states, both sides, comparison.
+
+use super::{
+    Maker,
+    difference::{Outcome, Part, describe, parts, same},
+    line::line,
+    plan::{self, Class},
+    quirks::{self, Verdict},
+    shrink::{Judged, shrink},
+    side::Side,
+    state::{self, State},
+    subject::Subject,
+};
+use crate::{Random, layout::*};
+use iced_x86::Code;
+use softmetal_cpu::testing::User;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// States that one encoding runs from.
+const STATES: usize = 16;
+/// Of an encoding that always faults: a fault costs the host a signal.
+const FAULTING_STATES: usize = 2;
+/// Examples that are kept of each code's differences.
+const EXAMPLES: usize = 4;
+
+/// Codes whose smallest case is looked for.
+const SHRUNK: usize = 200;
+
+/// When to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// After this time.
+    Time(Duration),
+    /// After so many cases.
+    Count(u64),
+}
+
+/// What a case runs from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// The instruction.
+    pub bytes: Vec<u8>,
+    /// Its registers.
+    pub before: User,
+    /// Its scratch memory.
+    pub scratch: Vec<u8>,
+}
+
+/// A case whose outcomes differ.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The case.
+    pub case: Case,
+    /// What differs.
+    pub parts: Vec<Part>,
+}
+
+/// What is known of one code.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Cases that ran.
+    pub cases: u64,
+    /// Of these, cases that ended with an exception.
+    pub faults: u64,
+    /// Cases whose results need not be exact, and differed no more than they may.
+    pub near: u64,
+    /// Cases that differed.
+    pub differences: u64,
+    /// How often each kind of thing differed.
+    pub kinds: BTreeMap<Part, u64>,
+    /// The first of them.
+    pub examples: Vec<Example>,
+    /// The smallest that was found, as a line of an `.ins` file, and what differs then.
+    pub smallest: Option<(String, String)>,
+}
+
+/// What a run has come to.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Cases compared.
+    pub cases: u64,
+    /// Of these, cases that ended with an exception on the side that is right.
+    pub faults: u64,
+    /// Cases whose results need not be exact (approximations, transcendental functions), and differed no more than they may.
+    pub near: u64,
+    /// Cases that differed.
+    pub differences: u64,
+    /// By code: those that ran.
+    pub codes: BTreeMap<String, Seen>,
+    /// Codes of which none ran: no encoding that may run here was found.
+    pub missed: Vec<String>,
+    /// How many codes have run.
+    pub covered: usize,
+    /// How many codes there are to run.
+    pub planned: usize,
+    /// The time it took.
+    pub elapsed: Duration,
+}
+
+/// The tester.
+pub struct Verifier {
+    ours: Box<dyn Side>,
+    theirs: Box<dyn Side>,
+    maker: Maker,
+    random: Random,
+    plan: Vec<Code>,
+    /// By code: whether prefixes may make it of another.
+    planned: Vec<bool>,
+    states: Vec<State>,
+    seen: Vec<Seen>,
+    tally: Tally,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
+    snapshot: Vec<u8>,
+    ours: Vec<u8>,
+    theirs: Vec<u8>,
+    ranges: Vec<(u64, u64, bool)>,
+}
+
+impl Verifier {
+    /// Compares `ours` with `theirs`, whose maker is `maker`, over the codes of `plan`.
+    pub fn new(
+        ours: Box<dyn Side>,
+        theirs: Box<dyn Side>,
+        maker: Maker,
+        plan: Vec<Code>,
+        seed: u64,
+    ) -> Verifier {
+        let mut planned = vec![false; Code::values().len()];
+        plan.iter().for_each(|&code| planned[code as usize] = true);
+        let mut verifier = Verifier {
+            planned,
+            ours,
+            theirs,
+            maker,
+            random: Random::new(seed),
+            seen: vec![Seen::default(); plan.len()],
+            tally: Tally { planned: plan.len(), ..Tally::default() },
+            plan,
+            states: vec![State::new(); STATES],
+            buffers: Buffers::default(),
+        };
+        let mut bytes = vec![0; SCRATCH_SIZE as usize];
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&verifier.random.operand().to_le_bytes());
+        }
+        verifier.set_scratch(&bytes);
+        verifier
+    }
+
+    /// How many codes there are to run.
+    pub fn planned(&self) -> usize {
+        self.plan.len()
+    }
+
+    fn set_scratch(&mut self, bytes: &[u8]) {
+        self.ours.set_scratch(bytes);
+        self.theirs.set_scratch(bytes);
+    }
+
+    /// Runs until the limit; `progress` is told now and then, and says whether to go on.
+    pub fn run(mut self, limit: Limit, progress: &mut dyn FnMut(&Tally) -> bool) -> Tally {
+        let started = Instant::now();
+        let mut told = started;
+        let mut order: Vec<usize> = (0..self.plan.len()).collect();
+        'all: loop {
+            // Each round meets every code, in a new order.
+            for k in (1..order.len()).rev() {
+                order.swap(k, self.random.below(k as u64 + 1) as usize);
+            }
+            let before = self.tally.cases;
+            for &k in &order {
+                self.code(k);
+                let now = Instant::now();
+                let over = match limit {
+                    Limit::Time(time) => now - started >= time,
+                    Limit::Count(count) => self.tally.cases >= count,
+                };
+                if over {
+                    break 'all;
+                }
+                if now - told >= Duration::from_millis(100) {
+                    told = now;
+                    self.note(started.elapsed());
+                    if !progress(&self.tally) {
+                        break 'all;
+                    }
+                }
+            }
+            if self.tally.cases == before {
+                break;
+            }
+        }
+        self.note(started.elapsed());
+        self.find_smallest();
+        for (code, seen) in self.plan.iter().zip(self.seen) {
+            if seen.cases == 0 {
+                self.tally.missed.push(format!("{code:?}"));
+            } else {
+                self.tally.codes.insert(format!("{code:?}"), seen);
+            }
+        }
+        self.tally
+    }
+
+    fn note(&mut self, elapsed: Duration) {
+        self.tally.elapsed = elapsed;
+        self.tally.covered = self.seen.iter().filter(|seen| seen.cases > 0).count();
+    }
+
+    /// One encoding of a code, from some states.
+    fn code(&mut self, k: usize) {
+        let code = self.plan[k];
+        let class = plan::class(code);
+        let planned = &self.planned;
+        let allowed = |insn: &iced_x86::Instruction| match class {
+            Class::Compared => planned[insn.code() as usize] && plan::may_run(insn),
+            Class::AsFault => plan::class(insn.code()) == class,
+            Class::Elsewhere(_) => false,
+        };
+        let Some(mut subject) = Subject::random(code, &mut self.random, &allowed) else { return };
+        subject.faults |= class == Class::AsFault;
+        if !quirks::comparable(self.maker, &subject) {
+            return;
+        }
+        let base = state::base(&mut self.random);
+        let mut count = 0;
+        let wanted = if subject.faults { FAULTING_STATES } else { STATES };
+        for _ in 0..wanted {
+            state::draw(&subject, &base, &mut self.random, &mut self.states[count]);
+            let user = &self.states[count].user;
+            if subject.faults || subject.ranges(user, &mut self.buffers.ranges) {
+                count += 1;
+            }
+        }
+        self.batch(k, &subject, count);
+    }
+
+    /// Runs the first `count` states.
+    fn batch(&mut self, k: usize, subject: &Subject, count: usize) {
+        self.ours.load(&subject.bytes);
+        self.theirs.load(&subject.bytes);
+        self.buffers.snapshot.resize(SCRATCH_SIZE as usize, 0);
+        self.theirs.read(SCRATCH, &mut self.buffers.snapshot);
+        let (mut good, mut ran) = (true, 0);
+        let writes = subject.writes_memory();
+        for s in 0..count {
+            let (ours, theirs) = self.case(s);
+            self.count(k, &theirs);
+            ran += 1;
+            good &= same(&ours, &theirs) || self.tolerated(k, subject, &ours, &theirs);
+            if writes && good {
+                good = subject.ranges(&self.states[s].user, &mut self.buffers.ranges) && self.windows_agree();
+            }
+            if !good {
+                break;
+            }
+        }
+        if !good || !self.memory_agrees() {
+            self.investigate(k, subject, count, ran);
+        }
+    }
+
+    /// Whether outcomes that are not the same are no fault of either side.
+    fn tolerated(&mut self, k: usize, subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
+        let verdict = quirks::judge(self.maker, subject, ours, theirs);
+        if verdict == Verdict::Near {
+            self.tally.near += 1;
+            self.seen[k].near += 1;
+        }
+        verdict != Verdict::Wrong
+    }
+
+    /// One state on both sides.
+    fn case(&mut self, s: usize) -> (Outcome, Outcome) {
+        let state = &self.states[s];
+        if state.poke_len > 0 {
+            self.ours.write(state.poke_at, state.poked());
+            self.theirs.write(state.poke_at, state.poked());
+        }
+        (run(&mut *self.ours, &state.user), run(&mut *self.theirs, &state.user))
+    }
+
+    /// Compares what is written, and what lies near.
+    fn windows_agree(&mut self) -> bool {
+        for &(from, to, writes) in &self.buffers.ranges {
+            if !writes || to <= from {
+                continue;
+            }
+            let len = (to - from) as usize;
+            let (ours, theirs) = (&mut self.buffers.ours, &mut self.buffers.theirs);
+            ours.resize(len.max(ours.len()), 0);
+            theirs.resize(len.max(theirs.len()), 0);
+            self.ours.read(from, &mut ours[..len]);
+            self.theirs.read(from, &mut theirs[..len]);
+            if ours[..len] != theirs[..len] {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Compares all of the memory.
+    fn memory_agrees(&mut self) -> bool {
+        let (ours, theirs) = (&mut self.buffers.ours, &mut self.buffers.theirs);
+        ours.resize(SCRATCH_SIZE as usize, 0);
+        theirs.resize(SCRATCH_SIZE as usize, 0);
+        self.ours.read(SCRATCH, ours);
+        self.theirs.read(SCRATCH, theirs);
+        ours == theirs
+    }
+
+    fn count(&mut self, k: usize, theirs: &Outcome) {
+        let faults = u64::from(theirs.fault.is_some());
+        self.tally.cases += 1;
+        self.tally.faults += faults;
+        self.seen[k].cases += 1;
+        self.seen[k].faults += faults;
+    }
+
+    /// Runs a batch again from its beginning, and compares everything after each state. `ran` of them have been counted.
+    fn investigate(&mut self, k: usize, subject: &Subject, count: usize, ran: usize) {
+        let snapshot = std::mem::take(&mut self.buffers.snapshot);
+        self.set_scratch(&snapshot);
+        self.buffers.snapshot = snapshot;
+        for s in 0..count {
+            let state = &self.states[s];
+            self.theirs.write(state.poke_at, state.poked());
+            self.theirs.read(SCRATCH, &mut self.buffers.snapshot);
+            let (ours, theirs) = self.case(s);
+            if s >= ran {
+                self.count(k, &theirs);
+            }
+            let user = self.states[s].user;
+            let mut different = parts(&ours, &theirs);
+            if !different.is_empty() && quirks::judge(self.maker, subject, &ours, &theirs) != Verdict::Wrong {
+                different.clear();
+            }
+            if !self.memory_agrees() {
+                if !quirks::memory_allowed(self.maker, subject, &self.buffers.ours, &self.buffers.theirs) {
+                    different.push(Part::Memory);
+                }
+                let theirs = std::mem::take(&mut self.buffers.theirs);
+                self.ours.set_scratch(&theirs);
+                self.buffers.theirs = theirs;
+            }
+            if different.is_empty() {
+                continue;
+            }
+            self.tally.differences += 1;
+            let seen = &mut self.seen[k];
+            seen.differences += 1;
+            for &part in &different {
+                *seen.kinds.entry(part).or_default() += 1;
+            }
+            if seen.examples.len() < EXAMPLES {
+                seen.examples.push(Example {
+                    case: Case {
+                        bytes: subject.bytes.clone(),
+                        before: user,
+                        scratch: self.buffers.snapshot.clone(),
+                    },
+                    parts: different,
+                });
+            }
+        }
+    }
+
+    /// The smallest case of each code that differs.
+    fn find_smallest(&mut self) {
+        let different = (0..self.seen.len()).filter(|&k| self.seen[k].differences > 0);
+        for k in different.take(SHRUNK).collect::<Vec<_>>() {
+            let examples = std::mem::take(&mut self.seen[k].examples);
+            let lines = examples.iter().map(|example| {
+                let case = shrink(self, example.case.clone(), &example.parts);
+                let subject = Subject::new(self.plan[k], &case.bytes);
+                let judged = self.judge(&subject, &case);
+                (line(&case, &judged.theirs, &judged.memory), judged.text)
+            });
+            let smallest = lines.min_by_key(|(line, _)| line.len());
+            self.seen[k].smallest = smallest;
+            self.seen[k].examples = examples;
+        }
+    }
+
+    /// What these bytes are, or were made from, for the plan.
+    pub(super) fn code_of(&self, bytes: &[u8]) -> Code {
+        Subject::new(Code::INVALID, bytes).code
+    }
+
+    /// Whether a case may run here.
+    pub(super) fn allowed(&mut self, subject: &Subject, before: &User) -> bool {
+        let fault = plan::class(subject.code) == Class::AsFault;
+        let runs =
+            fault || subject.faults || self.planned[subject.code as usize] && plan::may_run(&subject.insn);
+        runs && (fault || subject.faults || subject.ranges(before, &mut self.buffers.ranges))
+    }
+
+    /// Runs one case on both sides, and compares everything.
+    pub(super) fn judge(&mut self, subject: &Subject, case: &Case) -> Judged {
+        self.ours.load(&case.bytes);
+        self.theirs.load(&case.bytes);
+        self.set_scratch(&case.scratch);
+        let ours = run(&mut *self.ours, &case.before);
+        let theirs = run(&mut *self.theirs, &case.before);
+        let mut different = parts(&ours, &theirs);
+        if !different.is_empty() && quirks::judge(self.maker, subject, &ours, &theirs) != Verdict::Wrong {
+            different.clear();
+        }
+        if !self.memory_agrees()
+            && !quirks::memory_allowed(self.maker, subject, &self.buffers.ours, &self.buffers.theirs)
+        {
+            different.push(Part::Memory);
+        }
+        let text = describe(&different, &ours, &theirs);
+        Judged { parts: different, text, theirs, memory: self.buffers.theirs.clone() }
+    }
+}
+
+/// Runs what is in place from these registers.
+pub(super) fn run(side: &mut dyn Side, before: &User) -> Outcome {
+    let mut user = *before;
+    let fault = side.run(&mut user).err();
+    Outcome { user, fault }
+}
