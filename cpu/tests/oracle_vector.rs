@@ -6,7 +6,6 @@ mod float_host;
 use iced_x86::{Code, CpuidFeature as F, Mnemonic as M, OpKind};
 use softmetal_cpu::{
     float::{Class, F80},
-    state::X87,
     testing::User,
 };
 use softmetal_cpu_testing::{

@@ -268,6 +268,7 @@ fn run_host(host: &mut Host, line: &Line, before: &(CpuState, Vec<u8>)) -> Resul
     state.rip = user.rip;
     state.rflags = user.rflags;
     state.xmm = user.xmm;
+    state.ymm_high = user.ymm_high;
     state.mxcsr = user.mxcsr;
     state.x87 = user.x87;
     Ok(Outcome { state, scratch: host.scratch().to_vec(), fault: None })
