@@ -32,6 +32,9 @@ pub(crate) fn pick(x: &Instruction, i: &mut Insn) -> Op {
     }
     i.imm = i.imm & 0xff | if is_wide(x) { field::WIDE } else { 0 };
     i.cc = if x.op_count() > 1 { x.op1_register().number() as u8 } else { 0 };
+    if x.op_count() < 3 || x.op_count() == 3 && x.op2_kind() == OpKind::Immediate8 {
+        i.imm |= field::ALONE;
+    }
     if x.op_count() == 4 && x.op3_kind() == OpKind::Register {
         i.imm |= (x.op3_register().number() as i32 & 15) << field::FOURTH;
     }

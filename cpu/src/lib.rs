@@ -10,6 +10,8 @@ mod decode_avx;
 mod decode_integer;
 mod decode_sse4;
 mod decode_vector;
+#[cfg(any(test, feature = "testing"))]
+mod effects;
 mod emit;
 mod fault;
 mod flags;

@@ -123,6 +123,15 @@ pub fn decode(bytes: &[u8], offset: u16, mode: u16) -> Vec<u8> {
     lengths
 }
 
+pub use crate::effects::Effects;
+
+/// What 64-bit code of one instruction reads and writes, as its semantics say; None where the bytes hold none.
+pub fn effects(bytes: &[u8]) -> Option<Effects> {
+    use crate::{decode::one, mode::Mode, sem::effects};
+    let decoded = one(bytes, 0, Mode::LONG | Mode::PROTECTED | Mode::FLAT)?;
+    Some(effects(decoded.insns.first()?))
+}
+
 /// A handler of the interpreter.
 #[derive(Clone, Debug)]
 pub struct Handler {

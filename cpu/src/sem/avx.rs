@@ -20,6 +20,8 @@ pub(crate) mod field {
     pub(crate) const WIDE: i32 = 1 << 16;
     /// [`super::Lanes`], two bits.
     pub(crate) const LANES: u32 = 17;
+    /// No register stands between target and source.
+    pub(crate) const ALONE: i32 = 1 << 19;
     /// The register of the fourth operand, four bits.
     pub(crate) const FOURTH: u32 = 20;
     /// How far the immediate is shifted for the upper half, or what else differs there: four bits.
@@ -60,6 +62,12 @@ fn both<E: Emit>(e: &mut E, i: &Insn, r: u8) -> [E::Vec; 2] {
     [low, if is_wide(i) { e.xmm(r | HIGH) } else { low }]
 }
 
+/// The operand between target and source, or the source where there is none.
+#[inline(always)]
+fn middle<E: Emit>(e: &mut E, i: &Insn, source: [E::Vec; 2]) -> [E::Vec; 2] {
+    if i.imm & field::ALONE != 0 { source } else { both(e, i, i.cc) }
+}
+
 /// The last operand, 16 or 32 bytes.
 #[inline(always)]
 fn source<E: Emit>(e: &mut E, i: &Insn) -> Result<[E::Vec; 2], E::Stop> {
@@ -97,7 +105,7 @@ fn halves<E: Emit>(e: &mut E, i: &Insn, mut f: impl FnMut(&mut E, usize) -> E::V
 #[inline(always)]
 fn combine<E: Emit>(e: &mut E, i: &Insn, op: VecOp) -> Emitted<E> {
     let b = source(e, i)?;
-    let a = both(e, i, i.cc);
+    let a = middle(e, i, b);
     let imm = i.imm as u8;
     let v = halves(e, i, |e, k| e.vec(op, a[k], b[k], if k == 0 { imm } else { imm >> step(i) }));
     finish(e, i, v);
@@ -549,7 +557,7 @@ pub(crate) fn test<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn float<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let b = source(e, i)?;
-    let a = both(e, i, i.cc);
+    let a = middle(e, i, b);
     let (op, lanes, imm) = (FloatOp::from_number(number(i)), lanes(i), i.imm as u8);
     if is_wide(i) {
         let v = e.float_y(op, lanes, a, b, imm)?;

@@ -248,6 +248,19 @@ macro_rules! semantics {
             }
         }
 
+        /// What an instruction reads and writes, as its semantics say.
+        #[cfg(any(test, feature = "testing"))]
+        pub(crate) fn effects(i: &Insn) -> crate::effects::Effects {
+            let mut e = crate::effects::Effects::default();
+            match Op::from_number(i.op) {
+                $($(Op::$s => drop(<ids::$s as Straight>::run(&mut e, i)),)*)*
+                $($(Op::$p => drop(<ids::$p as Straight>::run(&mut e, i)),)*)*
+                $(Op::$c => drop(<ids::$c as Ending>::run(&mut e, i)),)*
+                $(Op::$l => drop(<ids::$l as Ending>::run(&mut e, i)),)*
+            }
+            e
+        }
+
         /// The handler that serves every form.
         pub(crate) fn general(op: u16) -> Step {
             match Op::from_number(op) {

@@ -18,7 +18,7 @@ pub struct Undefined {
 }
 
 /// iced's flag bits as bits of RFLAGS.
-pub(crate) fn rflags(bits: u32) -> u64 {
+pub fn rflags(bits: u32) -> u64 {
     let pairs = [
         (RflagsBits::OF, flag::OF),
         (RflagsBits::SF, flag::SF),

@@ -1,0 +1,301 @@
+//! What an instruction reads and writes, by running its semantics over nothing: an instance of [`Emit`] that only takes notes.
+
+use crate::{
+    emit::{Emit, Emitted, HIGH},
+    fault::Stop,
+    flags::{Arith, bits},
+    insn::{Insn, Kind},
+    state::Cpu,
+    vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
+    width::Width,
+};
+
+/// Sets of registers by number, a bit each, and of flags by their place in RFLAGS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// General registers read, those of the address among them.
+    pub read: u16,
+    /// General registers written, in whole or in part, perhaps only on a condition.
+    pub written: u16,
+    /// Vector registers read.
+    pub vectors_read: u16,
+    /// Vector registers written.
+    pub vectors_written: u16,
+    /// Status flags read, those among them that are only kept.
+    pub flags_read: u64,
+    /// Status flags written in any case.
+    pub flags_written: u64,
+    /// Status flags written on a condition.
+    pub flags_perhaps: u64,
+    /// Memory is read.
+    pub memory_read: bool,
+    /// Memory is written.
+    pub memory_written: bool,
+    /// Part of the work is plain Rust over the CPU state, which takes no notes.
+    pub opaque: bool,
+}
+
+/// The instruction never ends early here.
+pub(crate) enum Never {}
+
+impl Effects {
+    fn reads(&mut self, r: u8) {
+        self.read |= 1u16.checked_shl((r >> 3).into()).unwrap_or(0);
+    }
+    fn writes(&mut self, r: u8) {
+        self.written |= 1u16.checked_shl((r >> 3).into()).unwrap_or(0);
+    }
+    /// The registers of the memory operand's address.
+    fn addresses(&mut self, i: &Insn) {
+        for r in [i.base, i.index] {
+            // Those behind the sixteen are no registers of the program's.
+            self.read |= 1u16.checked_shl(r.into()).unwrap_or(0);
+        }
+    }
+    fn memory(&mut self, i: &Insn, read: bool, write: bool) {
+        self.addresses(i);
+        self.memory_read |= read;
+        self.memory_written |= write;
+    }
+    fn vector(&mut self, r: u8) {
+        self.vectors_read |= 1 << (r & 15);
+    }
+    fn set_vector(&mut self, r: u8) {
+        self.vectors_written |= 1 << (r & 15);
+    }
+}
+
+/// Methods that compute, and have no effect.
+macro_rules! pure {
+    ($($name:ident($($type:ty),*) -> $result:ty = $value:expr;)*) => {
+        $(fn $name(&mut self, $(_: $type),*) -> $result { $value })*
+    };
+}
+
+impl Emit for Effects {
+    type Val = ();
+    type Bit = ();
+    type Vec = ();
+    type Stop = Never;
+    type Flow = ();
+
+    fn width(&self, i: &Insn) -> Width {
+        i.w
+    }
+    fn number(&self, i: &Insn) -> u8 {
+        i.cc
+    }
+    fn target_kind(&self, i: &Insn) -> Kind {
+        i.dst_kind()
+    }
+    fn source(&mut self, i: &Insn) -> Result<(), Never> {
+        self.source_w(i.w, i)
+    }
+    fn source_w(&mut self, _: Width, i: &Insn) -> Result<(), Never> {
+        match i.src_kind() {
+            Kind::Reg => self.reads(i.src),
+            Kind::Imm => {}
+            _ => self.memory(i, true, false),
+        }
+        Ok(())
+    }
+    fn target(&mut self, i: &Insn) -> Result<(), Never> {
+        match i.dst_kind() {
+            Kind::Reg => self.reads(i.dst),
+            _ => self.memory(i, true, false),
+        }
+        Ok(())
+    }
+    fn put(&mut self, i: &Insn, (): ()) -> Emitted<Self> {
+        match i.dst_kind() {
+            Kind::Reg => self.writes(i.dst),
+            _ => self.memory(i, false, true),
+        }
+        Ok(())
+    }
+    fn update(&mut self, i: &Insn, f: impl Fn(&mut Self, ())) -> Result<((), ()), Never> {
+        self.target(i)?;
+        f(self, ());
+        self.put(i, ())?;
+        Ok(((), ()))
+    }
+    fn address(&mut self, i: &Insn, _: Option<()>, _: u8, _: bool) -> Result<(), Never> {
+        self.addresses(i);
+        Ok(())
+    }
+    fn offset(&mut self, i: &Insn) {
+        self.addresses(i);
+    }
+    fn get(&mut self, _: Width, r: u8) {
+        self.reads(r);
+    }
+    fn set(&mut self, _: Width, r: u8, (): ()) {
+        self.writes(r);
+    }
+    fn set_if(&mut self, (): (), _: Width, r: u8, (): ()) {
+        self.writes(r);
+    }
+    fn load(&mut self, _: Width, i: &Insn, (): ()) -> Result<(), Never> {
+        self.memory(i, true, false);
+        Ok(())
+    }
+    fn store(&mut self, _: Width, i: &Insn, (): (), (): ()) -> Emitted<Self> {
+        self.memory(i, false, true);
+        Ok(())
+    }
+    fn modify(&mut self, _: Width, i: &Insn, (): (), f: impl Fn(&mut Self, ())) -> Result<((), ()), Never> {
+        self.memory(i, true, true);
+        f(self, ());
+        Ok(((), ()))
+    }
+    fn stack_load(&mut self, _: Width, (): ()) -> Result<(), Never> {
+        self.memory_read = true;
+        Ok(())
+    }
+    fn stack_store(&mut self, _: Width, (): (), (): ()) -> Emitted<Self> {
+        self.memory_written = true;
+        Ok(())
+    }
+
+    pure! {
+        imm(Width, &Insn) -> () = ();
+        int(Width, u64) -> () = ();
+        add(Width, (), ()) -> () = ();
+        sub(Width, (), ()) -> () = ();
+        and(Width, (), ()) -> () = ();
+        or(Width, (), ()) -> () = ();
+        xor(Width, (), ()) -> () = ();
+        mul(Width, (), ()) -> () = ();
+        umulh(Width, (), ()) -> () = ();
+        smulh(Width, (), ()) -> () = ();
+        udivrem(Width, (), (), ()) -> Result<((), ()), Never> = Ok(((), ()));
+        sdivrem(Width, (), (), ()) -> Result<((), ()), Never> = Ok(((), ()));
+        shl(Width, (), ()) -> () = ();
+        shr(Width, (), ()) -> () = ();
+        sar(Width, (), ()) -> () = ();
+        rotl(Width, (), ()) -> () = ();
+        rem((), u64) -> () = ();
+        zext(Width, Width, ()) -> () = ();
+        sext(Width, Width, ()) -> () = ();
+        trunc(Width, Width, ()) -> () = ();
+        bswap(Width, ()) -> () = ();
+        lowest(Width, ()) -> () = ();
+        highest(Width, ()) -> () = ();
+        popcount(Width, ()) -> () = ();
+        helper(fn(u64, u64) -> u64, (), ()) -> () = ();
+        eq(Width, (), ()) -> () = ();
+        ult(Width, (), ()) -> () = ();
+        sign(Width, ()) -> () = ();
+        bit(Width, (), ()) -> () = ();
+        truth(bool) -> () = ();
+        not(()) -> () = ();
+        xor_bit((), ()) -> () = ();
+        or_bit((), ()) -> () = ();
+        and_bit((), ()) -> () = ();
+        select(Width, (), (), ()) -> () = ();
+        bit_value(Width, ()) -> () = ();
+        branch(&Insn, ()) -> () = ();
+        jump(&Insn) -> () = ();
+        check_target(()) -> Emitted<Self> = Ok(());
+        jump_to(&Insn, ()) -> () = ();
+        next_rip(&Insn) -> () = ();
+        lane((), u8) -> () = ();
+        with_lane((), u8, ()) -> () = ();
+        lane_alone(()) -> () = ();
+        vec(VecOp, (), (), u8) -> () = ();
+        vec_new(VecOp, (), (), u8) -> Result<(), Never> = Ok(());
+        vec3(TernaryOp, (), (), (), u8) -> () = ();
+        vec3_new(TernaryOp, (), (), (), u8) -> Result<(), Never> = Ok(());
+        float(FloatOp, Lanes, (), (), u8) -> Result<(), Never> = Ok(());
+        float_y(FloatOp, Lanes, [(); 2], [(); 2], u8) -> Result<[(); 2], Never> = Ok([(); 2]);
+        fused(Fused, Lanes, &[()], &[()], &[()]) -> Result<[(); 2], Never> = Ok([(); 2]);
+    }
+
+    fn set_flags(&mut self, _: Width, _: Arith<(), ()>) {
+        self.flags_written |= bits::STATUS;
+    }
+    fn set_flags_if(&mut self, (): (), _: Width, _: Arith<(), ()>) {
+        self.flags_perhaps |= bits::STATUS;
+    }
+    fn set_carry(&mut self, (): ()) {
+        self.flags_written |= bits::CF;
+    }
+    fn set_carry_overflow_if(&mut self, (): (), (): (), (): ()) {
+        self.flags_perhaps |= bits::CF | bits::OF;
+    }
+    fn set_zero(&mut self, (): ()) {
+        self.flags_written |= bits::ZF;
+    }
+    fn carry(&mut self) {
+        self.flags_read |= bits::CF;
+    }
+    fn overflow(&mut self) {
+        self.flags_read |= bits::OF;
+    }
+    fn zero(&mut self) {
+        self.flags_read |= bits::ZF;
+    }
+    fn condition(&mut self, i: &Insn) {
+        self.flags_read |= match i.cc >> 1 & 7 {
+            0 => bits::OF,
+            1 => bits::CF,
+            2 => bits::ZF,
+            3 => bits::CF | bits::ZF,
+            4 => bits::SF,
+            5 => bits::PF,
+            6 => bits::SF | bits::OF,
+            _ => bits::ZF | bits::SF | bits::OF,
+        };
+    }
+    fn plain(&mut self, _: &Insn, _: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self> {
+        self.opaque = true;
+        Ok(())
+    }
+    fn leave(&mut self, _: &Insn, _: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Result<(), Never> {
+        self.opaque = true;
+        Ok(())
+    }
+
+    fn xmm(&mut self, r: u8) {
+        self.vector(r & !HIGH);
+    }
+    fn set_xmm(&mut self, r: u8, (): ()) {
+        self.set_vector(r & !HIGH);
+    }
+    fn mm(&mut self, _: u8) {}
+    fn set_mm(&mut self, _: u8, (): ()) {}
+    fn source_x(&mut self, i: &Insn) -> Result<(), Never> {
+        match i.src_kind() {
+            Kind::Reg => self.vector(i.src),
+            _ => self.memory(i, true, false),
+        }
+        Ok(())
+    }
+    fn source_y(&mut self, i: &Insn) -> Result<[(); 2], Never> {
+        self.source_x(i)?;
+        Ok([(); 2])
+    }
+    fn source_lane(&mut self, _: Width, i: &Insn) -> Result<(), Never> {
+        self.source_x(i)
+    }
+    fn source_mm(&mut self, i: &Insn) -> Result<(), Never> {
+        if i.src_kind() != Kind::Reg {
+            self.memory(i, true, false);
+        }
+        Ok(())
+    }
+    fn put_x(&mut self, i: &Insn, (): ()) -> Emitted<Self> {
+        match i.dst_kind() {
+            Kind::Reg => self.set_vector(i.dst),
+            _ => self.memory(i, false, true),
+        }
+        Ok(())
+    }
+    fn put_y(&mut self, i: &Insn, _: [(); 2]) -> Emitted<Self> {
+        self.put_x(i, ())
+    }
+    fn put_lane(&mut self, _: Width, i: &Insn, (): ()) -> Emitted<Self> {
+        self.memory(i, false, true);
+        Ok(())
+    }
+}
