@@ -89,7 +89,10 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         M::Lzcnt => Op::Lzcnt,
         M::Tzcnt => Op::Tzcnt,
         M::Movbe => Op::Movbe,
-        M::Crc32 => Op::Crc32,
+        M::Crc32 => {
+            i.cc = crate::decode_sse4::crc32(i.w2) as u8;
+            Op::Crc32
+        }
         M::Adcx => Op::Adcx,
         M::Adox => Op::Adox,
         M::Andn | M::Blsi | M::Blsmsk | M::Blsr | M::Bextr | M::Bzhi | M::Mulx | M::Pdep | M::Pext | M::Rorx

@@ -4,6 +4,7 @@ use crate::{
     insn::{Insn, Kind},
     sem::Op,
     vector::{TernaryOp, VecOp},
+    width::Width,
 };
 use iced_x86::{Code, Instruction, Mnemonic as M};
 
@@ -174,4 +175,14 @@ fn with_lengths(x: &Instruction, i: &mut Insn, op: Op) -> Op {
     let long = matches!(x.code(), Code::Pcmpestri64_xmm_xmmm128_imm8 | Code::Pcmpestrm64_xmm_xmmm128_imm8);
     i.cc = if long { 8 } else { 4 };
     op
+}
+
+/// The operation of CRC32 on so many bytes.
+pub(crate) fn crc32(w: Width) -> VecOp {
+    match w.0 {
+        1 => VecOp::Crc32B,
+        2 => VecOp::Crc32W,
+        4 => VecOp::Crc32D,
+        _ => VecOp::Crc32Q,
+    }
 }

@@ -918,7 +918,7 @@ impl<F: Form> Emit for Interp<F> {
     #[inline(always)]
     fn vec3_new(&mut self, op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Result<Wide, Stop> {
         if F::FAST {
-            return wide::at_once3(op, a, b, c).ok_or(Stop);
+            return wide::at_once3(op, a, b, c, imm).ok_or(Stop);
         }
         Ok(self.vec3(op, a, b, c, imm))
     }

@@ -85,5 +85,22 @@ fn speed() {
             a.fstp(qword_ptr(rdi + 8 * k as u64))
         })
     });
+    time("pshufb", 8, |a| (0..8).try_for_each(|k| a.pshufb(XMM[k], xmm9)));
+    time("palignr", 8, |a| (0..8).try_for_each(|k| a.palignr(XMM[k], xmm9, 4)));
+    time("pmovzxbw memory", 8, |a| {
+        (0..8).try_for_each(|k| a.pmovzxbw(XMM[k], qword_ptr(rsi + 8 * k as u64)))
+    });
+    time("pextrq", 8, |a| (0..8).try_for_each(|_| a.pextrq(rax, xmm9, 1)));
+    time("pinsrd", 8, |a| (0..8).try_for_each(|k| a.pinsrd(XMM[k], eax, 2)));
+    time("pblendvb", 8, |a| (0..8).try_for_each(|k| a.pblendvb(XMM[k], xmm9)));
+    time("ptest", 8, |a| (0..8).try_for_each(|k| a.ptest(XMM[k], xmm9)));
+    time("roundsd", 8, |a| (0..8).try_for_each(|k| a.roundsd(XMM[k], xmm9, 1)));
+    time("haddps", 8, |a| (0..8).try_for_each(|k| a.haddps(XMM[k], xmm9)));
+    time("dpps", 8, |a| (0..8).try_for_each(|k| a.dpps(XMM[k], xmm9, 0x71)));
+    time("pcmpistrm", 8, |a| (0..8).try_for_each(|k| a.pcmpistrm(XMM[k], xmm9, 0x1a)));
+    time("crc32", 8, |a| (0..8).try_for_each(|_| a.crc32(rax, rdx)));
+    time("aesenc", 8, |a| (0..8).try_for_each(|k| a.aesenc(XMM[k], xmm9)));
+    time("pclmulqdq", 8, |a| (0..8).try_for_each(|k| a.pclmulqdq(XMM[k], xmm9, 0x10)));
+    time("sha256rnds2", 8, |a| (0..8).try_for_each(|k| a.sha256rnds2(XMM[k], xmm9)));
     time("paddb mm", 8, |a| (0..8).try_for_each(|_| a.paddb(mm0, mm1)));
 }

@@ -19,7 +19,7 @@ use crate::{
     interp::{At, Cc, Dyn, Ending, Straight, ending, straight},
     sys,
 };
-use sse4::{extract_forms, insert_forms, packed_forms, widen_forms, xmm0_forms};
+use sse4::{crc32_forms, extract_forms, insert_forms, packed_forms, widen_forms, xmm0_forms};
 
 /// The five operand forms of most integer instructions, at four widths.
 fn alu<S: Straight>(w: u8, dst: Kind, src: Kind, _: u8) -> Step {
@@ -354,7 +354,7 @@ semantics! {
             Shrx => bits::shrx, any;
             Adcx => bits::adcx, any;
             Adox => bits::adox, any;
-            Crc32 => sse4::crc32, any;
+            Crc32 => sse4::crc32, crc32_forms;
         }
         Sse {
             MovX => sse_moves::mov, vector;

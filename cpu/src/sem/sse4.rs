@@ -8,7 +8,7 @@ use crate::{
     interp::{AtOp, Dyn, Straight, straight},
     state::reg,
     vector::{
-        TernaryOp, VecOp, crc32c,
+        TernaryOp, VecOp,
         wide::{can, can3},
     },
     width::{B, D, Q, W, Width},
@@ -234,16 +234,18 @@ pub(crate) fn pcmpestrm<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// CRC32: SDM 2A "CRC32". Of a 64-bit destination the upper half becomes 0.
 #[inline(always)]
 pub(crate) fn crc32<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    let w = i.w2;
+    let op = operation(e, i);
+    let w = match op {
+        VecOp::Crc32B => B,
+        VecOp::Crc32W => W,
+        VecOp::Crc32D => D,
+        _ => Q,
+    };
     let data = e.source_w(w, i)?;
     let crc = e.get(D, i.dst);
-    let step = match w.0 {
-        1 => crc32c::<1>,
-        2 => crc32c::<2>,
-        4 => crc32c::<4>,
-        _ => crc32c::<8>,
-    };
-    let v = e.helper(step, crc, data);
+    let (crc, data) = (e.lane_alone(crc), e.lane_alone(data));
+    let v = e.vec_new(op, crc, data, 0)?;
+    let v = e.lane(v, 0);
     e.set(D, i.dst, v);
     Ok(())
 }
@@ -290,4 +292,8 @@ forms! {
 forms! {
     /// For [`with_xmm0`].
     xmm0_forms(TernaryOp, can3): SelectB SelectD SelectQ Sha256Rounds
+}
+forms! {
+    /// For [`crc32`].
+    crc32_forms(VecOp, can): Crc32B Crc32W Crc32D Crc32Q
 }

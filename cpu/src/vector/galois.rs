@@ -73,17 +73,25 @@ static CRC: [u32; 256] = {
     table
 };
 
-/// CRC-32C of the low `BYTES` of `data`, from `crc` on.
-pub(crate) fn crc32c<const BYTES: usize>(crc: u64, data: u64) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(v) = super::instructions::crc32c::<BYTES>(crc, data) {
-        return v;
-    }
-    crc32c_portable::<BYTES>(crc, data)
-}
-
-/// The same by a table.
-pub(super) fn crc32c_portable<const BYTES: usize>(crc: u64, data: u64) -> u64 {
+/// Over the low `bytes` of b, from a on.
+#[inline(always)]
+fn crc32(a: u128, b: u128, bytes: usize) -> u128 {
     let next = |crc: u32, x: &u8| crc >> 8 ^ CRC[usize::from(crc as u8 ^ x)];
-    data.to_le_bytes().iter().take(BYTES).fold(crc as u32, next).into()
+    b.to_le_bytes().iter().take(bytes).fold(a as u32, next).into()
+}
+#[inline(always)]
+pub(super) fn crc32_b(a: u128, b: u128, _: u8) -> u128 {
+    crc32(a, b, 1)
+}
+#[inline(always)]
+pub(super) fn crc32_w(a: u128, b: u128, _: u8) -> u128 {
+    crc32(a, b, 2)
+}
+#[inline(always)]
+pub(super) fn crc32_d(a: u128, b: u128, _: u8) -> u128 {
+    crc32(a, b, 4)
+}
+#[inline(always)]
+pub(super) fn crc32_q(a: u128, b: u128, _: u8) -> u128 {
+    crc32(a, b, 8)
 }

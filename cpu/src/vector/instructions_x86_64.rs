@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    TernaryOp, VecOp,
+    TernaryOp, VecOp, strings,
     wide::{self, Wide, shl_bytes, shr_bytes},
 };
 use core::arch::{asm, x86_64::*};
@@ -51,6 +51,7 @@ const fn needs(op: VecOp) -> u32 {
     match op {
         V::BlendW | V::BlendD | V::BlendQ | V::Align => has::SSE2,
         V::InsertB | V::InsertD | V::InsertQ | V::ExtractB | V::ExtractD | V::ExtractQ => has::SSE2,
+        V::StringLength => has::SSE2,
         V::ShufB | V::HAddW | V::HAddD | V::HAddSW | V::HSubW | V::HSubD | V::HSubSW => has::SSSE3,
         V::MAddUbSW | V::MulHRsW => has::SSSE3,
         V::SignB | V::SignW | V::SignD | V::AbsB | V::AbsW | V::AbsD => has::SSSE3,
@@ -59,7 +60,7 @@ const fn needs(op: VecOp) -> u32 {
         V::CmpEqQ | V::MulLoD | V::MulDQ | V::PackUsDW | V::HMinPosUW => has::SSE41,
         V::SxBW | V::SxBD | V::SxBQ | V::SxWD | V::SxWQ | V::SxDQ => has::SSE41,
         V::ZxBW | V::ZxBD | V::ZxBQ | V::ZxWD | V::ZxWQ | V::ZxDQ => has::SSE41,
-        V::CmpGtQ => has::SSE42,
+        V::CmpGtQ | V::Crc32B | V::Crc32W | V::Crc32D | V::Crc32Q => has::SSE42,
         V::AesEnc | V::AesEncLast | V::AesDec | V::AesDecLast | V::AesImc | V::AesKeyGenAssist => has::AES,
         V::ClMulQ => has::PCLMULQDQ,
         V::Sha1Rounds | V::Sha1NextE | V::Sha1Msg1 | V::Sha1Msg2 | V::Sha256Msg1 | V::Sha256Msg2 => has::SHA,
@@ -71,7 +72,7 @@ const fn needs3(op: TernaryOp) -> u32 {
     match op {
         TernaryOp::SelectB | TernaryOp::SelectD | TernaryOp::SelectQ => has::SSE2,
         TernaryOp::Sha256Rounds => has::SHA,
-        TernaryOp::CompareStrings => 0,
+        TernaryOp::CompareStrings => has::SSE42,
     }
 }
 
@@ -92,9 +93,9 @@ pub(crate) fn at_once(op: VecOp, a: Wide, b: Wide, imm: u8) -> Option<Wide> {
 }
 /// The same with three operands.
 #[inline(always)]
-pub(crate) fn at_once3(op: TernaryOp, a: Wide, b: Wide, c: Wide) -> Option<Wide> {
+pub(crate) fn at_once3(op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Option<Wide> {
     // SAFETY: the host has the extension that has the instruction.
-    (HOST.load(Relaxed) & needs3(op) != 0).then(|| unsafe { run3(op, a, b, c) })
+    (HOST.load(Relaxed) & needs3(op) != 0).then(|| unsafe { run3(op, a, b, c, imm) })
 }
 
 /// An instruction whose first operand is also its result.
@@ -134,6 +135,46 @@ macro_rules! one {
         );
         v
     }};
+}
+
+/// CRC32 on the low lanes.
+macro_rules! crc {
+    ($data:literal, $crc:literal, $a:expr, $b:expr) => {{
+        let mut v = wide::lane($a, 0) & 0xffff_ffff;
+        asm!(
+            concat!("crc32 ", $crc, ", ", $data),
+            v = inout(reg) v, d = in(reg) wide::lane($b, 0), options(pure, nomem, nostack, preserves_flags)
+        );
+        wide::alone(v & 0xffff_ffff)
+    }};
+}
+
+/// PCMPESTRM by what bits 5:0 of the immediate say: IntRes2.
+///
+/// # Safety
+/// The host has SSE4.2.
+unsafe fn compare_strings(a: Wide, b: Wide, la: usize, lb: usize, imm: u8) -> Wide {
+    let v: Wide;
+    macro_rules! by_immediate {
+        ($($n:literal)*) => {
+            match imm & 0x3f {
+                // SAFETY: the caller's promise; the instruction touches registers and flags alone.
+                $($n => unsafe {
+                    asm!(
+                        concat!("pcmpestrm {a}, {b}, ", $n),
+                        a = in(xmm_reg) a, b = in(xmm_reg) b, in("rax") la, in("rdx") lb, lateout("xmm0") v,
+                        options(pure, nomem, nostack)
+                    )
+                },)*
+                _ => v = a,
+            }
+        };
+    }
+    by_immediate! {
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+        32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63
+    }
+    v
 }
 
 /// b where `mask` is set, else a.
@@ -254,6 +295,17 @@ unsafe fn run(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
             V::Sha1Msg2 => two!("sha1msg2", a, b),
             V::Sha256Msg1 => two!("sha256msg1", a, b),
             V::Sha256Msg2 => two!("sha256msg2", a, b),
+            V::Crc32B => crc!("{d:l}", "{v:e}", a, b),
+            V::Crc32W => crc!("{d:x}", "{v:e}", a, b),
+            V::Crc32D => crc!("{d:e}", "{v:e}", a, b),
+            V::Crc32Q => crc!("{d}", "{v}", a, b),
+            V::StringLength => {
+                let zero = _mm_setzero_si128();
+                let wide_elements = imm & 1 != 0;
+                let ends = if wide_elements { _mm_cmpeq_epi16(a, zero) } else { _mm_cmpeq_epi8(a, zero) };
+                let first = (_mm_movemask_epi8(ends) as u32 | 1 << 16).trailing_zeros();
+                wide::alone((first >> u32::from(wide_elements)).into())
+            }
             // The constant is added to each byte.
             V::Affine => _mm_xor_si128(two!("gf2p8affineqb", a, b, 0), _mm_set1_epi8(imm as i8)),
             V::AffineInverse => _mm_xor_si128(two!("gf2p8affineinvqb", a, b, 0), _mm_set1_epi8(imm as i8)),
@@ -275,7 +327,7 @@ fn insert(a: Wide, b: Wide, n: u8, mask: u64, shift: u8) -> Wide {
 /// # Safety
 /// The host has what [`needs3`] says.
 #[inline(always)]
-unsafe fn run3(op: TernaryOp, a: Wide, b: Wide, c: Wide) -> Wide {
+unsafe fn run3(op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
     // SAFETY: the caller's promise; none of the instructions touches memory or flags.
     unsafe {
         match op {
@@ -291,34 +343,11 @@ unsafe fn run3(op: TernaryOp, a: Wide, b: Wide, c: Wide) -> Wide {
                 );
                 v
             }
-            TernaryOp::CompareStrings => a,
-        }
-    }
-}
-
-/// CRC-32C by the host's instruction, if it has one.
-#[inline(always)]
-pub(super) fn crc32c<const BYTES: usize>(crc: u64, data: u64) -> Option<u64> {
-    if host() & has::SSE42 == 0 {
-        return None;
-    }
-    let mut v = crc;
-    // SAFETY: the host has SSE4.2; the instruction touches neither memory nor flags.
-    unsafe {
-        match BYTES {
-            1 => {
-                asm!("crc32 {v:e}, {d:l}", v = inout(reg) v, d = in(reg) data, options(pure, nomem, nostack, preserves_flags))
-            }
-            2 => {
-                asm!("crc32 {v:e}, {d:x}", v = inout(reg) v, d = in(reg) data, options(pure, nomem, nostack, preserves_flags))
-            }
-            4 => {
-                asm!("crc32 {v:e}, {d:e}", v = inout(reg) v, d = in(reg) data, options(pure, nomem, nostack, preserves_flags))
-            }
-            _ => {
-                asm!("crc32 {v}, {d}", v = inout(reg) v, d = in(reg) data, options(pure, nomem, nostack, preserves_flags))
+            TernaryOp::CompareStrings => {
+                let (la, lb) = strings::lengths(wide::bits(c), imm);
+                let v = compare_strings(a, b, la, lb, imm);
+                wide::from_bits(strings::told(wide::lane(v, 0) as u32, la, lb, imm))
             }
         }
     }
-    Some(v & 0xffff_ffff)
 }

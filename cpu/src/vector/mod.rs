@@ -26,7 +26,6 @@ pub(crate) mod wide;
 
 pub(crate) use float::{FloatOp, Lanes};
 pub(crate) use fused::Fused;
-pub(crate) use galois::crc32c;
 
 /// The list: name and function of each operation.
 macro_rules! vector_operations {
@@ -278,6 +277,11 @@ vector_operations! {
     AffineInverse => galois::affine_inverse;
     /// Products of bytes in the field of AES.
     MulField => galois::mul_field;
+    /// CRC-32C of b's low bytes, from a's low 32 bits on.
+    Crc32B => galois::crc32_b;
+    Crc32W => galois::crc32_w;
+    Crc32D => galois::crc32_d;
+    Crc32Q => galois::crc32_q;
     /// The steps of SHA-1.
     Sha1Rounds => sha::sha1_rounds;
     Sha1NextE => sha::sha1_next_e;

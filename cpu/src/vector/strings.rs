@@ -35,10 +35,11 @@ pub(super) fn length(a: u128, _: u128, imm: u8) -> u128 {
     elements(a, imm).iter().take(n).position(|&x| x == 0).unwrap_or(n) as u128
 }
 
-/// The first of two lengths in c, or all elements if there are not so many; negative lengths count as positive.
+/// The lengths of both operands in c, no more than a register holds; negative ones count as positive.
 #[inline(always)]
-fn clamped(length: u64, n: usize) -> usize {
-    (length as i64).unsigned_abs().min(n as u64) as usize
+pub(super) fn lengths(c: u128, imm: u8) -> (usize, usize) {
+    let clamped = |length: u64| (length as i64).unsigned_abs().min(count(imm) as u64) as usize;
+    (clamped(c as u64), clamped((c >> 64) as u64))
 }
 
 /// The comparison of all of a with all of b: IntRes1, a bit for each element of b.
@@ -66,13 +67,20 @@ fn aggregated(a: &[i32; 16], b: &[i32; 16], la: usize, lb: usize, imm: u8) -> u3
 #[inline(always)]
 pub(super) fn compare(a: u128, b: u128, c: u128, imm: u8) -> u128 {
     let n = count(imm);
-    let (la, lb) = (clamped(c as u64, n), clamped((c >> 64) as u64, n));
+    let (la, lb) = lengths(c, imm);
     let result = aggregated(&elements(a, imm), &elements(b, imm), la, lb, imm);
     let result = match imm >> 4 & 3 {
         1 => result ^ ((1 << n) - 1),
         3 => result ^ ((1 << lb) - 1),
         _ => result,
     };
+    told(result, la, lb, imm)
+}
+
+/// What [`compare`] gives of IntRes2 and the lengths.
+#[inline(always)]
+pub(super) fn told(result: u32, la: usize, lb: usize, imm: u8) -> u128 {
+    let n = count(imm);
     let index = match result {
         0 => n as u32,
         _ if imm & MSB != 0 => 31 - result.leading_zeros(),

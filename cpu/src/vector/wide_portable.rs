@@ -60,7 +60,7 @@ pub(crate) fn at_once(_: VecOp, _: Wide, _: Wide, _: u8) -> Option<Wide> {
 }
 /// An operation on three operands, where the host has instructions for it.
 #[inline(always)]
-pub(crate) fn at_once3(_: TernaryOp, _: Wide, _: Wide, _: Wide) -> Option<Wide> {
+pub(crate) fn at_once3(_: TernaryOp, _: Wide, _: Wide, _: Wide, _: u8) -> Option<Wide> {
     None
 }
 

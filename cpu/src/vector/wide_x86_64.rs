@@ -83,7 +83,7 @@ pub(crate) fn eval(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
 #[inline(always)]
 pub(crate) fn eval3(op: TernaryOp, a: Wide, b: Wide, c: Wide, imm: u8) -> Wide {
     if can3(op) {
-        at_once3(op, a, b, c).unwrap_or(a)
+        at_once3(op, a, b, c, imm).unwrap_or(a)
     } else {
         from_bits(portable3(op, bits(a), bits(b), bits(c), imm))
     }
