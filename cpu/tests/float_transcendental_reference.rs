@@ -1,7 +1,8 @@
 //! The x87's transcendental functions against values computed with 600 bits: every result is the correctly rounded one,
 //! under each rounding control, C1, UE and PE too. Runs on any host.
 
-use softmetal_cpu::float::{DE, Env, F80, OE, PE, UE, x87};
+use softmetal_cpu::float::{Class, DE, Env, F80, IE, OE, PE, UE, x87};
+use softmetal_cpu_testing::random::{Random, cases};
 
 const REFERENCE: &str = include_str!("transcendental/reference.txt");
 
@@ -165,5 +166,45 @@ fn f2xm1_of_one() {
         let half = F80 { sign_exponent: 0xbffe, significand: 1 << 63 };
         assert_eq!(x87::exp2_minus_1(&one.negated().unpack(), &mut env), half);
         assert_eq!((env.raised(), env.rounded_up()), (PE, false));
+    }
+}
+
+/// Whatever the operands, in range or not: a result is a valid encoding, and only an invalid operation makes a NaN of numbers.
+#[test]
+fn every_operand_has_a_result() {
+    let mut random = Random::new(0x87);
+    let operand = |random: &mut Random| {
+        let near_one = 0x3fff + random.below(300) as u16 - 150;
+        let any = random.next() as u16 & 0x7fff;
+        let field = random.pick(&[any, near_one, 0, 0x7fff]);
+        let sign_exponent = field | random.next() as u16 & 0x8000;
+        let significand = random.operand() | random.pick(&[0, 1 << 63, 1 << 63, 1 << 63]);
+        F80 { sign_exponent, significand }
+    };
+    let nan = |v: &F80| matches!(v.class(), Class::QuietNan | Class::SignallingNan | Class::Unsupported);
+    for _ in 0..cases(200_000) {
+        let (x, y) = (operand(&mut random), operand(&mut random));
+        let control = random.next() as u16 & 0xf3f;
+        let (a, b) = (x.unpack(), y.unpack());
+        let check = |name, two: bool, f: &dyn Fn(&mut Env) -> Option<F80>| {
+            let mut env = Env::x87(control, 0);
+            let Some(result) = f(&mut env) else {
+                assert!(x.sign_exponent & 0x7fff >= 0x403e && env.raised() == 0, "{name} of {x:x?}");
+                return;
+            };
+            if env.x87_keeps_register() {
+                return;
+            }
+            assert_ne!(result.class(), Class::Unsupported, "{name} of {x:x?} {y:x?} with {control:x}");
+            let expected = env.raised() & IE != 0 || nan(&x) || (two && nan(&y));
+            assert_eq!(nan(&result), expected, "{name} of {x:x?} {y:x?} with {control:x}: {result:x?}");
+        };
+        check("FSIN", false, &|env| x87::sin(&a, env));
+        check("FCOS", false, &|env| x87::cos(&a, env));
+        check("FPTAN", false, &|env| x87::tan(&a, env).map(|(tangent, _)| tangent));
+        check("F2XM1", false, &|env| Some(x87::exp2_minus_1(&a, env)));
+        check("FPATAN", true, &|env| Some(x87::atan(&b, &a, env)));
+        check("FYL2X", true, &|env| Some(x87::y_log2_x(&b, &a, env)));
+        check("FYL2XP1", true, &|env| Some(x87::y_log2_x_plus_1(&b, &a, env)));
     }
 }

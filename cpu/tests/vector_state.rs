@@ -153,6 +153,34 @@ fn pointers_name_the_last_instruction_that_is_no_control_instruction() {
     assert_eq!(words, expected);
 }
 
+#[test]
+fn transcendental_instructions_are_last_instructions() {
+    for (second, opcode) in [
+        (0xf0, 0x1f0), // F2XM1
+        (0xf1, 0x1f1), // FYL2X
+        (0xf2, 0x1f2), // FPTAN
+        (0xf3, 0x1f3), // FPATAN
+        (0xf9, 0x1f9), // FYL2XP1
+        (0xfb, 0x1fb), // FSINCOS
+        (0xfe, 0x1fe), // FSIN
+        (0xff, 0x1ff), // FCOS
+    ] {
+        let mut machine = Machine::default();
+        // The instruction; FISTTP word [rbx]; FNSTCW [rdi].
+        machine.program(&[0xd9, second, 0xdf, 0x0b, 0xd9, 0x3f]);
+        let mut state = Machine::supervisor_state();
+        (state.gpr[3], state.gpr[7]) = (KERNEL_DATA, KERNEL_DATA + 0x100);
+        state.x87.tags = 3;
+        machine.cpu.set_state(&state);
+        assert_eq!(machine.step(), Ok(()));
+        let x87 = machine.cpu.state().x87;
+        assert_eq!((x87.ip, x87.dp, x87.opcode), (KERNEL_CODE, 0, opcode));
+        assert_eq!((machine.step(), machine.step()), (Ok(()), Ok(())));
+        let x87 = machine.cpu.state().x87;
+        assert_eq!((x87.ip, x87.dp, x87.opcode), (KERNEL_CODE + 2, KERNEL_DATA, 0x70b));
+    }
+}
+
 /// Real mode: pointers are linear, in two formats.
 #[test]
 fn real_mode_environment() {
