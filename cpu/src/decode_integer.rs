@@ -139,7 +139,10 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         M::Xadd => Op::Xadd,
         M::Cmpxchg => Op::Cmpxchg,
         M::Cmpxchg8b => Op::Cmpxchg8b,
-        M::Cmpxchg16b => Op::Cmpxchg16b,
+        M::Cmpxchg16b => {
+            i.attr |= attr::ALIGNED;
+            Op::Cmpxchg16b
+        }
         M::Push => match x.op0_kind() {
             OpKind::Register if x.op0_register().is_segment_register() => {
                 i.w = Width(implied_width(x));

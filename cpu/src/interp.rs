@@ -169,9 +169,15 @@ impl Cpu {
             a.wrapping_add(self.seg_base[s])
         } else {
             let a = if i.asize == 2 { a as u16 as u64 } else { a as u32 as u64 };
+            // What must be aligned raises #GP for that before the segment's limit is looked at, and never #AC.
+            if i.has(attr::ALIGNED) && a.wrapping_add(self.seg_base[s]) & (size - 1) != 0 {
+                return Err(self.raise(Fault::gp(0)));
+            }
             if self.flat_segment(s) { a } else { self.segment_check(s, a, size, write)? }
         };
-        self.check_alignment(linear, size)?;
+        if !i.has(attr::ALIGNED) {
+            self.check_alignment(linear, size)?;
+        }
         Ok(linear)
     }
 

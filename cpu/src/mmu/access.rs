@@ -644,11 +644,11 @@ impl Cpu {
             return Ok(());
         }
         let to = match size {
-            2 | 4 | 8 => size,
-            // A far pointer or pseudo-descriptor of 2 + 4 bytes.
+            2 | 4 | 8 | 16 => size,
+            // A pseudo-descriptor of 2 + 4 bytes.
             6 => 4,
-            // Extended reals; 16-byte operands that need no alignment of their own.
-            10 | 16 => 8,
+            // Extended reals.
+            10 => 8,
             _ => 1,
         };
         if linear & (to - 1) != 0 && (!self.mode.is_64() || self.canonical(linear)) {

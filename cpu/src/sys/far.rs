@@ -20,10 +20,8 @@ fn target(c: &mut Cpu, i: &Insn) -> Result<Target, Stop> {
     if i.cc == 0 {
         return Ok(Target { selector: i.disp as u16, offset: i.imm as u32 as u64 });
     }
-    let at = c.operand_address(i, u64::from(i.w.0) + 2, false)?;
-    let offset = c.read(i.w, at).map_err(|stop| c.operand_fault(i, stop))?;
-    let selector = c.read(W, at.wrapping_add(i.w.0.into())).map_err(|stop| c.operand_fault(i, stop))?;
-    Ok(Target { selector: selector as u16, offset })
+    let (selector, offset) = c.read_far_pointer(i)?;
+    Ok(Target { selector, offset })
 }
 
 impl Cpu {

@@ -218,15 +218,22 @@ pub(crate) fn mov_from_segment(c: &mut Cpu, i: &Insn) -> Done {
     c.put_operand(i, w, v)
 }
 
+impl Cpu {
+    /// Selector and offset in memory: two reads, offset first, each with checks of its own.
+    pub(crate) fn read_far_pointer(&mut self, i: &Insn) -> Result<(u16, u64), Stop> {
+        let at = self.far_address(i, 0, i.w.0.into(), false)?;
+        let offset = self.read(i.w, at).map_err(|stop| self.operand_fault(i, stop))?;
+        let at = self.far_address(i, i.w.0.into(), 2, false)?;
+        let selector = self.read(W, at).map_err(|stop| self.operand_fault(i, stop))?;
+        Ok((selector as u16, offset))
+    }
+}
+
 /// LDS, LES, LFS, LGS, LSS: SDM 2A. `cc` is the segment register.
 pub(crate) fn load_far(c: &mut Cpu, i: &Insn) -> Done {
-    // Two reads, one after the other, each with the checks of its own.
-    let at = c.far_address(i, 0, i.w.0.into(), false)?;
-    let offset = c.read(i.w, at).map_err(|stop| c.operand_fault(i, stop))?;
-    let at = c.far_address(i, i.w.0.into(), 2, false)?;
-    let selector = c.read(W, at).map_err(|stop| c.operand_fault(i, stop))?;
+    let (selector, offset) = c.read_far_pointer(i)?;
     let s = usize::from(i.cc);
-    c.load_segment(s, selector as u16)?;
+    c.load_segment(s, selector)?;
     c.set(i.w, i.dst, offset);
     c.refresh_mode();
     Ok(())

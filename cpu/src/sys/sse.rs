@@ -36,6 +36,8 @@ fn masked_store(c: &mut Cpu, i: &Insn, size: u64, data: u128, mask: u128) -> Don
     } else {
         c.segment_check(s, offset, size, true)?
     };
+    // Eight bytes are enough for sixteen, too.
+    c.check_alignment(at, 8)?;
     // All of it must be writable, whatever the mask leaves out. The manual lets a mask of zeros choose.
     c.check_write(at, size)?;
     for (k, (byte, mask)) in data.to_le_bytes().into_iter().zip(mask.to_le_bytes()).enumerate() {

@@ -384,7 +384,11 @@ fn bytes_text(machine: &Machine, len: usize) -> String {
 }
 
 /// True if both faulted alike.
-fn compare_faults(report: &mut String, ours: Result<(), Fault>, theirs: Result<(), HostFault>) -> bool {
+pub(crate) fn compare_faults(
+    report: &mut String,
+    ours: Result<(), Fault>,
+    theirs: Result<(), HostFault>,
+) -> bool {
     let same = match (&ours, &theirs) {
         (Ok(()), Ok(())) => return false,
         (Err(a), Err(b)) => {
@@ -423,7 +427,7 @@ pub const GPR_NAMES: [&str; 16] = [
     "r15",
 ];
 
-fn compare_users(
+pub(crate) fn compare_users(
     report: &mut String,
     ours: &User,
     theirs: &User,
@@ -481,7 +485,7 @@ fn compare_users(
 }
 
 /// The inputs that the instruction reads.
-fn describe(out: &mut String, user: &User, insn: &Instruction) {
+pub(crate) fn describe(out: &mut String, user: &User, insn: &Instruction) {
     let mut factory = InstructionInfoFactory::new();
     let mut names = Vec::new();
     for used in factory.info(insn).used_registers() {

@@ -52,6 +52,9 @@ pub const DATA: u64 = SCRATCH + 0x1000;
 /// A good place for RSP.
 pub const USER_STACK: u64 = SCRATCH + 0x3800;
 
+/// Where the supervisor's memory lies for [`crate::process`]: out of reach of user addresses.
+pub const HIGH: u64 = 0xffff_8000_0000_0000;
+
 /// Selectors of the GDT.
 #[allow(missing_docs, reason = "the names say it")]
 pub mod selector {

@@ -10,6 +10,7 @@ pub mod host;
 pub mod ins;
 pub mod layout;
 mod machine;
+pub mod process;
 pub mod program;
 pub mod random;
 pub mod segments;
@@ -18,7 +19,7 @@ pub mod ulp;
 pub mod undefined;
 pub mod verify;
 
-pub use host::{Host, HostFault};
+pub use host::{Child, Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};
 pub use program::{assemble, assemble_for, options};
 pub use random::Random;

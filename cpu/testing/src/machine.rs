@@ -229,6 +229,31 @@ impl Machine {
         state
     }
 
+    /// Makes the address space that of a process under Linux: the supervisor's memory in the upper half, and nothing but
+    /// INT3 and INTO allowed.
+    pub fn become_linux(&mut self) {
+        for at in (0..RAM).step_by(2 << 20) {
+            self.map(HIGH + at, at, Level::Large, pte::P | pte::W);
+            let low = self.entry(at, Level::Large);
+            self.write_u64(low, 0);
+        }
+        self.write_u64(TSS + 4, HIGH + STACK);
+        for v in (0..=255).filter(|v| !matches!(v, 3 | 4)) {
+            self.gate(v, HANDLERS + 16 * u64::from(v), 0, 0, 0xe);
+        }
+    }
+
+    /// As [`Machine::user_state_in`], after [`Machine::become_linux`].
+    pub fn process_state(segments: Segments) -> CpuState {
+        let mut state = Machine::user_state_in(segments);
+        for base in [&mut state.gdtr.base, &mut state.idtr.base, &mut state.ldtr.base, &mut state.tr.base] {
+            *base += HIGH;
+        }
+        state.cr0 |= cr0::AM;
+        state.cr4 |= cr4::FSGSBASE;
+        state
+    }
+
     /// Physical memory, one reader for all tests.
     pub fn read(&self, physical: u64, out: &mut [u8]) {
         assert!(self.ram.read(physical, out), "{physical:#x} is not RAM of the test machine");
@@ -403,7 +428,8 @@ impl Machine {
     /// What the exception whose handler halted has pushed; the stack must lie in the identity-mapped RAM.
     pub fn pushed(&self, vector: u8) -> Frame {
         let with_code = matches!(vector, 8 | 10..=14 | 17 | 21);
-        let mut at = self.cpu.state().gpr[4];
+        let stack = self.cpu.state().gpr[4];
+        let mut at = if stack >= HIGH { stack - HIGH } else { stack };
         let error = with_code.then(|| self.read_u64(at));
         at += if with_code { 8 } else { 0 };
         let word = |k: u64| self.read_u64(at + 8 * k);

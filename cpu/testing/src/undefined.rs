@@ -80,3 +80,60 @@ pub(crate) fn is_wide_selector_push(insn: &Instruction) -> bool {
         && insn.op0_register().is_segment_register()
         && insn.stack_pointer_increment() == -4
 }
+
+/// Instructions that do different things on AMD's and Intel's CPUs, by their manuals or by their silicon.
+pub(crate) fn makers_disagree(insn: &Instruction, bytes: &[u8], bitness: u32) -> bool {
+    use iced_x86::{Code as C, FlowControl as F};
+    let near = matches!(
+        insn.flow_control(),
+        F::UnconditionalBranch
+            | F::ConditionalBranch
+            | F::IndirectBranch
+            | F::Call
+            | F::IndirectCall
+            | F::Return
+    );
+    let prefixes: Vec<u8> = bytes
+        .iter()
+        .copied()
+        .take_while(|b| {
+            matches!(b, 0x66 | 0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3)
+                || bitness == 64 && b & 0xf0 == 0x40
+        })
+        .collect();
+    let has = |prefix| prefixes.contains(&prefix);
+    match insn.mnemonic() {
+        // AMD's have one bit more in MXCSR.
+        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Ldmxcsr => return true,
+        // A repeat prefix says to AMD's which ZF goes on, whatever the opcode says.
+        M::Loope | M::Loopne if has(0xf2) || has(0xf3) => return true,
+        // AMD's read what lies behind the released parameters before they look at the selector.
+        M::Retf if insn.op_count() > 0 && insn.immediate16() & !0xf8 != 0 => return true,
+        // AMD's do not mind LOCK.
+        M::INVALID if has(0xf0) && matches!(bytes.get(prefixes.len()..), Some([0x0f, 0x00, ..])) => {
+            return true;
+        }
+        M::Push if is_wide_selector_push(insn) => return true,
+        // Approximations have bits of their own.
+        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => {
+            return true;
+        }
+        M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos => {
+            return true;
+        }
+        _ => {}
+    }
+    // In 64-bit code, AMD's take an operand size of 16 bits seriously for near branches.
+    bitness == 64 && near && has(0x66)
+        || matches!(
+            insn.code(),
+            // Undefined with a register on AMD's.
+            C::Reservednop_rm16_r16_0F0D | C::Reservednop_rm32_r32_0F0D | C::Reservednop_rm64_r64_0F0D
+            // Reads two bytes on Intel's, four on AMD's.
+            | C::Movsxd_r16_rm16
+            // REX.W does not widen far pointers on AMD's.
+            | C::Jmp_m1664 | C::Call_m1664 | C::Lss_r64_m1664 | C::Lfs_r64_m1664 | C::Lgs_r64_m1664
+            // Undefined in long mode on AMD's.
+            | C::Sysexitd | C::Sysexitq
+        )
+}

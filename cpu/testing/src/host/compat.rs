@@ -84,7 +84,7 @@ fn present(selector: u16) -> bool {
 }
 
 /// Gives the process the segments of [`LDT`]. False where the kernel has no modify_ldt.
-fn write_ldt() -> bool {
+pub(super) fn write_ldt() -> bool {
     /// Linux's struct user_desc.
     #[repr(C)]
     struct UserDesc {

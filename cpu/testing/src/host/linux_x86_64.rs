@@ -42,7 +42,7 @@ pub(super) struct Context {
 }
 
 /// Bytes of the XSAVE area in its standard format, up to the end of AVX state, and where that begins.
-const AREA: usize = AVX + 256;
+pub(super) const AREA: usize = AVX + 256;
 const AVX: usize = 576;
 /// XSTATE_BV.
 const HEADER: usize = 512;

@@ -6,16 +6,20 @@ use iced_x86::{
 };
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod child;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod compat;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod linux_x86_64;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub use child::{Child, may_call_system};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use linux_x86_64::Host;
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod none;
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub use none::Host;
+pub use none::{Child, Host, may_call_system};
 
 /// The exception that an instruction raised on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
