@@ -43,22 +43,27 @@ pub(crate) fn masked_move(c: &mut Cpu, i: &Insn) -> Done {
     let size = if is_wide(i) { 32 } else { 16 };
     let count = size / usize::from(w.0);
     let store = i.dst_kind() != Kind::Reg;
-    let at = c.operand_address(i, size as u64, store)?;
-    let chosen: Vec<usize> = (0..count).filter(|&n| negative(w, lane(c, i.cc, w, n))).collect();
-    let address = |n: usize| at.wrapping_add((n * usize::from(w.0)) as u64);
-    if store {
-        for &n in &chosen {
-            c.check_write(address(n), w.0.into()).map_err(|stop| c.operand_fault(i, stop))?;
+    let offset = c.far_offset(i);
+    let mut chosen = Vec::with_capacity(8);
+    let mut loaded = [0; 8];
+    for n in 0..count {
+        if !negative(w, lane(c, i.cc, w, n)) {
+            continue;
         }
-        for &n in &chosen {
+        let at = lane_address(c, i, offset, n * usize::from(w.0), w, store)?;
+        if store {
+            c.check_write(at, w.0.into()).map_err(|stop| c.operand_fault(i, stop))?;
+            chosen.push((n, at));
+        } else {
+            loaded[n & 7] = c.read(w, at).map_err(|stop| c.operand_fault(i, stop))?;
+        }
+    }
+    if store {
+        for (n, at) in chosen {
             let v = lane(c, i.src, w, n);
-            c.write(w, address(n), v).map_err(|stop| c.operand_fault(i, stop))?;
+            c.write(w, at, v).map_err(|stop| c.operand_fault(i, stop))?;
         }
         return Ok(());
-    }
-    let mut loaded = [0; 8];
-    for &n in &chosen {
-        loaded[n & 7] = c.read(w, address(n)).map_err(|stop| c.operand_fault(i, stop))?;
     }
     let r = usize::from(i.dst & 15);
     (c.xmm[r], c.xmm[r + 16]) = (0, 0);
@@ -66,6 +71,20 @@ pub(crate) fn masked_move(c: &mut Cpu, i: &Insn) -> Done {
         set_lane(c, i.dst, w, n, loaded[n & 7]);
     }
     Ok(())
+}
+
+/// Linear address of the lane that begins `by` bytes behind an offset. Lanes that are not touched need not lie within the
+/// segment; offsets do not wrap from one lane to the next.
+fn lane_address(c: &mut Cpu, i: &Insn, offset: u64, by: usize, w: Width, write: bool) -> Result<u64, Stop> {
+    let at = offset.wrapping_add(by as u64);
+    let s = usize::from(i.seg & 7);
+    if c.mode.is_64() {
+        c.segment_address(i, at, w.0.into(), write)
+    } else if c.flat_segment(s) {
+        Ok(at as u32 as u64)
+    } else {
+        c.segment_check(s, at, w.0.into(), write)
+    }
 }
 
 /// VGATHERDPS, VPGATHERQD and their relatives: SDM 2C "VPGATHERDD/VPGATHERDQ". The lanes come from the lowest on; each that

@@ -219,9 +219,7 @@ impl Host {
             bytes.extend(compat::tail(self.segments));
         }
         self.write(INSN, &bytes);
-        // SDM 3A "Handling Self- and Cross-Modifying Code": code written through another linear address needs a
-        // serializing instruction.
-        std::hint::black_box(std::arch::x86_64::__cpuid(0));
+        serialize();
     }
 
     /// Runs what is loaded once. `user` becomes what it left, or, where it faulted, what stood then.
@@ -289,6 +287,29 @@ impl Drop for Host {
             libc::munmap(CODE as *mut c_void, 0x2000);
             libc::munmap((SCRATCH - EMPTY) as *mut c_void, (SCRATCH_SIZE + 2 * EMPTY) as usize);
         }
+    }
+}
+
+/// SDM 3A "Handling Self- and Cross-Modifying Code": code written through another linear address needs a serializing
+/// instruction. IRET is the one that no hypervisor intercepts.
+fn serialize() {
+    // SAFETY: it returns to the next instruction, with flags and stack as they are; what it pushes, it pops.
+    unsafe {
+        std::arch::asm!(
+            "mov {stack}, rsp",
+            "mov {v:e}, ss",
+            "push {v}",
+            "push {stack}",
+            "pushfq",
+            "mov {v:e}, cs",
+            "push {v}",
+            "lea {v}, [rip + 2f]",
+            "push {v}",
+            "iretq",
+            "2:",
+            stack = out(reg) _,
+            v = out(reg) _,
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! What two sides left, compared.
 
 use crate::{
+    Segments,
     compare::{FLAG_NAMES, GPR_NAMES, flags_text},
     host::HostFault,
     machine::flag,
@@ -13,6 +14,8 @@ use std::fmt::{self, Write};
 pub(super) struct Outcome {
     pub(super) user: User,
     pub(super) fault: Option<HostFault>,
+    /// Of instructions that may write segment registers.
+    pub(super) selectors: Option<Segments>,
 }
 
 /// One thing that differs.
@@ -40,6 +43,8 @@ pub enum Part {
     Status,
     /// Which x87 registers are in use.
     Tags,
+    /// Segment registers.
+    Selectors,
     /// Memory.
     Memory,
 }
@@ -56,6 +61,7 @@ impl Part {
             Part::Mxcsr => "mxcsr",
             Part::St(_) => "x87 register",
             Part::Control | Part::Status | Part::Tags => "x87 state",
+            Part::Selectors => "segment",
             Part::Memory => "memory",
         }
     }
@@ -78,6 +84,7 @@ impl fmt::Display for Part {
             Part::Control => f.write_str("fcw"),
             Part::Status => f.write_str("fsw"),
             Part::Tags => f.write_str("ftw"),
+            Part::Selectors => f.write_str("segment registers"),
             Part::Memory => f.write_str("memory"),
         }
     }
@@ -91,6 +98,7 @@ pub(super) const FLAGS: u64 = flag::STATUS | flag::DF;
 pub(super) fn same(ours: &Outcome, theirs: &Outcome) -> bool {
     let (a, b) = (&ours.user, &theirs.user);
     ours.fault == theirs.fault
+        && ours.selectors == theirs.selectors
         && a.gpr == b.gpr
         && a.rip == b.rip
         && (a.rflags ^ b.rflags) & FLAGS == 0
@@ -112,6 +120,7 @@ pub(super) fn parts(ours: &Outcome, theirs: &Outcome) -> Vec<Part> {
     };
     note(ours.fault != theirs.fault, Part::Fault);
     note(a.rip != b.rip, Part::Rip);
+    note(ours.selectors != theirs.selectors, Part::Selectors);
     for k in 0..16 {
         note(a.gpr[k] != b.gpr[k], Part::Gpr(k as u8));
     }
@@ -171,6 +180,9 @@ pub(super) fn describe(parts: &[Part], ours: &Outcome, theirs: &Outcome) -> Stri
             Part::Control => writeln!(out, "  fcw: {:x}, expected {:x}", a.x87.control, b.x87.control),
             Part::Status => writeln!(out, "  fsw: {:x}, expected {:x}", a.x87.status, b.x87.status),
             Part::Tags => writeln!(out, "  ftw: {:x}, expected {:x}", a.x87.tags, b.x87.tags),
+            Part::Selectors => {
+                writeln!(out, "  selectors: {:x?}, expected {:x?}", ours.selectors, theirs.selectors)
+            }
             Part::Memory => writeln!(out, "  memory"),
         };
     }

@@ -2,6 +2,7 @@
 
 use super::{difference::Outcome, run::Case};
 use crate::{
+    Segments,
     compare::{FLAG_NAMES, blank, text},
     ins::{Expected, Item, Line, Mode, Place},
     layout::*,
@@ -69,11 +70,23 @@ fn memory(old: &[u8], new: &[u8]) -> Vec<Item> {
     runs.into_iter().map(bytes).collect()
 }
 
+/// The registers that a line begins with where it names nothing.
+pub(super) fn usual(segments: Segments) -> User {
+    let mut user = blank();
+    user.rip = segments.ip();
+    if segments != Segments::LONG {
+        user.gpr[4] = USER_STACK - segments.base(segments.ss);
+    }
+    user
+}
+
 /// The line. `right` and `memory_right` are what the side that is right left.
 pub(super) fn line(case: &Case, right: &Outcome, memory_right: &[u8]) -> String {
-    let insn = Decoder::with_ip(64, &case.bytes, INSN, DecoderOptions::NONE).decode();
+    let insn =
+        Decoder::with_ip(case.segments.bitness(), &case.bytes, case.segments.ip(), DecoderOptions::NONE)
+            .decode();
     let empty = vec![0; SCRATCH_SIZE as usize];
-    let mut inputs = registers(&blank(), &case.before);
+    let mut inputs = registers(&usual(case.segments), &case.before);
     inputs.extend(memory(&empty, &case.scratch));
     let mut outputs = registers(&case.before, &right.user);
     outputs.extend(memory(&case.scratch, memory_right));
@@ -85,7 +98,7 @@ pub(super) fn line(case: &Case, right: &Outcome, memory_right: &[u8]) -> String 
         Expected { vector: fault.vector, error: coded.then_some(fault.error) }
     });
     let usual = if fault.is_some() { 0 } else { case.bytes.len() as u64 };
-    let distance = right.user.rip.wrapping_sub(INSN);
+    let distance = right.user.rip.wrapping_sub(case.before.rip);
     if distance != usual {
         outputs.push(item(Place::Rip, i128::from(distance as i64) as u128));
     }
@@ -98,6 +111,15 @@ pub(super) fn line(case: &Case, right: &Outcome, memory_right: &[u8]) -> String 
         fault,
         outputs,
     };
+    // What the files' machine does not have.
+    if case.segments != Segments::LONG {
+        let Segments { cs, ss, ds, es } = case.segments;
+        let bits = case.segments.bitness();
+        let after = right
+            .selectors
+            .map_or(String::new(), |s| format!(" cs={:x} ss={:x} ds={:x} es={:x}", s.cs, s.ss, s.ds, s.es));
+        return format!("# {bits}-bit code, cs={cs:x} ss={ss:x} ds={ds:x} es={es:x}: {line}{after}");
+    }
     let long = if case.bytes.len() > 15 { "# more than 15 bytes: " } else { "" };
     format!("{long}{line}")
 }

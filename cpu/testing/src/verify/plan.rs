@@ -1,8 +1,8 @@
 //! Which instructions are compared, and how each of the others is dealt with.
 
+use crate::Segments;
 use iced_x86::{
-    Code, CpuidFeature as F, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpCodeOperandKind as K,
-    Register,
+    Code, CpuidFeature as F, FlowControl, Instruction, Mnemonic as M, OpCodeOperandKind as K, Register,
 };
 use std::collections::BTreeSet;
 
@@ -135,14 +135,16 @@ pub enum Class {
     Elsewhere(&'static str),
 }
 
-/// The class of a code in 64-bit user code, whatever the host is.
-pub fn class(code: Code) -> Class {
+/// The class of a code in user code of 16, 32 or 64 bits, whatever the host is.
+pub fn class(code: Code, bitness: u32) -> Class {
     use Class::{AsFault, Compared, Elsewhere};
     let info = code.op_code();
     if info.fwait() {
         return Elsewhere("two instructions, WAIT and the one without it, which is compared");
     }
     let operand = |kind| (0..info.op_count()).any(|k| info.op_kind(k) == kind);
+    let pops = code.mnemonic() == M::Pop;
+    let segments = [K::seg_reg, K::es, K::cs, K::ss, K::ds, K::fs, K::gs].into_iter().any(operand);
     match code.mnemonic() {
         M::Cpuid => Elsewhere("tells of the processor: every one differs"),
         M::Rdtsc | M::Rdtscp | M::Rdpmc => Elsewhere("tells the time"),
@@ -157,6 +159,7 @@ pub fn class(code: Code) -> Class {
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => {
             Elsewhere("the host's own threads live on these bases")
         }
+        M::Lds | M::Les if bitness != 64 => Compared,
         M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss => {
             Elsewhere("loads a segment register from the operating system's tables")
         }
@@ -180,10 +183,14 @@ pub fn class(code: Code) -> Class {
         // Outside of supervisor code they are no instructions.
         M::Clac | M::Stac => AsFault,
         M::Ud0 | M::Ud1 | M::Ud2 => AsFault,
-        _ if operand(K::seg_reg) => Elsewhere("reads or loads a segment register"),
-        _ if [K::es, K::cs, K::ss, K::ds, K::fs, K::gs].into_iter().any(operand) => {
-            Elsewhere("pushes or loads a segment register")
+        // FS and GS are the process's own.
+        M::Push | M::Pop | M::Mov
+            if bitness != 64 && segments && !(pops && [K::fs, K::gs].into_iter().any(operand)) =>
+        {
+            Compared
         }
+        _ if operand(K::seg_reg) => Elsewhere("reads or loads a segment register"),
+        _ if segments => Elsewhere("pushes or loads a segment register"),
         _ if is_privileged(code) => AsFault,
         _ => match flow(code) {
             FlowControl::Next => Compared,
@@ -221,21 +228,23 @@ fn is_privileged(code: Code) -> bool {
         )
 }
 
-/// All codes of 64-bit mode that belong to the features.
-pub fn codes(features: &BTreeSet<F>) -> Vec<Code> {
-    Code::values()
-        .filter(|code| {
-            let info = code.op_code();
-            info.is_instruction()
-                && info.mode64()
-                && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
-                && code.cpuid_features().iter().all(|f| features.contains(f))
-        })
-        .collect()
+/// All codes of 16-, 32- or 64-bit code that belong to the features.
+pub fn codes(features: &BTreeSet<F>, bitness: u32) -> Vec<Code> {
+    let features: Vec<F> = features.iter().copied().collect();
+    crate::forms::codes_for(bitness, &features)
 }
 
-/// Whether an encoding may run in this process: its code may, and it does not use the segments that the process lives on.
-pub(super) fn may_run(insn: &Instruction) -> bool {
-    let foreign = matches!(insn.segment_prefix(), Register::FS | Register::GS);
-    !foreign && class(insn.code()) == Class::Compared
+/// Whether an encoding may run in this process: its code may, and it does not use the segments that the process lives on, nor
+/// those in which the trampoline lies.
+pub(super) fn may_run(segments: Segments, insn: &Instruction) -> bool {
+    let foreign = |r| matches!(r, Register::FS | Register::GS);
+    let kept = if segments == Segments::LONG {
+        !foreign(insn.segment_prefix())
+    } else {
+        !foreign(insn.op0_register())
+            && [insn.memory_segment(), insn.segment_prefix()]
+                .into_iter()
+                .all(|r| !foreign(r) && r != Register::CS)
+    };
+    kept && class(insn.code(), segments.bitness()) == Class::Compared
 }

@@ -6,7 +6,7 @@ use super::{
     difference::{FLAGS, Outcome, Part, parts},
     subject::Subject,
 };
-use crate::machine::flag;
+use crate::{Segments, machine::flag, undefined::is_wide_selector_push};
 use iced_x86::{Code, MemorySize, Mnemonic as M, OpKind};
 use softmetal_cpu::{float::F80, testing::User};
 
@@ -37,6 +37,9 @@ fn amd_flags(mnemonic: M) -> u64 {
     match mnemonic {
         // 0, where Intel's have the result's sign.
         M::Bextr => flag::SF,
+        M::Aaa | M::Aas => flag::OF | flag::SF | flag::ZF | flag::PF,
+        M::Aad | M::Aam => flag::OF | flag::AF | flag::CF,
+        M::Daa | M::Das => flag::OF,
         _ => 0,
     }
 }
@@ -54,7 +57,9 @@ fn in_steps(subject: &Subject) -> bool {
             | MemorySize::Fxsave64_512Byte
             | MemorySize::Xsave
             | MemorySize::Xsave64
-    )
+            | MemorySize::Float80
+            | MemorySize::Bcd
+    ) || matches!(subject.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
 }
 
 /// AMD's MXCSR has a bit for misaligned operands (MISALIGNSSE), which is reserved in Intel's.
@@ -70,18 +75,26 @@ pub(super) fn judge(maker: Maker, subject: &Subject, ours: &Outcome, theirs: &Ou
     }
     if let (Some(a), Some(b)) = (ours.fault, theirs.fault)
         && in_steps(subject)
-        && (a.vector, a.error) == (14, b.error)
-        && b.vector == 14
-        && a.cr2 >> 16 == b.cr2 >> 16
     {
-        return Verdict::Allowed;
+        // Of several pages, or of a page and a segment's end, any may be found first.
+        let pages = (a.vector, a.error) == (14, b.error) && b.vector == 14 && a.cr2 >> 16 == b.cr2 >> 16;
+        let segment = matches!((a.vector, b.vector), (12 | 13, 14) | (14, 12 | 13));
+        if pages || segment && subject.segments != Segments::LONG {
+            return Verdict::Allowed;
+        }
     }
     if maker == Maker::Amd && amd_differs(subject, ours, theirs) { Verdict::Allowed } else { Verdict::Wrong }
 }
 
 fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
     let vector = |outcome: &Outcome| outcome.fault.map(|fault| fault.vector);
+    // A misaligned operand is found before the stack segment's end.
+    if subject.alignment > 1 && (vector(ours), vector(theirs)) == (Some(12), Some(13)) {
+        return true;
+    }
     match subject.insn.mnemonic() {
+        // It is an instruction outside of long mode too.
+        M::Sysret | M::Sysretq => (vector(ours), vector(theirs)) == (Some(6), Some(13)),
         // The opcodes end the decoding: what stands behind them counts for no length.
         M::Ud0 | M::Ud1 => vector(ours) == Some(13) && vector(theirs) == Some(6),
         M::INVALID if matches!(subject.code.mnemonic(), M::Ud0 | M::Ud1) => {
@@ -95,6 +108,10 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         | M::Sha256msg1
         | M::Sha256msg2
         | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(14)),
+        // Of a selector pushed with 32 bits, AMD's write the upper half too.
+        M::Push if is_wide_selector_push(&subject.insn) => {
+            matches!((vector(ours), vector(theirs)), (None | Some(14), Some(12 | 14)))
+        }
         // MOVSXD of 16 bits reads four bytes of memory.
         M::Movsxd => {
             subject.code == Code::Movsxd_r16_rm16 && vector(ours).is_none() && vector(theirs) == Some(14)
@@ -122,6 +139,9 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
 /// Whether memory differs only by what AMD's processors do differently: FXSAVE stores MXCSR_MASK, which tells of
 /// MISALIGNSSE.
 pub(super) fn memory_allowed(maker: Maker, subject: &Subject, ours: &[u8], theirs: &[u8]) -> bool {
+    if maker == Maker::Amd && is_wide_selector_push(&subject.insn) {
+        return ours.iter().zip(theirs).filter(|(a, b)| a != b).all(|(_, b)| *b == 0);
+    }
     let saves = matches!(subject.insn.mnemonic(), M::Fxsave | M::Fxsave64);
     let mut different = ours.iter().zip(theirs).filter(|(a, b)| a != b);
     maker == Maker::Amd
@@ -185,7 +205,7 @@ mod tests {
     fn outcome(change: impl Fn(&mut User)) -> Outcome {
         let mut user = blank();
         change(&mut user);
-        Outcome { user, fault: None }
+        Outcome { user, fault: None, selectors: None }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn report(tally: &Tally) -> String {
     out.push_str(
         "\nThe smallest case of each, as lines for .ins files; behind the arrow stands what is right:\n\n",
     );
-    for (line, text) in different.iter().filter_map(|(_, seen)| seen.smallest.as_ref()) {
+    for (line, text) in different.iter().filter_map(|(_, seen)| seen.smallest.as_ref()).take(TABLE) {
         let comment = text.lines().map(str::trim).collect::<Vec<_>>().join("; ");
         let _ = writeln!(out, "# {comment}\n{line}");
     }

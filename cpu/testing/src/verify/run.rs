@@ -11,11 +11,11 @@ use super::{
     state::{self, State},
     subject::Subject,
 };
-use crate::{Random, layout::*};
-use iced_x86::Code;
+use crate::{Random, Segments, layout::*};
+use iced_x86::{Code, CpuidFeature, Instruction};
 use softmetal_cpu::testing::User;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,7 @@ const FAULTING_STATES: usize = 2;
 const EXAMPLES: usize = 4;
 
 /// Codes whose smallest case is looked for.
-const SHRUNK: usize = 200;
+const SHRUNK: usize = 100;
 
 /// When to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Limit {
 pub struct Case {
     /// The instruction.
     pub bytes: Vec<u8>,
+    /// The segments in which it stands.
+    pub segments: Segments,
     /// Its registers.
     pub before: User,
     /// Its scratch memory.
@@ -107,6 +109,12 @@ pub struct Verifier {
     maker: Maker,
     random: Random,
     plan: Vec<Code>,
+    /// What a round runs: places in `plan`, and how many bits the code has.
+    entries: Vec<(usize, u32)>,
+    /// The segments in which code can stand on both sides.
+    places: Vec<Segments>,
+    /// Where both sides are.
+    segments: Option<Segments>,
     /// By code: whether prefixes may make it of another.
     planned: Vec<bool>,
     states: Vec<State>,
@@ -124,18 +132,39 @@ struct Buffers {
 }
 
 impl Verifier {
-    /// Compares `ours` with `theirs`, whose maker is `maker`, over the codes of `plan`.
+    /// Compares `ours` with `theirs`, whose maker is `maker`, over the codes of these features that are wanted.
     pub fn new(
-        ours: Box<dyn Side>,
-        theirs: Box<dyn Side>,
+        mut ours: Box<dyn Side>,
+        mut theirs: Box<dyn Side>,
         maker: Maker,
-        plan: Vec<Code>,
+        features: &BTreeSet<CpuidFeature>,
+        wanted: &dyn Fn(Code) -> bool,
         seed: u64,
     ) -> Verifier {
-        let mut planned = vec![false; Code::values().len()];
-        plan.iter().for_each(|&code| planned[code as usize] = true);
+        let mut plan = Vec::new();
+        let mut index = vec![None; Code::values().len()];
+        let mut entries = Vec::new();
+        let places: Vec<Segments> = std::iter::once(Segments::LONG)
+            .chain(Segments::LEGACY)
+            .filter(|&segments| ours.enter(segments) && theirs.enter(segments))
+            .collect();
+        for bitness in [64, 32, 16] {
+            if !places.iter().any(|place| place.bitness() == bitness) {
+                continue;
+            }
+            for code in plan::codes(features, bitness).into_iter().filter(|&code| wanted(code)) {
+                if matches!(plan::class(code, bitness), Class::Elsewhere(_)) {
+                    continue;
+                }
+                let k = *index[code as usize].get_or_insert_with(|| {
+                    plan.push(code);
+                    plan.len() - 1
+                });
+                entries.push((k, bitness));
+            }
+        }
         let mut verifier = Verifier {
-            planned,
+            planned: index.iter().map(Option::is_some).collect(),
             ours,
             theirs,
             maker,
@@ -143,6 +172,9 @@ impl Verifier {
             seen: vec![Seen::default(); plan.len()],
             tally: Tally { planned: plan.len(), ..Tally::default() },
             plan,
+            entries,
+            places,
+            segments: None,
             states: vec![State::new(); STATES],
             buffers: Buffers::default(),
         };
@@ -168,7 +200,7 @@ impl Verifier {
     pub fn run(mut self, limit: Limit, progress: &mut dyn FnMut(&Tally) -> bool) -> Tally {
         let started = Instant::now();
         let mut told = started;
-        let mut order: Vec<usize> = (0..self.plan.len()).collect();
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
         'all: loop {
             // Each round meets every code, in a new order.
             for k in (1..order.len()).rev() {
@@ -176,7 +208,8 @@ impl Verifier {
             }
             let before = self.tally.cases;
             for &k in &order {
-                self.code(k);
+                let (code, bitness) = self.entries[k];
+                self.code(code, bitness);
                 let now = Instant::now();
                 let over = match limit {
                     Limit::Time(time) => now - started >= time,
@@ -215,16 +248,19 @@ impl Verifier {
     }
 
     /// One encoding of a code, from some states.
-    fn code(&mut self, k: usize) {
+    fn code(&mut self, k: usize, bitness: u32) {
         let code = self.plan[k];
-        let class = plan::class(code);
+        let class = plan::class(code, bitness);
+        let fitting = self.places.iter().filter(|place| place.bitness() == bitness);
+        let choice = self.random.below(fitting.clone().count() as u64) as usize;
+        let Some(&segments) = fitting.clone().nth(choice) else { return };
         let planned = &self.planned;
-        let allowed = |insn: &iced_x86::Instruction| match class {
-            Class::Compared => planned[insn.code() as usize] && plan::may_run(insn),
-            Class::AsFault => plan::class(insn.code()) == class,
+        let allowed = |insn: &Instruction| match class {
+            Class::Compared => planned[insn.code() as usize] && plan::may_run(segments, insn),
+            Class::AsFault => plan::class(insn.code(), bitness) == class,
             Class::Elsewhere(_) => false,
         };
-        let Some(mut subject) = Subject::random(code, &mut self.random, &allowed) else { return };
+        let Some(mut subject) = Subject::random(segments, code, &mut self.random, &allowed) else { return };
         subject.faults |= class == Class::AsFault;
         if !quirks::comparable(self.maker, &subject) {
             return;
@@ -244,14 +280,13 @@ impl Verifier {
 
     /// Runs the first `count` states.
     fn batch(&mut self, k: usize, subject: &Subject, count: usize) {
-        self.ours.load(&subject.bytes);
-        self.theirs.load(&subject.bytes);
+        self.enter(subject);
         self.buffers.snapshot.resize(SCRATCH_SIZE as usize, 0);
         self.theirs.read(SCRATCH, &mut self.buffers.snapshot);
         let (mut good, mut ran) = (true, 0);
         let writes = subject.writes_memory();
         for s in 0..count {
-            let (ours, theirs) = self.case(s);
+            let (ours, theirs) = self.case(subject, s);
             self.count(k, &theirs);
             ran += 1;
             good &= same(&ours, &theirs) || self.tolerated(k, subject, &ours, &theirs);
@@ -278,13 +313,25 @@ impl Verifier {
     }
 
     /// One state on both sides.
-    fn case(&mut self, s: usize) -> (Outcome, Outcome) {
+    fn case(&mut self, subject: &Subject, s: usize) -> (Outcome, Outcome) {
         let state = &self.states[s];
         if state.poke_len > 0 {
             self.ours.write(state.poke_at, state.poked());
             self.theirs.write(state.poke_at, state.poked());
         }
-        (run(&mut *self.ours, &state.user), run(&mut *self.theirs, &state.user))
+        let loads = subject.loads_segment;
+        (run(&mut *self.ours, &state.user, loads), run(&mut *self.theirs, &state.user, loads))
+    }
+
+    /// Puts a subject in place on both sides.
+    fn enter(&mut self, subject: &Subject) {
+        if self.segments != Some(subject.segments) {
+            self.ours.enter(subject.segments);
+            self.theirs.enter(subject.segments);
+            self.segments = Some(subject.segments);
+        }
+        self.ours.load(&subject.bytes);
+        self.theirs.load(&subject.bytes);
     }
 
     /// Compares what is written, and what lies near.
@@ -333,7 +380,7 @@ impl Verifier {
             let state = &self.states[s];
             self.theirs.write(state.poke_at, state.poked());
             self.theirs.read(SCRATCH, &mut self.buffers.snapshot);
-            let (ours, theirs) = self.case(s);
+            let (ours, theirs) = self.case(subject, s);
             if s >= ran {
                 self.count(k, &theirs);
             }
@@ -363,6 +410,7 @@ impl Verifier {
                 seen.examples.push(Example {
                     case: Case {
                         bytes: subject.bytes.clone(),
+                        segments: subject.segments,
                         before: user,
                         scratch: self.buffers.snapshot.clone(),
                     },
@@ -379,7 +427,7 @@ impl Verifier {
             let examples = std::mem::take(&mut self.seen[k].examples);
             let lines = examples.iter().map(|example| {
                 let case = shrink(self, example.case.clone(), &example.parts);
-                let subject = Subject::new(self.plan[k], &case.bytes);
+                let subject = Subject::new(case.segments, self.plan[k], &case.bytes);
                 let judged = self.judge(&subject, &case);
                 (line(&case, &judged.theirs, &judged.memory), judged.text)
             });
@@ -390,25 +438,25 @@ impl Verifier {
     }
 
     /// What these bytes are, or were made from, for the plan.
-    pub(super) fn code_of(&self, bytes: &[u8]) -> Code {
-        Subject::new(Code::INVALID, bytes).code
+    pub(super) fn code_of(&self, case: &Case) -> Code {
+        Subject::new(case.segments, Code::INVALID, &case.bytes).code
     }
 
     /// Whether a case may run here.
     pub(super) fn allowed(&mut self, subject: &Subject, before: &User) -> bool {
-        let fault = plan::class(subject.code) == Class::AsFault;
-        let runs =
-            fault || subject.faults || self.planned[subject.code as usize] && plan::may_run(&subject.insn);
+        let fault = plan::class(subject.code, subject.segments.bitness()) == Class::AsFault;
+        let runs = fault
+            || subject.faults
+            || self.planned[subject.code as usize] && plan::may_run(subject.segments, &subject.insn);
         runs && (fault || subject.faults || subject.ranges(before, &mut self.buffers.ranges))
     }
 
     /// Runs one case on both sides, and compares everything.
     pub(super) fn judge(&mut self, subject: &Subject, case: &Case) -> Judged {
-        self.ours.load(&case.bytes);
-        self.theirs.load(&case.bytes);
+        self.enter(subject);
         self.set_scratch(&case.scratch);
-        let ours = run(&mut *self.ours, &case.before);
-        let theirs = run(&mut *self.theirs, &case.before);
+        let ours = run(&mut *self.ours, &case.before, subject.loads_segment);
+        let theirs = run(&mut *self.theirs, &case.before, subject.loads_segment);
         let mut different = parts(&ours, &theirs);
         if !different.is_empty() && quirks::judge(self.maker, subject, &ours, &theirs) != Verdict::Wrong {
             different.clear();
@@ -423,9 +471,13 @@ impl Verifier {
     }
 }
 
-/// Runs what is in place from these registers.
-pub(super) fn run(side: &mut dyn Side, before: &User) -> Outcome {
+/// Runs what is in place from these registers. What it did to segment registers is undone.
+pub(super) fn run(side: &mut dyn Side, before: &User, loads_segment: bool) -> Outcome {
     let mut user = *before;
     let fault = side.run(&mut user).err();
-    Outcome { user, fault }
+    let selectors = loads_segment.then(|| side.selectors());
+    if loads_segment {
+        side.leave();
+    }
+    Outcome { user, fault, selectors }
 }

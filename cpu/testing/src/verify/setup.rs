@@ -1,9 +1,6 @@
 //! Who is compared with whom.
 
-use super::{
-    Emulated, Maker, Verifier,
-    plan::{self, Class},
-};
+use super::{Emulated, Maker, Verifier, plan};
 use crate::Host;
 use iced_x86::{Code, CpuidFeature};
 use softmetal_cpu::Options;
@@ -30,20 +27,14 @@ fn slow() -> Options {
     Options { no_chain: true, no_fuse: true, no_specialise: true, no_tlb: true, ..plain() }
 }
 
-/// The codes of these features that can run here and are wanted.
-fn plan(features: &BTreeSet<CpuidFeature>, wanted: Wanted) -> Vec<Code> {
-    let runs = |code: &Code| !matches!(plan::class(*code), Class::Elsewhere(_));
-    plan::codes(features).into_iter().filter(runs).filter(|code| wanted(*code)).collect()
-}
-
 /// The emulated CPU and the host's own. None where the host is no x86-64 under Linux, or forbids what that needs.
 pub fn against_host(seed: u64, wanted: Wanted) -> Option<Setup> {
     let (host, maker) = plan::host()?;
     let theirs = Host::new()?;
     let mut ours = Emulated::new(plain());
     let features = plan::features(|leaf, subleaf| ours.cpuid(leaf, subleaf));
-    let both = features.intersection(&host).copied().collect();
-    let verifier = Verifier::new(Box::new(ours), Box::new(theirs), maker, plan(&both, wanted), seed);
+    let both: BTreeSet<CpuidFeature> = features.intersection(&host).copied().collect();
+    let verifier = Verifier::new(Box::new(ours), Box::new(theirs), maker, &both, wanted, seed);
     Some(Setup { verifier, lacking: features.difference(&host).copied().collect() })
 }
 
@@ -51,9 +42,8 @@ pub fn against_host(seed: u64, wanted: Wanted) -> Option<Setup> {
 pub fn against_itself(seed: u64, wanted: Wanted) -> Setup {
     let (mut ours, theirs) = (Emulated::new(plain()), Emulated::new(slow()));
     let features = plan::features(|leaf, subleaf| ours.cpuid(leaf, subleaf));
-    let codes = plan(&features, wanted);
     Setup {
-        verifier: Verifier::new(Box::new(ours), Box::new(theirs), Maker::Intel, codes, seed),
+        verifier: Verifier::new(Box::new(ours), Box::new(theirs), Maker::Intel, &features, wanted, seed),
         lacking: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! A case that differs, made as small as it can be while it differs in the same kind of thing.
 
+use super::line::usual;
 use super::{
     difference::{FLAGS, Outcome, Part},
     run::{Case, Verifier},
@@ -32,8 +33,8 @@ struct Shrinker<'a> {
 /// Gives a smaller case of the same kind of difference.
 pub(super) fn shrink(verifier: &mut Verifier, case: Case, parts: &[Part]) -> Case {
     let Some(kind) = parts.first().map(|part| part.kind()) else { return case };
-    let code = verifier.code_of(&case.bytes);
-    let subject = Subject::new(code, &case.bytes);
+    let code = verifier.code_of(&case);
+    let subject = Subject::new(case.segments, code, &case.bytes);
     let mut shrinker = Shrinker { verifier, best: case, subject, kind, attempts: 0 };
     // What is simpler may make something else simpler.
     for _ in 0..2 {
@@ -58,7 +59,7 @@ impl Shrinker<'_> {
         let subject = if case.bytes == self.best.bytes {
             self.subject.clone()
         } else {
-            Subject::new(self.subject.code, &case.bytes)
+            Subject::new(case.segments, self.subject.code, &case.bytes)
         };
         case.bytes.clone_from(&subject.bytes);
         if subject.faults != self.subject.faults || !self.verifier.allowed(&subject, &case.before) {
@@ -70,6 +71,11 @@ impl Shrinker<'_> {
             (self.best, self.subject) = (case, subject);
         }
         same
+    }
+
+    /// Registers that say nothing.
+    fn usual(&self) -> User {
+        usual(self.best.segments)
     }
 
     fn user(&mut self, change: impl FnOnce(&mut User)) -> bool {
@@ -120,7 +126,7 @@ impl Shrinker<'_> {
 
     fn registers(&mut self) {
         for k in 0..16 {
-            let usual = blank().gpr[k];
+            let usual = self.usual().gpr[k];
             if self.best.before.gpr[k] == usual || self.user(|user| user.gpr[k] = usual) {
                 continue;
             }

@@ -1,6 +1,8 @@
 //! Who runs a case: the emulated CPU, or who says what is right.
 
 use crate::{
+    Segments,
+    compare::narrow,
     host::{Host, HostFault},
     layout::*,
     machine::{Machine, flag},
@@ -9,6 +11,13 @@ use softmetal_cpu::{Options, testing::User};
 
 /// A CPU that runs code from given registers and its own scratch memory, which lies at [`SCRATCH`].
 pub trait Side {
+    /// Chooses the segments that code runs in from now on, and what is in place goes. False where
+    /// there are none of that kind.
+    fn enter(&mut self, segments: Segments) -> bool;
+    /// Brings the segments back that a run has changed; what is in place stays.
+    fn leave(&mut self);
+    /// The selectors that the last run left, of code that is not 64-bit code.
+    fn selectors(&mut self) -> Segments;
     /// Puts one instruction, or a run of them, in place.
     fn load(&mut self, code: &[u8]);
     /// Runs what is in place once. `user` becomes what it left, or, where it faulted, what stood then.
@@ -24,6 +33,7 @@ pub trait Side {
 /// The emulated CPU, at CPL 3.
 pub struct Emulated {
     machine: Machine,
+    segments: Segments,
 }
 
 impl Emulated {
@@ -31,7 +41,7 @@ impl Emulated {
     pub fn new(options: Options) -> Emulated {
         let mut machine = Machine::new(options);
         machine.cpu.set_state(&Machine::user_state());
-        Emulated { machine }
+        Emulated { machine, segments: Segments::LONG }
     }
 
     /// EAX to EDX of CPUID.
@@ -55,11 +65,30 @@ fn fault(fault: softmetal_cpu::Fault) -> HostFault {
 }
 
 impl Side for Emulated {
+    fn enter(&mut self, segments: Segments) -> bool {
+        self.segments = segments;
+        self.machine.cpu.set_state(&match segments {
+            Segments::LONG => Machine::user_state(),
+            segments => Machine::user_state_in(segments),
+        });
+        true
+    }
+    fn leave(&mut self) {
+        self.enter(self.segments);
+    }
+    fn selectors(&mut self) -> Segments {
+        let [es, cs, ss, ds, ..] = self.machine.cpu.state().segments.map(|s| s.selector);
+        Segments { cs, ss, ds, es }
+    }
     fn load(&mut self, code: &[u8]) {
         self.machine.load(code);
     }
     fn run(&mut self, user: &mut User) -> Result<(), HostFault> {
+        let before = *user;
         let result = self.machine.run_user(user).map_err(fault);
+        if self.segments != Segments::LONG {
+            narrow(&before, user);
+        }
         // RF stands in the image that a fault pushes.
         user.rflags &= !flag::RF;
         result
@@ -76,6 +105,13 @@ impl Side for Emulated {
 }
 
 impl Side for Host {
+    fn enter(&mut self, segments: Segments) -> bool {
+        Host::enter(self, segments)
+    }
+    fn leave(&mut self) {}
+    fn selectors(&mut self) -> Segments {
+        self.segments()
+    }
     fn load(&mut self, code: &[u8]) {
         Host::load(self, code);
     }

@@ -5,7 +5,7 @@ use super::{
     subject::{MAX_COUNT, Subject},
     values::{self, Lanes},
 };
-use crate::{Random, compare::blank, layout::*};
+use crate::{Random, Segments, compare::blank, forms::Form, forms_legacy, layout::*};
 use iced_x86::{Mnemonic as M, OpKind, Register};
 use softmetal_cpu::testing::User;
 
@@ -91,8 +91,17 @@ pub(super) fn draw(subject: &Subject, base: &User, random: &mut Random, out: &mu
     if subject.x87 {
         user.x87 = values::x87(random);
     }
-    user.gpr[4] = USER_STACK - 8 * random.below(64);
-    let at = aim(subject, random, user);
+    let at = if subject.segments == Segments::LONG {
+        user.gpr[4] = USER_STACK - 8 * random.below(64);
+        aim(subject, random, user)
+    } else {
+        let form = Form { bytes: Vec::new(), insn: subject.insn };
+        *user = forms_legacy::aim(subject.segments, &form, random, user);
+        if random.next() >> 60 != 0 {
+            align(subject, user);
+        }
+        subject.first_address(user)
+    };
     out.poke_len = 0;
     if let Some(at) = at {
         fill(subject, random, at, out);
@@ -173,6 +182,17 @@ fn aim(subject: &Subject, random: &mut Random, user: &mut User) -> Option<u64> {
         user.gpr[base.full_register().number()] ^= random.next() << 32;
     }
     Some(operand)
+}
+
+/// Moves the base so that the operand is aligned as the instruction wants it.
+fn align(subject: &Subject, user: &mut User) {
+    let base = subject.insn.memory_base();
+    let off = subject.first_address(user).unwrap_or(0) & (subject.alignment - 1);
+    if base.is_gpr() && off != 0 {
+        let mask = if base.size() == 2 { 0xffff } else { u64::MAX };
+        let r = &mut user.gpr[base.full_register().number()];
+        *r = *r & !mask | r.wrapping_sub(off) & mask & 0xffff_ffff;
+    }
 }
 
 /// Indexes of gathers: small ones.

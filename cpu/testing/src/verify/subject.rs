@@ -1,7 +1,7 @@
 //! What is run: an instruction's bytes, with what must be known of it to make states for it.
 
 use super::values::Lanes;
-use crate::{Random, forms, layout::*};
+use crate::{Random, Segments, compare::loads_segment, forms, forms_legacy, layout::*};
 use iced_x86::{
     Code, Decoder, DecoderOptions, EncodingKind, Instruction, InstructionInfoFactory, MemorySize, Mnemonic,
     OpAccess, OpKind, Register,
@@ -15,8 +15,13 @@ pub(super) struct Touch {
     index: Register,
     scale: u64,
     displacement: u64,
-    /// Addresses are cut to this.
+    /// Offsets are cut to this.
     mask: u64,
+    /// What is added to the offset then; the sum is cut to `linear`.
+    segment: u64,
+    linear: u64,
+    /// All that the segment reaches is the scratch memory and empty pages.
+    local: bool,
     /// Vector indexes: bytes of each, and how many there are.
     lanes: Option<(usize, usize)>,
     pub(super) size: u64,
@@ -29,7 +34,8 @@ impl Touch {
         let base = self.displacement.wrapping_add(part(user, self.base));
         match self.lanes {
             None => {
-                let at = base.wrapping_add(part(user, self.index).wrapping_mul(self.scale)) & self.mask;
+                let offset = base.wrapping_add(part(user, self.index).wrapping_mul(self.scale)) & self.mask;
+                let at = offset.wrapping_add(self.segment) & self.linear;
                 (at, at)
             }
             Some((bytes, count)) => {
@@ -57,6 +63,8 @@ pub(super) struct Subject {
     /// As it decodes; for bytes that are no instruction, the one that they were made from.
     pub(super) code: Code,
     pub(super) insn: Instruction,
+    /// In what segments it stands.
+    pub(super) segments: Segments,
     pub(super) bytes: Vec<u8>,
     pub(super) touches: Vec<Touch>,
     /// Numbers of the general registers that it reads, and of the vector registers.
@@ -71,6 +79,8 @@ pub(super) struct Subject {
     pub(super) alignment: u64,
     /// It always faults: no instruction, or none for user code.
     pub(super) faults: bool,
+    /// It may write a segment register.
+    pub(super) loads_segment: bool,
 }
 
 /// Legacy prefixes that mean little or nothing, or forbid the instruction.
@@ -88,8 +98,12 @@ fn prefixes(bytes: &[u8]) -> (usize, bool) {
 }
 
 /// Adds prefixes that are redundant or wrong, in places where they are legal or not, up to 15 bytes and beyond.
-fn decorate(bytes: &mut Vec<u8>, random: &mut Random) {
-    let r = random.next();
+fn decorate(segments: Segments, bytes: &mut Vec<u8>, random: &mut Random) {
+    let mut r = random.next();
+    if segments != Segments::LONG && matches!(r & 7, 2 | 3) {
+        // There is no REX prefix.
+        r ^= 6;
+    }
     let (legacy, rex) = prefixes(bytes);
     match r & 7 {
         // The longest that there is, and one that is too long.
@@ -117,38 +131,41 @@ fn decorate(bytes: &mut Vec<u8>, random: &mut Random) {
 impl Subject {
     /// A random form of `code`, some of them with strange prefixes; None where there is none that may run.
     pub(super) fn random(
+        segments: Segments,
         code: Code,
         random: &mut Random,
         allowed: &dyn Fn(&Instruction) -> bool,
     ) -> Option<Subject> {
-        let form = forms::form(code, random)?;
+        let form = forms::form_in(segments, code, random)?;
         let mut bytes = form.bytes;
-        let plain = Subject::new(code, &bytes);
+        let plain = Subject::new(segments, code, &bytes);
         if !allowed(&plain.insn) {
             return None;
         }
         if random.next() >> 62 != 0 {
             return Some(plain);
         }
-        decorate(&mut bytes, random);
-        let strange = Subject::new(code, &bytes);
+        decorate(segments, &mut bytes, random);
+        let strange = Subject::new(segments, code, &bytes);
         // What is no instruction for us faults; on the host too, but for instructions that iced does not know.
         let good = if strange.insn.is_invalid() { true } else { allowed(&strange.insn) };
         Some(if good { strange } else { plain })
     }
 
     /// What these bytes mean; `origin` stands for those that mean nothing.
-    pub(super) fn new(origin: Code, bytes: &[u8]) -> Subject {
+    pub(super) fn new(segments: Segments, origin: Code, bytes: &[u8]) -> Subject {
         // A prefix may have made immediates longer or shorter.
         let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len().max(16) + 8, 0);
-        let insn = Decoder::with_ip(64, &bytes, INSN, DecoderOptions::NONE).decode();
+        let insn = Decoder::with_ip(segments.bitness(), &bytes, segments.ip(), DecoderOptions::NONE).decode();
         let invalid = insn.is_invalid();
         bytes.truncate(if invalid { 24 } else { insn.len() });
         let code = if invalid { origin } else { insn.code() };
         let mut subject = Subject {
             code,
             insn,
+            segments,
+            loads_segment: loads_segment(&insn),
             bytes,
             touches: Vec::new(),
             reads: Vec::new(),
@@ -203,12 +220,24 @@ impl Subject {
                 0 => 64,
                 n => n,
             };
+            let stack = memory.segment() == Register::SS
+                && matches!(memory.base().full_register(), Register::RSP | Register::RBP)
+                && (insn.stack_pointer_increment() != 0
+                    || matches!(insn.mnemonic(), Mnemonic::Enter | Mnemonic::Leave));
+            let long = self.segments == Segments::LONG;
+            let whole = |r: Register| if stack { r.full_register() } else { r };
             self.touches.push(Touch {
-                base: memory.base(),
+                segment: if long { 0 } else { forms_legacy::base(self.segments, memory.segment()) },
+                linear: if long { u64::MAX } else { u32::MAX.into() },
+                local: !long && forms_legacy::is_local(self.segments, memory.segment()),
+                base: whole(memory.base()),
                 index: memory.index(),
                 scale: memory.scale().into(),
                 displacement: memory.displacement(),
                 mask: match memory.address_size() {
+                    // iced takes the stack to be as wide as the code.
+                    _ if stack && !long && self.segments.narrow_stack() => 0xffff,
+                    _ if stack && !long => 0xffff_ffff,
                     iced_x86::CodeSize::Code16 => 0xffff,
                     iced_x86::CodeSize::Code32 => 0xffff_ffff,
                     _ => u64::MAX,
@@ -248,6 +277,11 @@ impl Subject {
         self.touches.iter().any(|touch| touch.writes)
     }
 
+    /// Where its first memory operand lies.
+    pub(super) fn first_address(&self, user: &User) -> Option<u64> {
+        self.touches.first().map(|touch| touch.addresses(user).0)
+    }
+
     /// The register that says which bit of a string in memory is meant.
     pub(super) fn bit_offset(&self) -> Option<Register> {
         use Mnemonic as M;
@@ -271,9 +305,19 @@ impl Subject {
         let down = self.reach();
         for touch in &self.touches {
             let (low, high) = touch.addresses(user);
-            let shifted = |at: u64| at.wrapping_add(bits as u64) & touch.mask;
+            // What a bit string adds to an offset wraps with it.
+            let shifted = |at: u64| {
+                let offset = at.wrapping_sub(touch.segment).wrapping_add(bits as u64) & touch.mask;
+                offset.wrapping_add(touch.segment) & touch.linear
+            };
             let (low, high) = (shifted(low), shifted(high));
             if self.touches.len() == 1 && low == high && NEVER_CANONICAL.contains(&(low >> 57)) {
+                continue;
+            }
+            if touch.local {
+                // Wherever it leads, nothing of the process is there.
+                let (from, to) = (low.saturating_sub(down + 16), high.saturating_add(touch.size + 16));
+                out.push((from.max(SCRATCH), to.min(SCRATCH + SCRATCH_SIZE), touch.writes));
                 continue;
             }
             let (from, to) = (low.wrapping_sub(down + 16), high.wrapping_add(touch.size + 16));
