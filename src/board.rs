@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use softmetal_cpu::{Attention, Bus, Gp, Request};
 use softmetal_devices::bus::AddressSpace;
 use softmetal_devices::clock::{Clock, Timed};
 use softmetal_devices::interrupts::{APIC_TIMER_HZ, CpuEvent, Interrupts, Wake};
+
+use crate::origin::Random;
 
 /// Wires between CPUs, interrupt controllers and the address spaces.
 pub(crate) struct Board {
@@ -13,6 +16,8 @@ pub(crate) struct Board {
     pub(crate) interrupts: Arc<Interrupts>,
     pub(crate) ports: Arc<AddressSpace>,
     pub(crate) memory: Arc<AddressSpace>,
+    /// For RDRAND and RDSEED.
+    pub(crate) random: Mutex<Random>,
 }
 
 impl Board {
@@ -99,6 +104,12 @@ impl Bus for Board {
 
     fn tsc(&self) -> u64 {
         self.clock.tsc()
+    }
+
+    fn random(&self, _cpu: usize) -> Option<u64> {
+        let mut number = [0; 8];
+        let there = (*self.random.lock())(&mut number);
+        there.then(|| u64::from_le_bytes(number))
     }
 
     fn tsc_hz(&self) -> u64 {

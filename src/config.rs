@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use softmetal_cpu::Model;
 use thiserror::Error;
 
 use crate::watch::WatchRange;
@@ -29,6 +30,8 @@ pub const DEFAULT_MEMORY: u64 = 512 << 20;
 pub struct Config {
     /// Which engine runs the guest's instructions.
     pub accel: Accel,
+    /// Which processor the vCPUs are.
+    pub cpu: Model,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// Guest RAM in bytes: a multiple of 4 KiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
@@ -67,6 +70,7 @@ impl Config {
     pub fn new(kernel: KernelSource) -> Self {
         Self {
             accel: Accel::Auto,
+            cpu: Model::Max,
             cpus: 1,
             memory: DEFAULT_MEMORY,
             kernel,

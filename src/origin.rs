@@ -25,6 +25,8 @@ pub(crate) struct Origin {
     pub(crate) rng_seed: [u8; 32],
     /// Random bytes for devices.
     pub(crate) random: Random,
+    /// Random numbers for the processors' RDRAND and RDSEED.
+    pub(crate) processor_random: Random,
     /// Where the processor is plugged in whose instructions are the time.
     pub(crate) counter: Option<Arc<OnceLock<Arc<Attention>>>>,
     /// How the machine of the log stood at its start.
@@ -48,8 +50,16 @@ impl Origin {
         }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_seconds = since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0);
-        let random = Box::new(host_random);
-        Ok(Self { clock: Clock::host(), unix_seconds, uuid, rng_seed, random, counter: None, start: None })
+        Ok(Self {
+            clock: Clock::host(),
+            unix_seconds,
+            uuid,
+            rng_seed,
+            random: Box::new(host_random),
+            processor_random: Box::new(host_random),
+            counter: None,
+            start: None,
+        })
     }
 
     /// An instruction is a nanosecond, and nothing comes from the host.
@@ -64,11 +74,16 @@ impl Origin {
         let (mut uuid, mut rng_seed) = ([0; 16], [0; 32]);
         numbers.fill(&mut uuid);
         numbers.fill(&mut rng_seed);
-        let random = Box::new(move |bytes: &mut [u8]| {
-            numbers.fill(bytes);
-            true
-        });
-        Self { clock, unix_seconds: DATE, uuid, rng_seed, random, counter: Some(counter), start: None }
+        Self {
+            clock,
+            unix_seconds: DATE,
+            uuid,
+            rng_seed,
+            random: numbers.endless(),
+            processor_random: Numbers(2).endless(),
+            counter: Some(counter),
+            start: None,
+        }
     }
 
     fn of_log(start: Start) -> Self {
@@ -78,6 +93,7 @@ impl Origin {
             uuid: start.uuid,
             rng_seed: start.rng_seed,
             random: Box::new(|_| false),
+            processor_random: Box::new(|_| false),
             counter: None,
             start: Some(start),
         }
@@ -99,6 +115,13 @@ impl Numbers {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
         }
+    }
+
+    fn endless(mut self) -> Random {
+        Box::new(move |bytes| {
+            self.fill(bytes);
+            true
+        })
     }
 }
 

@@ -86,11 +86,11 @@ pub(crate) struct FrontPanel {
 impl Pc {
     /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
     pub(crate) fn build(config: &Config, serial: &SerialEnd, journal: &Journal) -> Result<Self> {
-        let Origin { clock, unix_seconds, uuid, rng_seed, random, counter, start } =
+        let Origin { clock, unix_seconds, uuid, rng_seed, random, processor_random, counter, start } =
             Origin::new(config, journal)?;
         let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
         let run = Arc::new(Run::default());
-        let mut bench = Bench::new(config.cpus as usize, clock, run.clone());
+        let mut bench = Bench::new(config.cpus as usize, clock, processor_random, run.clone());
 
         bench.interrupt_controllers()?;
         bench.timer_chips(config.memory, unix_seconds)?;
@@ -241,6 +241,7 @@ fn cpu_options(config: &Config) -> Options {
         no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
         no_fuse: config.debug.contains(DebugFlags::NO_FUSE),
         no_tlb: config.debug.contains(DebugFlags::NO_TLB),
+        model: config.cpu,
         cpus: config.cpus as usize,
         counting: config.counts_instructions(),
     }
@@ -256,12 +257,13 @@ struct Bench {
 
 impl Bench {
     /// A board with this clock and sockets for so many CPUs.
-    fn new(cpus: usize, clock: Arc<Clock>, power: Arc<dyn PowerSink>) -> Self {
+    fn new(cpus: usize, clock: Arc<Clock>, random: Random, power: Arc<dyn PowerSink>) -> Self {
         let sockets = Arc::new(CpuSockets::default());
         let interrupts = Interrupts::new(cpus, Arc::clone(&clock), sockets.clone());
         let timers = Timers::new(Arc::clone(&clock));
         let (ports, memory) = (AddressSpace::new("ports"), AddressSpace::new("memory"));
-        let board = Board { clock, interrupts, ports: Arc::new(ports), memory: Arc::new(memory) };
+        let (ports, memory) = (Arc::new(ports), Arc::new(memory));
+        let board = Board { clock, interrupts, ports, memory, random: Mutex::new(random) };
         Self { board, timers, sockets, power }
     }
 
@@ -462,8 +464,9 @@ mod tests {
     fn rig() -> Rig {
         let run = Arc::new(Run::default());
         let config = Config::new(KernelSource::BuiltIn(b""));
-        let Origin { clock, unix_seconds, .. } = Origin::new(&config, &Journal::None).unwrap();
-        let mut bench = Bench::new(2, clock, run.clone());
+        let Origin { clock, unix_seconds, processor_random, .. } =
+            Origin::new(&config, &Journal::None).unwrap();
+        let mut bench = Bench::new(2, clock, processor_random, run.clone());
         let serial = SerialEnd::new(&Console::new());
         bench.interrupt_controllers().unwrap();
         bench.timer_chips(512 << 20, unix_seconds).unwrap();

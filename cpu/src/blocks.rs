@@ -279,12 +279,12 @@ impl Cpu {
             // Most blocks are short: copy a little first, more when the decoder asks for it.
             let mut have = (start + 96).min(copied.end);
             copy(&mut bytes[start..have], start..have);
-            let mut decoded = decode::block(&bytes[start..have], offset, mode, limit);
+            let mut decoded = decode::block(&bytes[start..have], offset, mode, self.options.model, limit);
             while have < copied.end && decoded.short {
                 let more = (have + 256).min(copied.end);
                 copy(&mut bytes[have..more], have..more);
                 have = more;
-                decoded = decode::block(&bytes[start..have], offset, mode, limit);
+                decoded = decode::block(&bytes[start..have], offset, mode, self.options.model, limit);
             }
             if decoded.insns.is_empty() {
                 return None;
@@ -321,7 +321,7 @@ impl Cpu {
         let room = (PAGE - (rip & (PAGE - 1))).min(15) as usize;
         self.fetch_bytes(physical, &mut bytes[..room]);
         let offset = (rip & (PAGE - 1)) as u16;
-        let mut decoded = decode::one(&bytes[..room], offset, self.mode);
+        let mut decoded = decode::one(&bytes[..room], offset, self.mode, self.options.model);
         if decoded.is_none() && room < 15 {
             let second = rip.wrapping_add(room as u64);
             if self.mode.is_64() && !self.canonical(second) {
@@ -334,7 +334,7 @@ impl Cpu {
                 rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
             )?;
             self.fetch_bytes(next, &mut bytes[room..]);
-            decoded = decode::one(&bytes, offset, self.mode);
+            decoded = decode::one(&bytes, offset, self.mode, self.options.model);
         }
         if let Some(decoded) = &decoded
             && u64::from(decoded.end.wrapping_sub(offset)) > self.code_room()

@@ -62,6 +62,8 @@ pub trait Bus: Send + Sync {
     fn tsc(&self) -> u64;
     /// The TSC's frequency in Hz; constant for the life of the machine.
     fn tsc_hz(&self) -> u64;
+    /// A random number for RDRAND and RDSEED; None where there is none at the moment.
+    fn random(&self, cpu: usize) -> Option<u64>;
     /// The local APIC timer's input clock in Hz, CPUID 15h's crystal.
     fn apic_timer_hz(&self) -> u64;
 }

@@ -3,6 +3,7 @@
 use crate::{
     insn::{Insn, Kind, attr},
     mode::Mode,
+    model::Model,
     sem::{Needs, Op, specialised},
     state::reg,
     width::Width,
@@ -40,7 +41,7 @@ pub(crate) const fn page_base(bitness: u32) -> u64 {
 
 /// Decodes from `bytes`, which begin at `offset` in the page, until an instruction ends the block, `limit` is reached, or
 /// the next one is not whole.
-pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Decoded {
+pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, model: Model, limit: usize) -> Decoded {
     let bitness = mode.bitness();
     let base = page_base(bitness);
     let mut decoder = Decoder::with_ip(bitness, bytes, base + u64::from(offset), DecoderOptions::NONE);
@@ -63,7 +64,7 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
         if x.mnemonic() == Mnemonic::Pause && bitness == 64 {
             exchange_r8(&mut x, its_bytes);
         }
-        let mut insn = predecode(&x, mode, base);
+        let mut insn = predecode(&x, mode, model, base);
         if Op::from_number(insn.op).needs() == Needs::X87 {
             insn.imm = x87_opcode(its_bytes);
         }
@@ -92,8 +93,8 @@ pub(crate) fn block(bytes: &[u8], offset: u16, mode: Mode, limit: usize) -> Deco
 }
 
 /// Decodes one instruction; None where the bytes do not hold a whole one.
-pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode) -> Option<Decoded> {
-    let mut decoded = block(bytes, offset, mode, 1);
+pub(crate) fn one(bytes: &[u8], offset: u16, mode: Mode, model: Model) -> Option<Decoded> {
+    let mut decoded = block(bytes, offset, mode, model, 1);
     // A loose instruction may end beyond the page; its end offset is not used for marks.
     decoded.short = false;
     (decoded.n == 1).then_some(decoded)
@@ -225,7 +226,7 @@ fn is_vector(r: Register) -> bool {
 }
 
 /// The compact form of one instruction.
-fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
+fn predecode(x: &Instruction, mode: Mode, model: Model, base: u64) -> Insn {
     let mut i = synthetic_end(x.ip().wrapping_sub(base) as u16);
     i.len = x.len() as u8;
     i.cc = match x.condition_code() {
@@ -287,7 +288,8 @@ fn predecode(x: &Instruction, mode: Mode, base: u64) -> Insn {
     let fix = |k: Kind| if k == Kind::Mem && far { Kind::Far } else { k };
     let (dst, src) = (fix(k0), fix(k1));
     i.scale = i.scale & 3 | (dst as u8) << 4 | (src as u8) << 6;
-    let op = gate(crate::decode_integer::pick(x, mode, &mut i), mode);
+    let op = model.admit(x, crate::decode_integer::pick(x, mode, &mut i));
+    let op = gate(op, mode);
     i.op = op as u16;
     let plain_form = i.attr & (attr::LOCK | attr::IMM64 | attr::RIP) == 0;
     // CS cannot be written, and not always be read.

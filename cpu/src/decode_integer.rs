@@ -207,8 +207,9 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         | M::Reservednop => Op::Nop,
         M::Pause => Op::Pause,
         M::Mfence => Op::Mfence,
-        M::Movnti => Op::Mov,
-        M::Clflush => Op::Clflush,
+        M::Movnti | M::Movdiri => Op::Mov,
+        M::Movdir64b => Op::Movdir64b,
+        M::Clflush | M::Clflushopt | M::Clwb => Op::Clflush,
         M::Xlatb => {
             i.seg = segment(x, mode);
             i.asize = x.memory_base().size() as u8;
@@ -331,6 +332,9 @@ pub(crate) fn pick(x: &Instruction, mode: Mode, i: &mut Insn) -> Op {
         M::Cpuid => Op::Cpuid,
         M::Rdtsc => Op::Rdtsc,
         M::Rdtscp => Op::Rdtscp,
+        M::Rdpid => Op::Rdpid,
+        M::Rdrand | M::Rdseed => Op::Rdrand,
+        M::Serialize => Op::Serialize,
         M::Rdpmc => Op::Rdpmc,
         M::Rdmsr => Op::Rdmsr,
         M::Wrmsr => Op::Wrmsr,

@@ -9,6 +9,7 @@ use crate::{
     group::Seat,
     mmu::{Mmu, Table},
     mode::Mode,
+    model::Model,
     ram::Ram,
 };
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,16 @@ pub mod cr4 {
     pub const SMEP: u64 = 0x10_0000;
     pub const SMAP: u64 = 0x20_0000;
     pub const PKE: u64 = 0x40_0000;
+    pub const LAM_SUP: u64 = 0x1000_0000;
+    /// Those that every model has.
+    pub(crate) const ALWAYS: u64 = VME | PVI | TSD | DE | PSE | PAE | MCE | PGE | PCE | OSFXSR | OSXMMEXCPT;
+}
+
+/// CR3 bits that are neither address nor PCID.
+#[allow(missing_docs, reason = "the names are the manual's")]
+pub mod cr3 {
+    pub const LAM_U57: u64 = 1 << 61;
+    pub const LAM_U48: u64 = 1 << 62;
 }
 
 /// IA32_EFER bits.
@@ -440,6 +451,8 @@ pub struct Options {
     pub no_fuse: bool,
     /// `--debug no-tlb`: every access takes the slow path and walks the page tables.
     pub no_tlb: bool,
+    /// Which processor it is.
+    pub model: Model,
     /// How many CPUs the machine has, for CPUID's topology leaves.
     pub cpus: usize,
     /// The count of instructions is the same whatever else goes on: each iteration of a repeated string instruction counts

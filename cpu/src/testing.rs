@@ -105,10 +105,10 @@ impl Cpu {
 /// Decodes a block as the CPU does, at an offset in a page that has room for the bytes; gives the lengths of its
 /// instructions. Panics where what the handlers rely on does not hold.
 pub fn decode(bytes: &[u8], offset: u16, mode: u16) -> Vec<u8> {
-    use crate::{decode::block, mode::Mode, state::reg};
+    use crate::{decode::block, mode::Mode, model::Model, state::reg};
     const LIMIT: usize = 64;
     assert!(bytes.len() + usize::from(offset) <= 4096);
-    let decoded = block(bytes, offset, Mode::from_bits_truncate(mode), LIMIT);
+    let decoded = block(bytes, offset, Mode::from_bits_truncate(mode), Model::Max, LIMIT);
     let count = decoded.n as usize;
     assert!(count <= LIMIT && decoded.insns.len() - count <= 1);
     let file = size_of::<[u64; 18]>();
@@ -128,8 +128,23 @@ pub use crate::effects::Effects;
 /// What 64-bit code of one instruction reads and writes, as its semantics say; None where the bytes hold none.
 pub fn effects(bytes: &[u8]) -> Option<Effects> {
     use crate::{decode::one, mode::Mode, sem::effects};
-    let decoded = one(bytes, 0, Mode::LONG | Mode::PROTECTED | Mode::FLAT)?;
+    let decoded = one(bytes, 0, Mode::LONG | Mode::PROTECTED | Mode::FLAT, crate::Model::Max)?;
     Some(effects(decoded.insns.first()?))
+}
+
+/// Whether the first instruction of these bytes means something, to a model in protected-mode code of 16, 32 or 64 bits whose
+/// system has enabled all there is.
+pub fn is_defined(bytes: &[u8], bitness: u32, model: crate::Model) -> bool {
+    use crate::{decode::one, mode::Mode, sem::Op};
+    let mode = Mode::PROTECTED
+        | match bitness {
+            64 => Mode::LONG,
+            32 => Mode::CODE32 | Mode::STACK32 | Mode::FLAT,
+            _ => Mode::empty(),
+        };
+    let decoded = one(bytes, 0, mode, model);
+    let first = decoded.as_ref().and_then(|decoded| decoded.insns.first());
+    first.is_some_and(|insn| !matches!(Op::from_number(insn.op), Op::Undefined | Op::TooLong))
 }
 
 /// A handler of the interpreter.

@@ -1,11 +1,18 @@
 //! Instructions counted exactly: a CPU stops where it is told to, whatever it is doing, and does the same in any slices.
 
 use iced_x86::code_asm::*;
-use softmetal_cpu::{Activity, Cpu, Exit, Options};
+use softmetal_cpu::{Activity, Cpu, Exit, Model, Options};
 use softmetal_cpu_testing::{Machine, assemble, layout::*};
 
-const COUNTING: Options =
-    Options { no_chain: false, no_specialise: false, no_fuse: false, no_tlb: false, cpus: 1, counting: true };
+const COUNTING: Options = Options {
+    no_chain: false,
+    no_specialise: false,
+    no_fuse: false,
+    no_tlb: false,
+    model: Model::Max,
+    cpus: 1,
+    counting: true,
+};
 
 /// Loops, string instructions over pages in both directions, faults whose handlers return, code that is written.
 fn program() -> Vec<u8> {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use softmetal_cpu::Model;
+
 use crate::cli::verify;
 use crate::config::{
     Accel, ClockSource, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
@@ -100,6 +102,9 @@ struct MachineArgs {
     /// What runs the guest: auto (the best there is) or interp (the interpreter)
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
     accel: Accel,
+    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; help lists them
+    #[arg(long, value_name = "MODEL", default_value = "max", value_parser = parse_model)]
+    cpu: ModelChoice,
     /// Number of processors
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_cpus)]
     cpus: u32,
@@ -141,6 +146,13 @@ struct MachineArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Debug {
     Flags(DebugFlags),
+    Help,
+}
+
+/// A processor, or the list of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ModelChoice {
+    Model(Model),
     Help,
 }
 
@@ -195,9 +207,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Some(Debug::Flags(flags)) => flags,
         Some(Debug::Help) => return Ok(Request::Print(debug_help())),
     };
+    let cpu = match machine.cpu {
+        ModelChoice::Model(model) => model,
+        ModelChoice::Help => return Ok(Request::Print(model_help())),
+    };
     one_processor(machine)?;
     let config = |kernel| Config {
         accel: machine.accel,
+        cpu,
         cpus: machine.cpus,
         memory: machine.memory,
         serial: machine.serial.clone(),
@@ -304,6 +321,24 @@ fn parse_cpus(text: &str) -> Result<u32, UseError> {
     })
 }
 
+fn parse_model(text: &str) -> Result<ModelChoice, UseError> {
+    if text == "help" {
+        return Ok(ModelChoice::Help);
+    }
+    Model::from_name(text).map(ModelChoice::Model).ok_or_else(|| {
+        let names: Vec<&str> = Model::LIST.iter().map(|(name, ..)| *name).collect();
+        UseError::new(format!("'{text}' is no processor; right are {} (see --cpu help)", names.join(", ")))
+    })
+}
+
+fn model_help() -> String {
+    let mut text = String::from("The processors of --cpu:\n");
+    for (name, _, what) in Model::LIST {
+        text.push_str(&format!("  {name:<16}{what}\n"));
+    }
+    text
+}
+
 fn parse_debug(text: &str) -> Result<Debug, UseError> {
     if text == "help" { Ok(Debug::Help) } else { text.parse().map(Debug::Flags) }
 }
@@ -351,11 +386,12 @@ mod tests {
     #[test]
     fn every_option_reaches_the_machine() {
         let config = run(
-            "run --accel interp --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+            "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
              --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --debug no-chain,no-tlb -vv",
         );
         let expected = Config {
             accel: Accel::Interp,
+            cpu: Model::V3,
             cpus: 4,
             memory: 4 << 30,
             kernel: KernelSource::File("k".into()),
@@ -394,6 +430,8 @@ mod tests {
             ("run --kernel k --memory 1M", ["--memory: '1M' is too little", "at least 2M"]),
             ("run --kernel k --cpus 0", ["--cpus: '0'", "1 to 255"]),
             ("run --kernel k --cpus many", ["--cpus: 'many'", "1 to 255"]),
+            ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
+            ("demo --cpu host", ["--cpu: 'host' is no processor", "--cpu help"]),
             ("run --kernel k --accel jit", ["--accel: 'jit' is not in this build", "interp"]),
             ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
@@ -418,12 +456,23 @@ mod tests {
 
     #[test]
     fn help_is_printed_not_refused() {
-        for words in ["--help", "run --help", "demo --help", "--version", "run --debug help --kernel k"] {
+        for words in [
+            "--help",
+            "run --help",
+            "demo --help",
+            "--version",
+            "run --debug help --kernel k",
+            "run --cpu help",
+        ] {
             assert!(matches!(parse_words(words), Ok(Request::Print(_))), "{words}");
         }
         let Ok(Request::Print(help)) = parse_words("run --debug help") else { panic!() };
         for (name, ..) in DebugFlags::LIST {
             assert!(help.contains(name));
+        }
+        let Ok(Request::Print(help)) = parse_words("run --cpu help") else { panic!() };
+        for (name, _, what) in Model::LIST {
+            assert!(help.contains(name) && help.contains(what));
         }
     }
 }

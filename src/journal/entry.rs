@@ -54,6 +54,7 @@ pub enum Question {
     TscDeadline,
     SetTscDeadline(u64),
     Tsc,
+    Random,
 }
 
 impl std::fmt::Display for Question {
@@ -72,6 +73,7 @@ impl std::fmt::Display for Question {
             Self::TscDeadline => write!(f, "a read of the TSC deadline"),
             Self::SetTscDeadline(value) => write!(f, "a TSC deadline of {value:#x}"),
             Self::Tsc => write!(f, "a read of the TSC"),
+            Self::Random => write!(f, "RDRAND or RDSEED"),
         }
     }
 }
@@ -230,6 +232,7 @@ pub(crate) fn write(out: &mut Vec<u8>, entry: &Entry, last: &mut Last) {
                     number(out, *value);
                 }
                 Question::Tsc => tag(13),
+                Question::Random => tag(20),
             }
             match (question, answer) {
                 (_, None) => {}
@@ -385,6 +388,7 @@ pub(crate) fn read(from: &mut impl Read, last: &mut Last) -> io::Result<Option<E
             };
             return Ok(Some(Entry::At(moment, happening)));
         }
+        20 => Question::Random,
         _ => return Err(wrong("a record of no known kind")),
     };
     let answer = match question {
@@ -427,6 +431,8 @@ mod tests {
             asked(Question::SetTscDeadline(u64::MAX), Some(0)),
             asked(Question::Tsc, Some(1000)),
             asked(Question::Tsc, Some(900)),
+            asked(Question::Random, Some(u64::MAX)),
+            asked(Question::Random, None),
             Entry::Dma(0x1000, vec![5; DMA_CHUNK]),
             Entry::At(moment(10, u64::MAX), Happening::Interrupt(0x20)),
             Entry::At(moment(10, 3), Happening::Nmi),

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
-use softmetal_cpu::Cpu;
+use softmetal_cpu::{Cpu, Model};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::config::{Config, KernelSource, UseError};
@@ -34,7 +34,7 @@ pub(crate) use replayer::{Answers, Replayer, Start, execute};
 /// The first bytes of every log.
 const MAGIC: &[u8] = b"softmetal log\n";
 /// What this build reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// More than any header has.
 const MAX_HEADER: usize = 1 << 20;
 
@@ -53,6 +53,9 @@ struct Header {
     initrd: Vec<Image>,
     /// A reset ended the run.
     no_reboot: bool,
+    /// The processor's model, by its name.
+    #[serde(default)]
+    cpu: String,
 }
 
 /// A file that the guest was made from.
@@ -90,6 +93,7 @@ impl Header {
             kernel,
             initrd: config.initrd.iter().map(|path| Image::named(path)).collect(),
             no_reboot: config.no_reboot,
+            cpu: config.cpu.name().into(),
         })
     }
 
@@ -100,6 +104,9 @@ impl Header {
         config.append = self.append.clone();
         config.no_reboot = self.no_reboot;
         config.cpus = 1;
+        config.cpu = Model::from_name(&self.cpu).ok_or_else(|| {
+            UseError::new(format!("--replay: this softmetal has no processor '{}'", self.cpu))
+        })?;
         if config.kernel == KernelSource::Recorded {
             config.kernel = match self.kernel.path() {
                 Some(path) => KernelSource::File(path),

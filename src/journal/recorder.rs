@@ -242,6 +242,12 @@ impl Bus for Recorder {
         value
     }
 
+    fn random(&self, cpu: usize) -> Option<u64> {
+        let number = self.board.random(cpu);
+        self.note(Question::Random, number);
+        number
+    }
+
     fn tsc_hz(&self) -> u64 {
         self.board.tsc_hz()
     }

@@ -337,6 +337,10 @@ impl Bus for Answers {
         self.value(Question::Tsc)
     }
 
+    fn random(&self, _: usize) -> Option<u64> {
+        self.ask(Question::Random)
+    }
+
     fn tsc_hz(&self) -> u64 {
         self.board.tsc_hz()
     }

@@ -10,7 +10,7 @@ use crate::{
     mode::Mode,
     planted::{self, Bug},
     ram::{PAGE, peek, poke},
-    state::{Cpu, Segment, seg},
+    state::{Cpu, Segment, cr3, cr4, seg},
     vector::wide::{self, Wide},
     width::{B, Width},
 };
@@ -129,7 +129,7 @@ impl Cpu {
     pub(crate) fn read(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
         match self.read_hit(w, linear) {
             Some(v) => Ok(v),
-            None => self.read_slow(w, linear, self.data_class()),
+            None => self.read_missed(w, linear),
         }
     }
 
@@ -138,7 +138,7 @@ impl Cpu {
     pub(crate) fn write(&mut self, w: Width, linear: u64, v: u64) -> Done {
         match self.write_hit(w, linear, v) {
             Some(()) => Ok(()),
-            None => self.write_slow(w, linear, v, self.data_class()),
+            None => self.write_missed(w, linear, v),
         }
     }
 
@@ -271,14 +271,53 @@ impl Cpu {
         Ok(())
     }
 
+    #[cold]
+    #[inline(never)]
+    fn read_missed(&mut self, w: Width, linear: u64) -> Result<u64, Stop> {
+        self.read_slow(w, self.untag(linear), self.data_class())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_missed(&mut self, w: Width, linear: u64, v: u64) -> Done {
+        self.write_slow(w, self.untag(linear), v, self.data_class())
+    }
+
+    /// Linear-address masking of a data access: SDM 1 "Linear-Address Masking". No tag in a TLB matches an address with
+    /// metadata, so that only accesses that miss come here. Neither fetches nor the processor's own accesses to system
+    /// tables do.
+    pub(crate) fn untag(&self, linear: u64) -> u64 {
+        if !self.mode.is_64() {
+            return linear;
+        }
+        let supervisor = linear >> 63 != 0;
+        // Bits that the pointer's kind ignores: up to 62, from 57 or 48.
+        let from = match () {
+            () if supervisor && self.cr4 & cr4::LAM_SUP == 0 => return linear,
+            () if supervisor && self.cr4 & cr4::LA57 != 0 => 57,
+            () if supervisor => 48,
+            () if self.cr3 & cr3::LAM_U57 != 0 => 57,
+            () if self.cr3 & cr3::LAM_U48 != 0 => 48,
+            () => return linear,
+        };
+        let extended = ((linear << (64 - from)) as i64 >> (64 - from)) as u64;
+        extended & !(1 << 63) | linear & 1 << 63
+    }
+
     /// Reads bytes that may lie in two pages, with the current privilege.
     pub(crate) fn read_bytes(&mut self, linear: u64, out: &mut [u8]) -> Done {
-        self.read_bytes_as(linear, out, self.data_class())
+        self.read_bytes_as(self.untag(linear), out, self.data_class())
     }
 
     /// Writes bytes that may lie in two pages, with the current privilege: all of them or none.
     pub(crate) fn write_bytes(&mut self, linear: u64, bytes: &[u8]) -> Done {
-        self.write_bytes_as(linear, bytes, self.data_class())
+        self.write_bytes_as(self.untag(linear), bytes, self.data_class())
+    }
+
+    /// Writes bytes within a page in one step, as far as the other CPUs see it.
+    pub(crate) fn write_whole(&mut self, linear: u64, bytes: &[u8]) -> Done {
+        self.check_write(linear, bytes.len() as u64)?;
+        self.alone(|c| c.write_bytes(linear, bytes))
     }
 
     fn read_bytes_as(&mut self, linear: u64, out: &mut [u8], class: Class) -> Done {
@@ -367,7 +406,7 @@ impl Cpu {
         if self.probe(linear, size.min(PAGE), true).is_some() {
             return Ok(());
         }
-        let class = self.data_class();
+        let (linear, class) = (self.untag(linear), self.data_class());
         if self.breakpoints.data {
             self.watch_later(linear, size, class)?;
         }
@@ -386,6 +425,7 @@ impl Cpu {
         if let Some(p) = self.probe(linear, 1, write) {
             return Ok(Some(p));
         }
+        let linear = self.untag(linear);
         let access = if write { Access::Write } else { Access::Read };
         match self.place(linear, access, self.data_class())? {
             Place::Ram(_, physical) if self.breakpoints.data && self.page_is_watched(linear, physical) => {
@@ -484,7 +524,7 @@ impl Cpu {
         locked: bool,
         f: impl Fn(&mut Self, u64) -> u64,
     ) -> Result<(u64, u64), Stop> {
-        let class = self.data_class();
+        let (linear, class) = (self.untag(linear), self.data_class());
         if self.breakpoints.data {
             self.watch(linear, w.0.into(), true, class)?;
         }
@@ -578,6 +618,7 @@ impl Cpu {
         {
             return Ok(found);
         }
+        let linear = self.untag(linear);
         if self.breakpoints.data {
             self.watch(linear, 16, true, self.data_class())?;
         }
@@ -651,7 +692,7 @@ impl Cpu {
             10 => 8,
             _ => 1,
         };
-        if linear & (to - 1) != 0 && (!self.mode.is_64() || self.canonical(linear)) {
+        if linear & (to - 1) != 0 && (!self.mode.is_64() || self.canonical(self.untag(linear))) {
             return Err(self.raise(Fault::with_code(vector::AC, 0)));
         }
         Ok(())

@@ -3,6 +3,7 @@
 use super::{Mapping, PageSize};
 use crate::{
     fault::{Fault, Stop, vector},
+    model::Feature,
     state::{Cpu, cr0, cr4, efer},
 };
 use std::sync::atomic::Ordering::SeqCst;
@@ -95,10 +96,11 @@ impl Cpu {
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
-    /// Whether an address may become the base of a segment or table, stand in an MSR, or name a page to invalidate: 57 bits
-    /// whatever CR4.LA57 says, as processors with 5-level paging have it. An access checks what the mode allows.
+    /// Whether an address may become the base of a segment or table, stand in an MSR, or name a page to invalidate: on
+    /// processors with 5-level paging 57 bits whatever CR4.LA57 says. An access checks what the mode allows.
     pub(crate) fn canonical_base(&self, linear: u64) -> bool {
-        ((linear << 7) as i64 >> 7) as u64 == linear
+        let unused = if self.options.model.has(Feature::La57) { 7 } else { 16 };
+        ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
     /// Translates for an access, sets A and D, or raises #PF.

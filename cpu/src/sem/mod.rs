@@ -641,6 +641,8 @@ semantics! {
             Pushf => sys::flags::pushf;
             Rdtsc => sys::msr::rdtsc;
             Rdtscp => sys::msr::rdtscp;
+            Rdpid => sys::msr::rdpid;
+            Rdrand => sys::random::rdrand;
             Rdpmc => sys::msr::rdpmc;
             Rdmsr => sys::msr::rdmsr;
             Cmpxchg8b => sys::atomic::cmpxchg8b;
@@ -679,6 +681,7 @@ semantics! {
             Mfence => sys::misc::mfence;
             Rdpkru => sys::control::rdpkru;
             Clflush => sys::misc::clflush;
+            Movdir64b => sys::misc::movdir64b;
             Aaa => sys::bcd::aaa;
             Aas => sys::bcd::aas;
             Aam => sys::bcd::aam;
@@ -826,6 +829,7 @@ semantics! {
         LoopLegacy => sys::near::loop_cc;
         Pause => sys::misc::pause;
         Cpuid => sys::cpuid::cpuid;
+        Serialize => sys::misc::serialize;
         Wbinvd => sys::control::wbinvd;
     }
 }

@@ -5,7 +5,8 @@ use crate::{
     flags::bits::RF,
     insn::{Insn, Kind},
     mode::Mode,
-    state::{Cpu, Segment, Why, cr0, cr4, efer, reg, seg},
+    model::Feature,
+    state::{Cpu, Segment, Why, cr0, cr3, cr4, efer, reg, seg},
     sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
@@ -22,27 +23,6 @@ const CR0_BITS: u64 = cr0::PE
     | cr0::NW
     | cr0::CD
     | cr0::PG;
-
-/// CR4 bits that may be set.
-const CR4_BITS: u64 = cr4::VME
-    | cr4::PVI
-    | cr4::TSD
-    | cr4::DE
-    | cr4::PSE
-    | cr4::PAE
-    | cr4::MCE
-    | cr4::PGE
-    | cr4::PCE
-    | cr4::OSFXSR
-    | cr4::OSXMMEXCPT
-    | cr4::UMIP
-    | cr4::LA57
-    | cr4::FSGSBASE
-    | cr4::PCIDE
-    | cr4::OSXSAVE
-    | cr4::SMEP
-    | cr4::SMAP
-    | cr4::PKE;
 
 /// CR4 bits whose change makes every cached translation wrong.
 const CR4_FLUSHES: u64 =
@@ -95,7 +75,7 @@ impl Cpu {
 
     fn write_cr4(&mut self, v: u64) -> Done {
         let changed = self.cr4 ^ v;
-        let mut bad = v & !CR4_BITS != 0;
+        let mut bad = v & !self.options.model.cr4_bits() != 0;
         if self.long_mode() {
             bad |= v & cr4::PAE == 0 || changed & cr4::LA57 != 0;
         }
@@ -123,7 +103,8 @@ impl Cpu {
     fn write_cr3(&mut self, v: u64) -> Done {
         let keep = v >> 63 != 0 && self.cr4 & cr4::PCIDE != 0;
         let v = if keep { v & !(1 << 63) } else { v };
-        if v >> crate::mmu::PHYSICAL_BITS != 0 {
+        let lam = if self.options.model.has(Feature::Lam) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
+        if (v & !lam) >> crate::mmu::PHYSICAL_BITS != 0 {
             return Err(self.raise(Fault::gp(0)));
         }
         if self.paging() && !self.long_mode() && self.cr4 & cr4::PAE != 0 {

@@ -3,92 +3,11 @@
 use crate::{
     fault::Done,
     insn::Insn,
+    model::{Feature, Model, Register},
     state::{Cpu, cr4, reg},
-    sys::xsave::{EXTENDED, area_size, component},
+    sys::xsave::{EXTENDED, area_size},
     width::D,
 };
-
-/// Bits of leaf 1 EDX.
-const LEAF1_EDX: u32 = 1 // FPU
-    | 1 << 1 // VME
-    | 1 << 2 // DE
-    | 1 << 3 // PSE
-    | 1 << 4 // TSC
-    | 1 << 5 // MSR
-    | 1 << 6 // PAE
-    | 1 << 7 // MCE
-    | 1 << 8 // CX8
-    | 1 << 9 // APIC
-    | 1 << 11 // SEP
-    | 1 << 12 // MTRR
-    | 1 << 13 // PGE
-    | 1 << 14 // MCA
-    | 1 << 15 // CMOV
-    | 1 << 16 // PAT
-    | 1 << 17 // PSE-36
-    | 1 << 19 // CLFSH
-    | 1 << 23 // MMX
-    | 1 << 24 // FXSR
-    | 1 << 25 // SSE
-    | 1 << 26; // SSE2
-
-/// Bits of leaf 1 ECX.
-const LEAF1_ECX: u32 = 1 // SSE3
-    | 1 << 1 // PCLMULQDQ
-    | 1 << 9 // SSSE3
-    | 1 << 12 // FMA
-    | 1 << 13 // CMPXCHG16B
-    | 1 << 17 // PCID
-    | 1 << 19 // SSE4.1
-    | 1 << 20 // SSE4.2
-    | 1 << 21 // x2APIC
-    | 1 << 22 // MOVBE
-    | 1 << 23 // POPCNT
-    | 1 << 24 // TSC-Deadline
-    | 1 << 25 // AES
-    | 1 << 26 // XSAVE
-    | 1 << 28 // AVX
-    | 1 << 29; // F16C
-
-/// Leaf 7 EBX.
-const LEAF7_EBX: u32 = 1 // FSGSBASE
-    | 1 << 1 // IA32_TSC_ADJUST
-    | 1 << 3 // BMI1
-    | 1 << 5 // AVX2
-    | 1 << 7 // SMEP
-    | 1 << 8 // BMI2
-    | 1 << 9 // ERMS
-    | 1 << 10 // INVPCID
-    | 1 << 13 // FCS and FDS are deprecated
-    | 1 << 19 // ADX
-    | 1 << 20 // SMAP
-    | 1 << 29; // SHA
-
-/// Leaf 7 ECX.
-const LEAF7_ECX: u32 = 1 << 2 // UMIP
-    | 1 << 3 // PKU
-    | 1 << 8 // GFNI
-    | 1 << 9 // VAES
-    | 1 << 10 // VPCLMULQDQ
-    | 1 << 16; // LA57
-
-/// Leaf 7 EDX.
-const LEAF7_EDX: u32 = 1 << 4 // FSRM
-    | 1 << 26 // IBRS and IBPB
-    | 1 << 27 // STIBP
-    | 1 << 29 // IA32_ARCH_CAPABILITIES
-    | 1 << 31; // SSBD
-
-/// Leaf 7.2 EDX: BHI_DIS_S of IA32_SPEC_CTRL. Kernels clear the branch history by software on each system call where a
-/// processor with enhanced IBRS lacks it.
-const LEAF7_2_EDX: u32 = 1 << 4; // BHI_CTRL
-
-/// Leaf 8000_0001 EDX.
-const EXTENDED_EDX: u32 = 1 << 11 // SYSCALL
-    | 1 << 20 // NX
-    | 1 << 26 // 1 GiB pages
-    | 1 << 27 // RDTSCP
-    | 1 << 29; // long mode
 
 /// The processor's name: the brand string of leaves 8000_0002h to 8000_0004h, which is at most 48 bytes.
 pub const BRAND: &str = "softmetal virtual CPU";
@@ -97,55 +16,75 @@ pub const BRAND: &str = "softmetal virtual CPU";
 /// `target_clones` with `arch=`) would run what a processor of that model can do, and this one cannot.
 pub(crate) const SIGNATURE: u32 = 0x000e_06f8;
 
-/// EAX and EDX of leaf 1, as SMBIOS tells a processor's kind ("Processor ID").
-pub const PROCESSOR_ID: u64 = SIGNATURE as u64 | (LEAF1_EDX as u64) << 32;
+/// EAX and EDX of leaf 1, the same for every model, as SMBIOS tells a processor's kind ("Processor ID").
+pub const PROCESSOR_ID: u64 = SIGNATURE as u64 | (Model::Max.cpuid_bits(1, 0, Register::Edx) as u64) << 32;
+
+/// The last basic leaf, and that of the largest model.
+const LAST: u32 = 0x16;
+const LAST_OF_MAX: u32 = 0x1f;
+/// The last subleaf of leaf 7.
+const LAST_OF_7: u32 = 2;
+/// The first and the last extended leaf.
+const EXTENDED_LEAVES: u32 = 0x8000_0000;
+const LAST_EXTENDED: u32 = 0x8000_0008;
+
+/// The subleaf, 0 for leaves that have none.
+fn subleaf_of(leaf: u32, subleaf: u32) -> u32 {
+    if matches!(leaf, 7 | 0xd) { subleaf } else { 0 }
+}
 
 impl Cpu {
     /// EAX, EBX, ECX, EDX of a leaf.
     pub(crate) fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let bit = |on: bool, at: u32| u32::from(on) << at;
+        let model = self.options.model;
+        let [a, b, c, d] = [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx]
+            .map(|register| model.cpuid_bits(leaf, subleaf_of(leaf, subleaf), register));
         let id = self.id as u32;
         let cpus = self.options.cpus.max(1) as u32;
         // Bits of an APIC id that number the CPUs of the package.
         let package_bits = cpus.next_power_of_two().trailing_zeros();
         let text = |s: &[u8]| u32::from_le_bytes([s[0], s[1], s[2], s[3]]);
+        let last = if model == Model::Max { LAST_OF_MAX } else { LAST };
         match leaf {
-            0 => [0x16, text(b"Genu"), text(b"ntel"), text(b"ineI")],
+            // Beyond the last basic leaf, the last one answers.
+            _ if leaf < EXTENDED_LEAVES && leaf > last || leaf > LAST_EXTENDED => self.cpuid(last, subleaf),
+            0 => [last, text(b"Genu"), text(b"ntel"), text(b"ineI")],
             1 => {
                 let apic = self.bus.apic_base(self.id) & 1 << 11 != 0;
                 let logical = (1 << package_bits).min(255) << 16;
                 // CLFLUSH works on lines of 64 bytes.
                 let ebx = id << 24 | logical | 8 << 8;
-                let ecx = LEAF1_ECX | bit(self.cr4 & cr4::OSXSAVE != 0, 27);
-                let edx = LEAF1_EDX | bit(cpus > 1, 28);
+                let ecx = c | bit(self.cr4 & cr4::OSXSAVE != 0, 27);
+                let edx = d | bit(cpus > 1, 28);
                 [SIGNATURE, ebx, ecx, if apic { edx } else { edx & !(1 << 9) }]
             }
-            // Leaf 4 says it, and says the TLBs in FEh.
-            2 => [0x00fe_ff01, 0, 0, 0],
+            // Leaf 4 has the caches. TLBs: 64 entries for instructions in pages of 4 KiB, 8 in larger ones; 64 for data in
+            // pages of 4 KiB, 32 in larger ones; 1536 for both. Prefetching by 64 bytes.
+            2 => [0x7603_6301, 0x00f0_b5ff, 0, 0x00c3_0000],
             4 => self.cache_leaf(subleaf, cpus),
-            // Thermal and power: ARAT, the APIC timer always runs.
-            6 => [1 << 2, 0, 0, 0],
-            7 => match subleaf {
-                0 => [2, LEAF7_EBX, LEAF7_ECX | bit(self.cr4 & cr4::PKE != 0, 4), LEAF7_EDX],
-                2 => [0, 0, 0, LEAF7_2_EDX],
-                _ => [0; 4],
-            },
-            0xb => match subleaf {
+            7 if subleaf == 0 => [LAST_OF_7, b, c | bit(self.cr4 & cr4::PKE != 0, 4), d],
+            // The second form of the leaf says the same of a package without modules and dies.
+            0xb | 0x1f => match subleaf {
                 // One thread per core, then the cores of the package.
                 0 => [0, 1, 1 << 8, id],
                 1 => [package_bits, cpus, 2 << 8 | 1, id],
                 _ => [0, 0, subleaf & 0xff, id],
             },
+            0xd if !model.has(Feature::Xsave) => [0; 4],
             0xd => match subleaf {
                 0 => {
-                    let all = component::ALL;
+                    let all = model.components();
                     [all as u32, area_size(self.xcr0, false) as u32, area_size(all, false) as u32, 0]
                 }
-                // XSAVEOPT, XSAVEC, XGETBV of register 1, XSAVES; there is no supervisor state.
-                1 => [0xf, area_size(self.xcr0 | self.msrs.xss, true) as u32, 0, 0],
+                // There is no supervisor state.
+                1 if model.has(Feature::Xsavec) => {
+                    [a, area_size(self.xcr0 | self.msrs.xss, true) as u32, 0, 0]
+                }
+                1 => [a, 0, 0, 0],
                 n => match EXTENDED.iter().find(|e| e.bit.trailing_zeros() == n) {
-                    Some(e) => [e.size as u32, e.offset as u32, 0, 0],
-                    None => [0; 4],
+                    Some(e) if model.components() & e.bit != 0 => [e.size as u32, e.offset as u32, 0, 0],
+                    _ => [0; 4],
                 },
             },
             // The TSC's frequency as a ratio of the crystal's, which is also the APIC timer's.
@@ -159,12 +98,8 @@ impl Cpu {
                 let mhz = (self.bus.tsc_hz() / 1_000_000) as u32;
                 [mhz, mhz, 100, 0]
             }
-            0x8000_0000 => [0x8000_0008, 0, 0, 0],
-            // LAHF in 64-bit mode, LZCNT.
-            0x8000_0001 => {
-                let edx = if self.mode.is_64() { EXTENDED_EDX } else { EXTENDED_EDX & !(1 << 11) };
-                [0, 0, 1 | 1 << 5, edx]
-            }
+            EXTENDED_LEAVES => [LAST_EXTENDED, 0, 0, 0],
+            0x8000_0001 if !self.mode.is_64() => [0, 0, c, d & !(1 << 11)],
             0x8000_0002..=0x8000_0004 => {
                 let at = (leaf - 0x8000_0002) as usize * 16;
                 let byte = |k: usize| BRAND.as_bytes().get(at + k).copied().unwrap_or(0);
@@ -172,12 +107,12 @@ impl Cpu {
             }
             // L2: 2 MiB, 16 ways, lines of 64 bytes.
             0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
-            // Invariant TSC.
-            0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [57 << 8 | crate::mmu::PHYSICAL_BITS, 0, 0, 0],
-            // Beyond the last basic leaf, the last one answers.
-            0x17..0x8000_0000 | 0x8000_0009.. => self.cpuid(0x16, subleaf),
-            _ => [0; 4],
+            0x8000_0008 => {
+                let linear = if model.has(Feature::La57) { 57 } else { 48 };
+                [linear << 8 | crate::mmu::PHYSICAL_BITS, b, 0, 0]
+            }
+            // Nothing but bits of features, or nothing.
+            _ => [a, b, c, d],
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     fault::{Done, Fault, vector},
     insn::Insn,
-    state::{Cpu, reg},
+    state::{Cpu, reg, seg},
     width::{B, Width},
 };
 
@@ -39,10 +39,34 @@ pub(crate) fn xlat(c: &mut Cpu, i: &Insn) -> Done {
     Ok(())
 }
 
-/// CLFLUSH: nothing to flush, but the address must be readable.
+/// CLFLUSH, CLFLUSHOPT, CLWB: nothing to flush, but the address must be readable.
 pub(crate) fn clflush(c: &mut Cpu, i: &Insn) -> Done {
     let at = c.operand_address(i, 1, false)?;
     c.read(B, at).map_err(|stop| c.operand_fault(i, stop))?;
+    Ok(())
+}
+
+/// MOVDIR64B: SDM 2B "MOVDIR64B". 64 bytes to an aligned address in ES, in one step; the size of the register is that of
+/// the address.
+pub(crate) fn movdir64b(c: &mut Cpu, i: &Insn) -> Done {
+    let from = c.operand_address(i, 64, false)?;
+    let mut bytes = [0; 64];
+    c.read_bytes(from, &mut bytes).map_err(|stop| c.operand_fault(i, stop))?;
+    let offset = c.get(i.w, i.dst);
+    let to = if c.mode.is_64() || c.flat_segment(seg::ES) {
+        offset
+    } else {
+        c.segment_check(seg::ES, offset, 64, true)?
+    };
+    if to & 63 != 0 {
+        return Err(c.raise(Fault::gp(0)));
+    }
+    c.write_whole(to, &bytes)
+}
+
+/// SERIALIZE: SDM 2B "SERIALIZE". It ends its block, so that what other CPUs have written is seen as code, too.
+pub(crate) fn serialize(_: &mut Cpu, _: &Insn) -> Done {
+    drain_stores();
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod io;
 pub(crate) mod misc;
 pub(crate) mod msr;
 pub(crate) mod near;
+pub(crate) mod random;
 pub(crate) mod segment;
 pub(crate) mod sse;
 pub(crate) mod stack;

@@ -3,6 +3,7 @@
 use crate::{
     fault::{Done, Fault, Stop},
     insn::Insn,
+    model::Feature,
     state::{Cpu, cr0, cr4, efer, reg, seg},
     width::D,
 };
@@ -33,6 +34,7 @@ mod address {
     pub(super) const TSC_DEADLINE: u32 = 0x6e0;
     pub(super) const X2APIC_FIRST: u32 = 0x800;
     pub(super) const X2APIC_LAST: u32 = 0x8ff;
+    pub(super) const XSS: u32 = 0xda0;
     pub(super) const EFER: u32 = 0xc000_0080;
     pub(super) const STAR: u32 = 0xc000_0081;
     pub(super) const LSTAR: u32 = 0xc000_0082;
@@ -111,6 +113,7 @@ impl Cpu {
                 Ok(v) => v,
                 Err(crate::bus::Gp) => return Err(self.raise(Fault::gp(0))),
             },
+            address::XSS if self.options.model.has(Feature::Xsaves) => self.msrs.xss,
             address::EFER => self.efer,
             address::STAR => self.msrs.star,
             address::LSTAR => self.msrs.lstar,
@@ -187,6 +190,8 @@ impl Cpu {
                 Ok(())
             }
             address::X2APIC_FIRST..=address::X2APIC_LAST => self.bus.apic_msr_write(id, n, v).map_err(|_| ()),
+            // There is no supervisor state.
+            address::XSS if self.options.model.has(Feature::Xsaves) => gp(v == 0),
             address::EFER => self.write_efer(v),
             address::STAR => {
                 self.msrs.star = v;
@@ -261,6 +266,12 @@ pub(crate) fn rdtsc(c: &mut Cpu, _: &Insn) -> Done {
 pub(crate) fn rdtscp(c: &mut Cpu, i: &Insn) -> Done {
     rdtsc(c, i)?;
     c.set(D, reg::RCX, c.msrs.tsc_aux.into());
+    Ok(())
+}
+
+/// RDPID: SDM 2B "RDPID".
+pub(crate) fn rdpid(c: &mut Cpu, i: &Insn) -> Done {
+    c.set(i.w, i.dst, c.msrs.tsc_aux.into());
     Ok(())
 }
 
