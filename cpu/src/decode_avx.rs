@@ -394,27 +394,46 @@ fn pick_fused(x: &Instruction, i: &mut Insn) -> Option<Op> {
         }
         _ => {}
     }
-    let name = format!("{:?}", x.mnemonic());
+    let form = FUSED.get(x.mnemonic() as usize).copied().flatten()?;
+    let op = if form.scalar { Op::FusedScalar } else { Op::FusedPacked };
+    stepped(i, form.order, op);
+    i.imm |= (form.lanes as i32) << field::LANES;
+    Some(numbered(i, form.signs.bits(), op))
+}
+
+/// What a mnemonic of FMA says.
+#[derive(Clone, Copy)]
+struct FusedForm {
+    signs: Fused,
+    /// 1, 2 or 3 for 132, 213 and 231.
+    order: u8,
+    lanes: Lanes,
+    scalar: bool,
+}
+
+/// By the number of a mnemonic.
+static FUSED: LazyLock<Vec<Option<FusedForm>>> = LazyLock::new(|| M::values().map(fused_form).collect());
+
+fn fused_form(m: M) -> Option<FusedForm> {
+    let name = format!("{m:?}");
     let rest = name.strip_prefix("Vf")?;
-    let (digits_at, form) =
-        FUSED.iter().find_map(|(prefix, form)| Some((rest.strip_prefix(prefix)?, *form)))?;
-    let (digits, lanes) = digits_at.split_at_checked(3)?;
-    let step = match digits {
+    let (rest, signs) =
+        SIGNS.iter().find_map(|(prefix, signs)| Some((rest.strip_prefix(prefix)?, *signs)))?;
+    let (digits, lanes) = rest.split_at_checked(3)?;
+    let order = match digits {
         "132" => 1,
         "213" => 2,
         "231" => 3,
         _ => return None,
     };
-    let (lanes, op) = match lanes {
-        "ps" => (Lanes::Ps, Op::FusedPacked),
-        "pd" => (Lanes::Pd, Op::FusedPacked),
-        "ss" => (Lanes::Ss, Op::FusedScalar),
-        "sd" => (Lanes::Sd, Op::FusedScalar),
+    let (lanes, scalar) = match lanes {
+        "ps" => (Lanes::Ps, false),
+        "pd" => (Lanes::Pd, false),
+        "ss" => (Lanes::Ss, true),
+        "sd" => (Lanes::Sd, true),
         _ => return None,
     };
-    stepped(i, step, op);
-    i.imm |= (lanes as i32) << field::LANES;
-    Some(numbered(i, form.bits(), op))
+    Some(FusedForm { signs, order, lanes, scalar })
 }
 
 const fn sign(negate_product: bool, negate_even: bool, negate_odd: bool) -> Fused {
@@ -422,7 +441,7 @@ const fn sign(negate_product: bool, negate_even: bool, negate_odd: bool) -> Fuse
 }
 
 /// Mnemonics between VF and the digits. ADDSUB subtracts in the even lanes, SUBADD in the odd ones.
-const FUSED: [(&str, Fused); 6] = [
+const SIGNS: [(&str, Fused); 6] = [
     ("maddsub", sign(false, true, false)),
     ("msubadd", sign(false, false, true)),
     ("madd", sign(false, false, false)),
