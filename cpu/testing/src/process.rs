@@ -289,6 +289,9 @@ fn varies(insn: &Instruction) -> bool {
             // They reach bases that the process began with.
             | M::Rdfsbase
             | M::Rdgsbase
+            // Which addresses are canonical depends on whether the CPU knows five levels of page tables.
+            | M::Wrfsbase
+            | M::Wrgsbase
             // The state components of the host.
             | M::Xsave
             | M::Xsave64
