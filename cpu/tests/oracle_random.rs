@@ -39,6 +39,20 @@ const FEATURES: &[F] = &[
     F::FSGSBASE,
     F::PAUSE,
     F::CLFSH,
+    F::SSE3,
+    F::SSSE3,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::AES,
+    F::PCLMULQDQ,
+    F::SHA,
+    F::GFNI,
+    F::AVX,
+    F::AVX2,
+    F::FMA,
+    F::F16C,
+    F::VAES,
+    F::VPCLMULQDQ,
 ];
 
 fn run(segments: Segments, seed: u64, count: u64) {

@@ -686,6 +686,8 @@ impl Cpu {
         }
         let to = match size {
             2 | 4 | 8 | 16 => size,
+            // Halves of YMM registers.
+            32 => 16,
             // A pseudo-descriptor of 2 + 4 bytes.
             6 => 4,
             // Extended reals.

@@ -37,7 +37,7 @@ fn negative(w: Width, v: u64) -> bool {
 }
 
 /// VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ: SDM 2C "VMASKMOV". Lanes whose mask is not set are not touched, and
-/// cannot fault.
+/// cannot fault; none of them must be aligned.
 pub(crate) fn masked_move(c: &mut Cpu, i: &Insn) -> Done {
     let w = lane_bytes(i);
     let size = if is_wide(i) { 32 } else { 16 };
@@ -74,12 +74,12 @@ pub(crate) fn masked_move(c: &mut Cpu, i: &Insn) -> Done {
 }
 
 /// Linear address of the lane that begins `by` bytes behind an offset. Lanes that are not touched need not lie within the
-/// segment; offsets do not wrap from one lane to the next.
+/// segment; offsets do not wrap from one lane to the next. SDM 2C "VMASKMOV": no #AC.
 fn lane_address(c: &mut Cpu, i: &Insn, offset: u64, by: usize, w: Width, write: bool) -> Result<u64, Stop> {
     let at = offset.wrapping_add(by as u64);
     let s = usize::from(i.seg & 7);
     if c.mode.is_64() {
-        c.segment_address(i, at, w.0.into(), write)
+        Ok(at.wrapping_add(c.seg_base[s]))
     } else if c.flat_segment(s) {
         Ok(at as u32 as u64)
     } else {

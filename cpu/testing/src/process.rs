@@ -144,8 +144,8 @@ impl Process {
         }
         let mut report = String::new();
         let faulted = compare_faults(&mut report, shown_by_linux(our_fault), their_fault);
-        if our_segments != self.child.segments() && our_fault.is_ok() {
-            let _ = writeln!(report, "  selectors: {our_segments:x?}, host {:x?}", self.child.segments());
+        if our_segments != self.child.segments_left() && our_fault.is_ok() {
+            let _ = writeln!(report, "  selectors: {our_segments:x?}, host {:x?}", self.child.segments_left());
         }
         let free =
             if faulted { Undefined::default() } else { undefined(&insn, before, source(&insn, before)) };
@@ -289,6 +289,9 @@ fn varies(insn: &Instruction) -> bool {
             // They reach bases that the process began with.
             | M::Rdfsbase
             | M::Rdgsbase
+            // Which addresses are canonical depends on whether the CPU knows five levels of page tables.
+            | M::Wrfsbase
+            | M::Wrgsbase
             // The state components of the host.
             | M::Xsave
             | M::Xsave64

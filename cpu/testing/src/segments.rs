@@ -29,7 +29,7 @@ impl Descriptor {
 }
 
 /// G.
-const GRANULARITY: u32 = 1 << 15;
+pub(crate) const GRANULARITY: u32 = 1 << 15;
 
 /// Linux's selectors of the GDT.
 pub mod linux {
@@ -61,10 +61,14 @@ pub mod local {
     pub const ABSENT: u16 = 0x3f;
     /// The first 1ffeh bytes of the scratch memory.
     pub const SHORT: u16 = 0x47;
+    /// 32-bit code, in which [`crate::layout::CODE`] is where its page frame is.
+    pub const FRAMES_CODE32: u16 = 0x4f;
+    /// Data, in which the scratch memory is where its page frames are.
+    pub const FRAMES_DATA32: u16 = 0x57;
 }
 
 /// The local descriptor table of both sides.
-pub const LDT: [Descriptor; 9] = [
+pub const LDT: [Descriptor; 11] = [
     Descriptor { base: CODE as u32, limit: 0xfff, attributes: 0xfb },
     Descriptor { base: SCRATCH as u32, limit: 0xffff, attributes: 0xf3 },
     Descriptor { base: SCRATCH as u32, limit: 0xffff, attributes: 0x40f3 },
@@ -74,6 +78,12 @@ pub const LDT: [Descriptor; 9] = [
     Descriptor { base: SCRATCH as u32, limit: 0xffff, attributes: 0xf1 },
     Descriptor { base: SCRATCH as u32, limit: 0xffff, attributes: 0x73 },
     Descriptor { base: SCRATCH as u32, limit: 0x1ffd, attributes: 0xf3 },
+    Descriptor { base: (CODE - CODE_FRAME) as u32, limit: CODE_FRAME as u32 + 0xfff, attributes: 0xc0fb },
+    Descriptor {
+        base: (SCRATCH - SCRATCH_FRAME) as u32,
+        limit: (SCRATCH_FRAME + SCRATCH_SIZE) as u32 - 1,
+        attributes: 0xc0f3,
+    },
 ];
 
 /// The GDT that a process finds under Linux, as far as CPL 3 can use it. Below CPL 3, it is the test machine's. The last entry
@@ -131,7 +141,17 @@ impl Segments {
     /// 32-bit code with SP as stack pointer.
     pub const NARROW_STACK32: Segments =
         Segments { cs: linux::CODE32, ss: local::DATA16, ds: linux::DATA, es: local::DATA16 };
-    /// All of those that are not 64-bit code.
+    /// 16-bit code whose data lie in one segment.
+    pub const SMALL16: Segments =
+        Segments { cs: local::CODE16, ss: local::DATA16, ds: local::DATA16, es: local::DATA16 };
+    /// 32-bit code that finds everything where its page frames are, as code without paging does.
+    pub const FRAMES32: Segments = Segments {
+        cs: local::FRAMES_CODE32,
+        ss: local::FRAMES_DATA32,
+        ds: local::FRAMES_DATA32,
+        es: local::FRAMES_DATA32,
+    };
+    /// Sets that differ in everything that makes a difference, none of them of 64-bit code.
     pub const LEGACY: [Segments; 6] = [
         Segments::FLAT32,
         Segments::LOCAL32,

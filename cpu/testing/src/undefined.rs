@@ -5,7 +5,7 @@
 //! tests/oracle_integer.rs.
 
 use crate::machine::flag;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, RflagsBits};
+use iced_x86::{Instruction, MemorySize, Mnemonic as M, OpKind, RflagsBits};
 use softmetal_cpu::testing::User;
 
 /// See the module.
@@ -74,6 +74,13 @@ pub fn undefined(insn: &Instruction, user: &User, source: u64) -> Undefined {
     }
 }
 
+/// Operands that are accessed piece by piece: where one reaches beyond its segment's limit and into a page that is not there,
+/// it is up to the implementation which fault comes first.
+pub(crate) fn accessed_in_parts(insn: &Instruction) -> bool {
+    let extended = matches!(insn.memory_size(), MemorySize::Float80 | MemorySize::Bcd);
+    extended || matches!(insn.mnemonic(), M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu)
+}
+
 /// Pushes of a selector with 32 bits. SDM 2B "PUSH": Intel's processors write the lower half alone; AMD's write zeros above it.
 pub(crate) fn is_wide_selector_push(insn: &Instruction) -> bool {
     insn.mnemonic() == M::Push
@@ -114,6 +121,23 @@ pub(crate) fn makers_disagree(insn: &Instruction, bytes: &[u8], bitness: u32) ->
             return true;
         }
         M::Push if is_wide_selector_push(insn) => return true,
+        // Between two elements comes the trap of a step, on AMD's.
+        M::Vgatherdps
+        | M::Vgatherdpd
+        | M::Vgatherqps
+        | M::Vgatherqpd
+        | M::Vpgatherdd
+        | M::Vpgatherdq
+        | M::Vpgatherqd
+        | M::Vpgatherqq => return true,
+        // Their operands in memory need no alignment on AMD's.
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => return insn.op1_kind() == OpKind::Memory,
         // Approximations have bits of their own.
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss | M::Vrcpps | M::Vrcpss | M::Vrsqrtps | M::Vrsqrtss => {
             return true;

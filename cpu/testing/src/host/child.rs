@@ -149,7 +149,7 @@ impl Child {
     }
 
     /// The selectors after the last instruction.
-    pub fn segments(&self) -> Segments {
+    pub fn segments_left(&self) -> Segments {
         self.left
     }
 

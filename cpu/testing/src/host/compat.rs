@@ -7,7 +7,7 @@
 use super::linux_x86_64::{CONTEXT, Context, GPR, field};
 use crate::{
     layout::*,
-    segments::{LDT, Segments, linux, segment},
+    segments::{GRANULARITY, LDT, Segments, linux, segment},
 };
 use iced_x86::{
     IcedError,
@@ -102,7 +102,9 @@ pub(super) fn write_ldt() -> bool {
         let read_only = u32::from(d.attributes & 2 == 0);
         let absent = u32::from(d.attributes & 0x80 == 0);
         let flags = big | contents << 1 | read_only << 3 | absent << 5;
-        let desc = UserDesc { entry_number: k as u32, base: d.base, limit: d.limit, flags };
+        let pages = d.attributes & GRANULARITY != 0;
+        let (limit, flags) = if pages { (d.limit >> 12, flags | 1 << 4) } else { (d.limit, flags) };
+        let desc = UserDesc { entry_number: k as u32, base: d.base, limit, flags };
         // SAFETY: the structure is the one that the call takes; segments at CPL 3 that nobody loads change nothing.
         unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE, &raw const desc, size_of::<UserDesc>()) == 0 }
     })

@@ -48,7 +48,7 @@ impl Child {
         match self.0 {}
     }
     /// The selectors after the last instruction.
-    pub fn segments(&self) -> Segments {
+    pub fn segments_left(&self) -> Segments {
         match self.0 {}
     }
     /// The data that instructions work on.

@@ -19,6 +19,7 @@
 //!   behind the arrow).
 //! - Memory: `mem[20001000]=00 11 22 33` by linear address, in the scratch memory. It is at 110000 for 32-bit code, and the
 //!   data and stack segments of 16-bit code begin with it.
+//!   The host runs such code in segments with the same offsets.
 //! - Faults: `#UD`, `#GP(0)`, with what else has changed behind them.
 
 mod parse;

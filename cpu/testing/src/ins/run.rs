@@ -3,12 +3,13 @@
 use super::parse::{EXCEPTIONS, Expected, FLAGS, File, Item, Line, Mode, Place, parse};
 use crate::{
     compare::{blank, register, text},
-    host::{Host, runs_on_host},
+    host::{Host, runs_in, runs_on_host},
     layout::*,
     machine::{Machine, flag},
+    segments::Segments,
     undefined::undefined,
 };
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use softmetal_cpu::{
     CpuState, Fault,
     float::F80,
@@ -85,8 +86,9 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
         let user = user_of(&before.0);
         let free = undefined(&insn, &user, source(&insn, &user));
         if let Some(host) = &mut host
-            && suits_host(line, &insn, &before.0)
-            && ours.fault.is_none()
+            && suits_host(line, &insn, &before.0, ours.fault.is_some())
+            && fault_has_no_place(&ours, line.mode)
+            && host.enter(segments(line.mode))
         {
             report.on_host += 1;
             match run_host(host, line, &before) {
@@ -98,6 +100,9 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
                         wrong(&mut report, format!("{}: gives {a}; the host {b}", line.text));
                     }
                 }
+                Err(fault)
+                    if ours.fault.map(|f| (f.vector, f.error.unwrap_or(0)))
+                        == Some((fault.vector, fault.error)) => {}
                 Err(fault) => wrong(&mut report, format!("{}: the host raises {fault:?}", line.text)),
             }
         }
@@ -229,9 +234,34 @@ fn run_machine(machine: &mut Machine, before: &(CpuState, Vec<u8>)) -> Outcome {
     Outcome { state, scratch: machine.bytes(SCRATCH_FRAME, SCRATCH_SIZE as usize), fault }
 }
 
-/// Whether the host may run a line: plain 64-bit code, with the control registers that a process has, and memory operands
-/// that its own registers lead into the scratch memory.
-fn suits_host(line: &Line, insn: &Instruction, state: &CpuState) -> bool {
+/// The segments in which the host runs lines of a mode: those of 16- and 32-bit code begin where the page frames do that the
+/// test machine finds there without paging.
+fn segments(mode: Mode) -> Segments {
+    match mode {
+        Mode::Long | Mode::User => Segments::LONG,
+        Mode::Protected32 => Segments::FRAMES32,
+        Mode::Protected16 => Segments::SMALL16,
+    }
+}
+
+/// Whether the host can say something about how a line ends: without a fault, or with one that has nothing to do with where
+/// memory lies there, or with limits, which 16-bit code has on both sides.
+fn fault_has_no_place(ours: &Outcome, mode: Mode) -> bool {
+    const DE: u8 = 0;
+    const BR: u8 = 5;
+    const SS: u8 = 12;
+    const GP: u8 = 13;
+    match ours.fault {
+        None => true,
+        Some(Expected { vector: DE | BR, .. }) => true,
+        Some(Expected { vector: SS | GP, error: Some(0) }) => mode == Mode::Protected16,
+        Some(_) => false,
+    }
+}
+
+/// Whether the host may run a line: plain code, with the control registers that a process has, and memory operands that its
+/// own registers lead into the scratch memory. Selectors are others there.
+fn suits_host(line: &Line, insn: &Instruction, state: &CpuState, faulted: bool) -> bool {
     let plain = line.inputs.iter().all(|item| {
         !matches!(item.place, Place::Cr(_) | Place::Efer | Place::Xcr0 | Place::Base(_) | Place::Selector(_))
             && !matches!(item.place, Place::Flag(mask) if mask & !(flag::STATUS | flag::DF | flag::ID) != 0)
@@ -255,7 +285,25 @@ fn suits_host(line: &Line, insn: &Instruction, state: &CpuState) -> bool {
                 | OpKind::MemorySegEDI
         ),
     });
-    matches!(line.mode, Mode::Long | Mode::User) && plain && confined && runs_on_host(insn)
+    let segments = segments(line.mode);
+    if segments == Segments::LONG {
+        return plain && confined && runs_on_host(insn);
+    }
+    let reads_selectors = matches!(insn.mnemonic(), Mnemonic::Lds | Mnemonic::Les)
+        || (0..insn.op_count()).any(|k| insn.op_register(k).is_segment_register());
+    let mut factory = InstructionInfoFactory::new();
+    let confined = factory.info(insn).used_memory().iter().all(|m| {
+        let at = m.virtual_address(0, |r, _, _| match r {
+            _ if r.is_segment_register() => Some(segments.base(segments.ds)),
+            _ => register(&user, r),
+        });
+        // Beyond the scratch memory are limits alone.
+        let beyond = SCRATCH + 0xfff0..SCRATCH + 0x1_0000;
+        at.is_some_and(|at| {
+            (SCRATCH..SCRATCH + SCRATCH_SIZE).contains(&at) || faulted && beyond.contains(&at)
+        })
+    });
+    plain && confined && !reads_selectors && runs_on_host(insn) && runs_in(segments, insn)
 }
 
 fn run_host(host: &mut Host, line: &Line, before: &(CpuState, Vec<u8>)) -> Result<Outcome, crate::HostFault> {

@@ -16,7 +16,7 @@ mod shrink;
 mod side;
 mod state;
 mod subject;
-mod values;
+pub mod values;
 
 pub use difference::Part;
 pub use plan::{Class, Maker};

@@ -6,7 +6,7 @@ use softmetal_cpu::{float::F80, state::X87};
 
 /// What the lanes of a vector operand are read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lanes {
+pub enum Lanes {
     /// Integers of so many bits.
     Int(u32),
     /// Floats: bits of exponent and of fraction.
@@ -14,9 +14,12 @@ pub(super) enum Lanes {
 }
 
 impl Lanes {
-    pub(super) const HALF: Lanes = Lanes::Float(5, 10);
-    pub(super) const SINGLE: Lanes = Lanes::Float(8, 23);
-    pub(super) const DOUBLE: Lanes = Lanes::Float(11, 52);
+    /// Half precision.
+    pub const HALF: Lanes = Lanes::Float(5, 10);
+    /// Single precision.
+    pub const SINGLE: Lanes = Lanes::Float(8, 23);
+    /// Double precision.
+    pub const DOUBLE: Lanes = Lanes::Float(11, 52);
 
     fn bits(self) -> u32 {
         match self {
@@ -85,7 +88,7 @@ fn float(random: &mut Random, exponent_bits: u32, fraction_bits: u32, other: u64
 }
 
 /// 64 bits of such lanes. Half of the time lanes are made by kind; else they are whatever.
-pub(super) fn word(random: &mut Random, lanes: Lanes, other: u64) -> u64 {
+pub fn word(random: &mut Random, lanes: Lanes, other: u64) -> u64 {
     let bits = lanes.bits();
     if bits >= 64 {
         return match lanes {
@@ -123,7 +126,7 @@ fn integer(random: &mut Random, bits: u32, other: u64) -> u64 {
 }
 
 /// A vector register's 128 bits.
-pub(super) fn vector(random: &mut Random, lanes: Lanes, other: u128) -> u128 {
+pub fn vector(random: &mut Random, lanes: Lanes, other: u128) -> u128 {
     let (low, high) = (other as u64, (other >> 64) as u64);
     let lanes = match random.next() >> 60 {
         0 => Lanes::Int(64),
@@ -135,7 +138,7 @@ pub(super) fn vector(random: &mut Random, lanes: Lanes, other: u128) -> u128 {
 }
 
 /// Any encoding of an extended value, mostly valid ones.
-pub(super) fn extended(random: &mut Random, other: F80) -> F80 {
+pub fn extended(random: &mut Random, other: F80) -> F80 {
     let r = random.next();
     let exponent = exponent(random, 15, u64::from(other.sign_exponent & 0x7fff));
     let fraction = match r & 7 {
@@ -155,7 +158,7 @@ pub(super) fn extended(random: &mut Random, other: F80) -> F80 {
 }
 
 /// An x87 state: registers of every kind, tags, TOP, control word, flags that are already set.
-pub(super) fn x87(random: &mut Random) -> X87 {
+pub fn x87(random: &mut Random) -> X87 {
     let mut x = X87::default();
     let mut other = F80::ZERO;
     for r in &mut x.regs {
@@ -186,7 +189,7 @@ pub(super) fn x87(random: &mut Random) -> X87 {
 }
 
 /// MXCSR: every rounding mode, DAZ, FTZ and sticky flags; now and then with exceptions that are not masked.
-pub(super) fn mxcsr(random: &mut Random) -> u32 {
+pub fn mxcsr(random: &mut Random) -> u32 {
     let r = random.next();
     let v = r as u32 & 0xffff;
     match r >> 58 {
