@@ -97,6 +97,10 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         M::Sysret | M::Sysretq => (vector(ours), vector(theirs)) == (Some(6), Some(13)),
         // The opcodes end the decoding: what stands behind them counts for no length.
         M::Ud0 | M::Ud1 => vector(ours) == Some(13) && vector(theirs) == Some(6),
+        // LOCK makes MOV CR8 of MOV CR0.
+        M::INVALID if subject.code.mnemonic() == M::Mov => {
+            subject.bytes.contains(&0xf0) && (vector(ours), vector(theirs)) == (Some(6), Some(13))
+        }
         M::INVALID if matches!(subject.code.mnemonic(), M::Ud0 | M::Ud1) => {
             vector(ours) == Some(13) && vector(theirs) == Some(6)
         }
