@@ -85,6 +85,12 @@ pub(super) fn usual(segments: Segments) -> User {
     user
 }
 
+/// The registers that a case begins with, where they are not the usual ones.
+pub(super) fn begin(case: &Case) -> String {
+    let items = registers(&usual(case.segments), &case.before);
+    items.iter().map(Item::to_string).collect::<Vec<_>>().join(" ")
+}
+
 /// The line. `right` and `memory_right` are what the side that is right left.
 pub(super) fn line(case: &Case, right: &Outcome, memory_right: &[u8]) -> String {
     let insn =

@@ -5,6 +5,7 @@
 //! memory; the two [`Side`]s run them, and `difference` compares. What differs is run again one by one, made as small as it
 //! can be, and reported.
 
+mod blocks;
 mod coverage;
 mod difference;
 mod line;

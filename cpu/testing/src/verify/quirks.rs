@@ -32,6 +32,32 @@ pub(super) fn comparable(maker: Maker, subject: &Subject) -> bool {
     !(maker == Maker::Amd && absent)
 }
 
+/// Whether all processors do the same with an instruction, so that it may stand among others.
+pub(super) fn everywhere_alike(subject: &Subject) -> bool {
+    let mnemonic = subject.insn.mnemonic();
+    let differs = matches!(
+        mnemonic,
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip | M::Ldmxcsr | M::Vldmxcsr | M::Movsxd | M::Reservednop
+    );
+    let sha = matches!(
+        mnemonic,
+        M::Sha1msg1
+            | M::Sha1msg2
+            | M::Sha1nexte
+            | M::Sha1rnds4
+            | M::Sha256msg1
+            | M::Sha256msg2
+            | M::Sha256rnds2
+    );
+    !differs
+        && !(sha && !subject.touches.is_empty())
+        && amd_flags(mnemonic) == 0
+        && !approximate(mnemonic)
+        && !transcendental(mnemonic)
+        && !in_steps(subject)
+        && comparable(Maker::Amd, subject)
+}
+
 /// Flags that manuals leave undefined, and AMD's processors leave in another way than Intel's.
 fn amd_flags(mnemonic: M) -> u64 {
     match mnemonic {

@@ -30,6 +30,8 @@ const FAULTING_STATES: usize = 2;
 /// Examples that are kept of each code's differences.
 const EXAMPLES: usize = 4;
 
+/// One encoding in so many is followed by a run of instructions.
+const BLOCK_SHARE: u64 = 8;
 /// Encodings that are tried until one is recorded.
 const RECORD_ATTEMPTS: usize = 12;
 
@@ -97,6 +99,10 @@ pub struct Tally {
     pub near: u64,
     /// Cases that differed.
     pub differences: u64,
+    /// Cases that were runs of several instructions.
+    pub blocks: u64,
+    /// The first of these that differed, in words.
+    pub different_blocks: Vec<String>,
     /// By code: those that ran.
     pub codes: BTreeMap<String, Seen>,
     /// Codes of which none ran: no encoding that may run here was found.
@@ -111,11 +117,11 @@ pub struct Tally {
 
 /// The tester.
 pub struct Verifier {
-    ours: Box<dyn Side>,
-    theirs: Box<dyn Side>,
+    pub(super) ours: Box<dyn Side>,
+    pub(super) theirs: Box<dyn Side>,
     maker: Maker,
-    random: Random,
-    plan: Vec<Code>,
+    pub(super) random: Random,
+    pub(super) plan: Vec<Code>,
     /// What a round runs: places in `plan`, and how many bits the code has.
     entries: Vec<(usize, u32)>,
     /// The segments in which code can stand on both sides.
@@ -123,10 +129,10 @@ pub struct Verifier {
     /// Where both sides are.
     segments: Option<Segments>,
     /// By code: whether prefixes may make it of another.
-    planned: Vec<bool>,
+    pub(super) planned: Vec<bool>,
     states: Vec<State>,
     seen: Vec<Seen>,
-    tally: Tally,
+    pub(super) tally: Tally,
     buffers: Buffers,
     recorder: Option<Recorder>,
 }
@@ -207,7 +213,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn set_scratch(&mut self, bytes: &[u8]) {
+    pub(super) fn set_scratch(&mut self, bytes: &[u8]) {
         self.ours.set_scratch(bytes);
         self.theirs.set_scratch(bytes);
     }
@@ -236,6 +242,9 @@ impl Verifier {
                     self.record_one(code, bitness)?;
                 } else {
                     self.code(code, bitness);
+                    if self.random.below(BLOCK_SHARE) == 0 {
+                        self.block();
+                    }
                 }
                 let now = Instant::now();
                 let over = match limit {
@@ -402,13 +411,18 @@ impl Verifier {
 
     /// Puts a subject in place on both sides.
     fn enter(&mut self, subject: &Subject) {
-        if self.segments != Some(subject.segments) {
-            self.ours.enter(subject.segments);
-            self.theirs.enter(subject.segments);
-            self.segments = Some(subject.segments);
+        self.place(subject.segments, &subject.bytes);
+    }
+
+    /// Puts code in place on both sides.
+    pub(super) fn place(&mut self, segments: Segments, code: &[u8]) {
+        if self.segments != Some(segments) {
+            self.ours.enter(segments);
+            self.theirs.enter(segments);
+            self.segments = Some(segments);
         }
-        self.ours.load(&subject.bytes);
-        self.theirs.load(&subject.bytes);
+        self.ours.load(code);
+        self.theirs.load(code);
     }
 
     /// Compares what is written, and what lies near.
@@ -431,7 +445,7 @@ impl Verifier {
     }
 
     /// Compares all of the memory.
-    fn memory_agrees(&mut self) -> bool {
+    pub(super) fn memory_agrees(&mut self) -> bool {
         let (ours, theirs) = (&mut self.buffers.ours, &mut self.buffers.theirs);
         ours.resize(SCRATCH_SIZE as usize, 0);
         theirs.resize(SCRATCH_SIZE as usize, 0);
