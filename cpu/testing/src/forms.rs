@@ -167,6 +167,9 @@ fn attempt(segments: Segments, code: Code, random: &mut Random) -> Option<Form> 
             K::eax => (OpKind::Register, Register::EAX),
             K::rax => (OpKind::Register, Register::RAX),
             K::dx => (OpKind::Register, Register::DX),
+            K::r16_reg_mem => (OpKind::Register, gpr(random, 2)),
+            K::r32_reg_mem => (OpKind::Register, gpr(random, 4)),
+            K::r64_reg_mem => (OpKind::Register, gpr(random, 8)),
             K::cr_reg => {
                 (OpKind::Register, random.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]))
             }

@@ -137,7 +137,7 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         | M::Sha1rnds4
         | M::Sha256msg1
         | M::Sha256msg2
-        | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(14)),
+        | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(12 | 14)),
         // Of a selector pushed with 32 bits, AMD's write the upper half too.
         M::Push if is_wide_selector_push(&subject.insn) => {
             matches!((vector(ours), vector(theirs)), (None | Some(14), Some(12 | 14)))
