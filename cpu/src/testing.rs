@@ -68,6 +68,24 @@ impl Cpu {
         }
     }
 
+    /// Runs code, as blocks, until it raises an exception, which is given and not delivered. None where it goes on for too long.
+    pub fn run_to_fault(&mut self) -> Option<Fault> {
+        const TURNS: u32 = 1 << 12;
+        for _ in 0..TURNS {
+            self.why = Why::Continue;
+            self.attention_ref().grant(1 << 12);
+            self.enter_guest();
+            self.drop_written();
+            self.bury();
+            self.step_blocks(false);
+            self.leave_guest();
+            if self.why == Why::Fault {
+                return Some(self.fault);
+            }
+        }
+        None
+    }
+
     /// One turn of [`Cpu::run`]: delivers what waits, runs for about `budget` instructions at most, delivers an exception.
     /// False once the CPU halts or has shut down.
     pub fn turn(&mut self, single: bool, budget: i32) -> bool {

@@ -1,13 +1,16 @@
 //! `softmetal verify`: the emulated CPU against one that is right.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use regex::RegexBuilder;
-use softmetal_cpu_testing::verify::{Limit, Setup, Tally, against_host, against_itself, report};
+use softmetal_cpu_testing::verify::{
+    Limit, Setup, Tally, Vectors, against_host, against_itself, coverage, replay, report,
+};
 
 use crate::cli::messages::say;
 use crate::config::UseError;
@@ -22,6 +25,8 @@ Examples:
   softmetal verify --seed 42 --count 1000000 the same cases as the last time with that seed and count
   softmetal verify --only 'adc|sbb'          instructions whose name matches: add, Adc_rm32_r32, ^VEX_, cvt.*2dq
   softmetal verify --against interp          the interpreter with all its speed-ups against itself without
+  softmetal verify --record FILE             writes the cases and what this host's CPU makes of them,
+  softmetal verify --against FILE            to be compared with on hosts that have no such CPU
 
 A case is one instruction, in some encoding, from some state of registers and memory. It runs on the emulated CPU and on
 the one that it is compared with; registers, flags, memory and exceptions must be the same. For each instruction that
@@ -39,7 +44,7 @@ pub struct Arguments {
     /// Whose work is checked: interp (the interpreter)
     #[arg(long, value_name = "ENGINE", default_value = "interp", value_parser = parse_engine)]
     engine: Engine,
-    /// What is right: host (this machine's CPU) or interp (the interpreter without its speed-ups)
+    /// What is right: host (this machine's CPU), interp (the interpreter without its speed-ups), or a file of --record
     #[arg(long, value_name = "WHOM", default_value = "host", value_parser = parse_against)]
     against: Against,
     /// Stop after this time [default: 10]
@@ -54,6 +59,12 @@ pub struct Arguments {
     /// Only instructions whose mnemonic or name in iced's tables matches, in any case
     #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
     only: Option<String>,
+    /// Write the cases with what is right to a file, for --against on other hosts; fewer a second
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Print what becomes of each instruction, as Markdown, and run nothing
+    #[arg(long)]
+    coverage: bool,
 }
 
 /// Whose work is checked.
@@ -67,6 +78,7 @@ enum Engine {
 enum Against {
     Host,
     Interp,
+    File(PathBuf),
 }
 
 fn parse_engine(text: &str) -> Result<Engine, UseError> {
@@ -83,7 +95,10 @@ fn parse_against(text: &str) -> Result<Against, UseError> {
     match text {
         "host" => Ok(Against::Host),
         "interp" => Ok(Against::Interp),
-        _ => Err(UseError::new(format!("'{text}' is nothing to compare with; right are host and interp"))),
+        _ if Path::new(text).is_file() => Ok(Against::File(text.into())),
+        _ => Err(UseError::new(format!(
+            "'{text}' is nothing to compare with; right are host, interp, and a file that --record has made"
+        ))),
     }
 }
 
@@ -100,22 +115,42 @@ fn parse_regex(text: &str) -> Result<String, UseError> {
 
 /// Runs it; the answer is the status of the process.
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
-    let seed = arguments.seed.unwrap_or_else(new_seed);
+    let Engine::Interp = arguments.engine;
+    if arguments.coverage {
+        print(&coverage());
+        return Ok(0);
+    }
     let pattern = regex(arguments.only.as_deref().unwrap_or(""))?;
     let wanted = |code: iced_x86::Code| {
         pattern.is_match(&format!("{code:?}")) || pattern.is_match(&format!("{:?}", code.mnemonic()))
     };
-    let Engine::Interp = arguments.engine;
-    let setup = match arguments.against {
-        Against::Interp => against_itself(seed, &wanted),
-        Against::Host => against_host(seed, &wanted).ok_or_else(|| {
+    let tally = match &arguments.against {
+        Against::File(path) => replayed(arguments, path, &wanted)?,
+        _ => compared(arguments, &wanted)?,
+    };
+    print(&report(&tally));
+    Ok(if tally.differences == 0 { 0 } else { DIFFERENT })
+}
+
+fn print(text: &str) {
+    // Who closes the pipe early has read enough.
+    let _ = stdout().write_all(text.as_bytes());
+}
+
+/// Against the host, or the interpreter itself.
+fn compared(arguments: &Arguments, wanted: &dyn Fn(iced_x86::Code) -> bool) -> Result<Tally> {
+    let seed = arguments.seed.unwrap_or_else(new_seed);
+    let setup = if arguments.against == Against::Interp {
+        against_itself(seed, wanted)
+    } else {
+        against_host(seed, wanted).ok_or_else(|| {
             UseError::new(
                 "this host cannot be compared with: that takes an x86-64 CPU, Linux, and the right to map memory at \
-                 fixed addresses; try --against interp",
+                 fixed addresses; try --against FILE, with what --record has written on such a host, or --against interp",
             )
-        })?,
+        })?
     };
-    let Setup { verifier, lacking } = setup;
+    let Setup { mut verifier, lacking } = setup;
     if verifier.planned() == 0 {
         return Err(UseError::new("--only matches no instruction that can be compared here").into());
     }
@@ -124,16 +159,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         say(&format!("this host lacks {}: not compared", names.join(", ")));
     }
     say(&format!("seed {seed}: --seed {seed} runs the same cases again"));
-    let limit = match (arguments.count, arguments.seconds) {
+    if let Some(path) = &arguments.record {
+        verifier.record(path)?;
+    }
+    let mut progress = Progress::new(limit(arguments));
+    let tally = verifier.run(limit(arguments), &mut |tally| progress.show(tally));
+    progress.end();
+    Ok(tally?)
+}
+
+/// Against a file.
+fn replayed(arguments: &Arguments, path: &Path, wanted: &dyn Fn(iced_x86::Code) -> bool) -> Result<Tally> {
+    if arguments.record.is_some() {
+        return Err(UseError::new("--record needs a CPU that is right: leave --against FILE out").into());
+    }
+    let mut vectors = Vectors::open(path).map_err(|error| UseError::new(error.to_string()))?;
+    let everything = arguments.seconds.is_none() && arguments.count.is_none();
+    let limit = if everything { Limit::Count(u64::MAX) } else { limit(arguments) };
+    let mut progress = Progress::new(limit);
+    let tally = replay(&mut vectors, wanted, limit, &mut |tally| progress.show(tally));
+    progress.end();
+    Ok(tally?)
+}
+
+fn limit(arguments: &Arguments) -> Limit {
+    match (arguments.count, arguments.seconds) {
         (Some(count), _) => Limit::Count(count),
         (None, seconds) => Limit::Time(Duration::from_secs(seconds.unwrap_or(10))),
-    };
-    let mut progress = Progress::new(limit);
-    let tally = verifier.run(limit, &mut |tally| progress.show(tally));
-    progress.end();
-    // Who closes the pipe early has read enough.
-    let _ = stdout().write_all(report(&tally).as_bytes());
-    Ok(if tally.differences == 0 { 0 } else { DIFFERENT })
+    }
 }
 
 /// A new one each time.

@@ -311,9 +311,8 @@ pub(crate) fn ins(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     let port = c.get(W, reg::RDX) as u16;
-    if s.count(c) > 0 {
-        c.port_allowed(port, s.w)?;
-    }
+    // Silicon looks at the permission even when the count is 0.
+    c.port_allowed(port, s.w)?;
     each(c, i, &s, |c| {
         let to = s.destination(c, true)?;
         // The port is read once its value can be stored.
@@ -330,9 +329,8 @@ pub(crate) fn outs(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     let port = c.get(W, reg::RDX) as u16;
-    if s.count(c) > 0 {
-        c.port_allowed(port, s.w)?;
-    }
+    // Silicon looks at the permission even when the count is 0.
+    c.port_allowed(port, s.w)?;
     each(c, i, &s, |c| {
         let from = s.source(c, i)?;
         let v = c.read(s.w, from)?;

@@ -166,6 +166,16 @@ fn attempt(segments: Segments, code: Code, random: &mut Random) -> Option<Form> 
             K::ax => (OpKind::Register, Register::AX),
             K::eax => (OpKind::Register, Register::EAX),
             K::rax => (OpKind::Register, Register::RAX),
+            K::dx => (OpKind::Register, Register::DX),
+            K::r16_reg_mem => (OpKind::Register, gpr(random, 2)),
+            K::r32_reg_mem => (OpKind::Register, gpr(random, 4)),
+            K::r64_reg_mem => (OpKind::Register, gpr(random, 8)),
+            K::cr_reg => {
+                (OpKind::Register, random.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]))
+            }
+            K::dr_reg => {
+                (OpKind::Register, random.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]))
+            }
             K::st0 => (OpKind::Register, Register::ST0),
             K::sti_opcode => {
                 let r = Register::values().nth(Register::ST0 as usize + random.below(8) as usize)?;

@@ -54,7 +54,7 @@ fn registers(old: &User, new: &User) -> Vec<Item> {
 }
 
 /// Runs of bytes that differ; runs less than four bytes apart are one.
-fn memory(old: &[u8], new: &[u8]) -> Vec<Item> {
+pub(super) fn runs(old: &[u8], new: &[u8]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for k in (0..old.len()).filter(|&k| old[k] != new[k]) {
         match runs.last_mut() {
@@ -62,12 +62,17 @@ fn memory(old: &[u8], new: &[u8]) -> Vec<Item> {
             _ => runs.push((k, k + 1)),
         }
     }
+    runs
+}
+
+/// They as items.
+fn memory(old: &[u8], new: &[u8]) -> Vec<Item> {
     let bytes = |(a, b): (usize, usize)| Item {
         place: Place::Memory(SCRATCH + a as u64),
         value: 0,
         bytes: new[a..b].to_vec(),
     };
-    runs.into_iter().map(bytes).collect()
+    runs(old, new).into_iter().map(bytes).collect()
 }
 
 /// The registers that a line begins with where it names nothing.
@@ -78,6 +83,12 @@ pub(super) fn usual(segments: Segments) -> User {
         user.gpr[4] = USER_STACK - segments.base(segments.ss);
     }
     user
+}
+
+/// The registers that a case begins with, where they are not the usual ones.
+pub(super) fn begin(case: &Case) -> String {
+    let items = registers(&usual(case.segments), &case.before);
+    items.iter().map(Item::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// The line. `right` and `memory_right` are what the side that is right left.

@@ -5,10 +5,13 @@
 //! memory; the two [`Side`]s run them, and `difference` compares. What differs is run again one by one, made as small as it
 //! can be, and reported.
 
+mod blocks;
+mod coverage;
 mod difference;
 mod line;
 pub mod plan;
 mod quirks;
+mod replay;
 mod report;
 mod run;
 mod setup;
@@ -17,10 +20,14 @@ mod side;
 mod state;
 mod subject;
 pub mod values;
+mod vectors;
 
+pub use coverage::coverage;
 pub use difference::Part;
 pub use plan::{Class, Maker};
+pub use replay::replay;
 pub use report::report;
 pub use run::{Case, Example, Limit, Seen, Tally, Verifier};
 pub use setup::{Setup, against_host, against_itself};
 pub use side::{Emulated, Side};
+pub use vectors::{VectorError, Vectors};

@@ -182,6 +182,7 @@ pub fn class(code: Code, bitness: u32) -> Class {
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => Elsewhere("transactions are not offered"),
         // Outside of supervisor code they are no instructions.
         M::Clac | M::Stac => AsFault,
+        M::Ud0 if info.op_count() == 0 => Elsewhere("the UD0 of old processors, which has no ModRM byte"),
         M::Ud0 | M::Ud1 | M::Ud2 => AsFault,
         // FS and GS are the process's own.
         M::Push | M::Pop | M::Mov
@@ -241,7 +242,7 @@ pub(super) fn may_run(segments: Segments, insn: &Instruction) -> bool {
     let kept = if segments == Segments::LONG {
         !foreign(insn.segment_prefix())
     } else {
-        !foreign(insn.op0_register())
+        (insn.mnemonic() == M::Push || !foreign(insn.op0_register()))
             && [insn.memory_segment(), insn.segment_prefix()]
                 .into_iter()
                 .all(|r| !foreign(r) && r != Register::CS)

@@ -32,6 +32,32 @@ pub(super) fn comparable(maker: Maker, subject: &Subject) -> bool {
     !(maker == Maker::Amd && absent)
 }
 
+/// Whether all processors do the same with an instruction, so that it may stand among others.
+pub(super) fn everywhere_alike(subject: &Subject) -> bool {
+    let mnemonic = subject.insn.mnemonic();
+    let differs = matches!(
+        mnemonic,
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip | M::Ldmxcsr | M::Vldmxcsr | M::Movsxd | M::Reservednop
+    );
+    let sha = matches!(
+        mnemonic,
+        M::Sha1msg1
+            | M::Sha1msg2
+            | M::Sha1nexte
+            | M::Sha1rnds4
+            | M::Sha256msg1
+            | M::Sha256msg2
+            | M::Sha256rnds2
+    );
+    !differs
+        && !(sha && !subject.touches.is_empty())
+        && amd_flags(mnemonic) == 0
+        && !approximate(mnemonic)
+        && !transcendental(mnemonic)
+        && !in_steps(subject)
+        && comparable(Maker::Amd, subject)
+}
+
 /// Flags that manuals leave undefined, and AMD's processors leave in another way than Intel's.
 fn amd_flags(mnemonic: M) -> u64 {
     match mnemonic {
@@ -97,6 +123,10 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         M::Sysret | M::Sysretq => (vector(ours), vector(theirs)) == (Some(6), Some(13)),
         // The opcodes end the decoding: what stands behind them counts for no length.
         M::Ud0 | M::Ud1 => vector(ours) == Some(13) && vector(theirs) == Some(6),
+        // LOCK makes MOV CR8 of MOV CR0.
+        M::INVALID if subject.code.mnemonic() == M::Mov => {
+            subject.bytes.contains(&0xf0) && (vector(ours), vector(theirs)) == (Some(6), Some(13))
+        }
         M::INVALID if matches!(subject.code.mnemonic(), M::Ud0 | M::Ud1) => {
             vector(ours) == Some(13) && vector(theirs) == Some(6)
         }
@@ -107,7 +137,7 @@ fn amd_differs(subject: &Subject, ours: &Outcome, theirs: &Outcome) -> bool {
         | M::Sha1rnds4
         | M::Sha256msg1
         | M::Sha256msg2
-        | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(14)),
+        | M::Sha256rnds2 => vector(ours) == Some(13) && matches!(vector(theirs), None | Some(12 | 14)),
         // Of a selector pushed with 32 bits, AMD's write the upper half too.
         M::Push if is_wide_selector_push(&subject.insn) => {
             matches!((vector(ours), vector(theirs)), (None | Some(14), Some(12 | 14)))

@@ -35,6 +35,9 @@ pub fn report(tally: &Tally) -> String {
     if !tally.missed.is_empty() {
         let _ = writeln!(out, "Not met: {}", tally.missed.join(" "));
     }
+    if tally.blocks > 0 {
+        let _ = writeln!(out, "{} cases were runs of several instructions.", grouped(tally.blocks));
+    }
     if tally.near > 0 {
         let _ = writeln!(
             out,
@@ -46,9 +49,15 @@ pub fn report(tally: &Tally) -> String {
         out.push_str("Nothing differs.\n");
         return out;
     }
+    for told in &tally.different_blocks {
+        let _ = writeln!(out, "\nA run of instructions differs:\n{told}");
+    }
     let mut different: Vec<(&String, &Seen)> =
         tally.codes.iter().filter(|(_, seen)| seen.differences > 0).collect();
     different.sort_by_key(|(name, seen)| (std::cmp::Reverse(seen.differences), *name));
+    if different.is_empty() {
+        return out;
+    }
     let _ = writeln!(
         out,
         "{} cases of {} instructions differ:\n\n{:36} {:>9} {:>9}  what",

@@ -4,18 +4,22 @@ use super::{
     Maker,
     difference::{Outcome, Part, describe, parts, same},
     line::line,
+    line::usual,
     plan::{self, Class},
     quirks::{self, Verdict},
+    replay::note,
     shrink::{Judged, shrink},
     side::Side,
     state::{self, State},
     subject::Subject,
+    vectors::{Recorder, VectorError},
 };
 use crate::{Random, Segments, layout::*};
 use iced_x86::{Code, CpuidFeature, Instruction};
 use softmetal_cpu::testing::User;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -25,6 +29,11 @@ const STATES: usize = 16;
 const FAULTING_STATES: usize = 2;
 /// Examples that are kept of each code's differences.
 const EXAMPLES: usize = 4;
+
+/// One encoding in so many is followed by a run of instructions.
+const BLOCK_SHARE: u64 = 8;
+/// Encodings that are tried until one is recorded.
+const RECORD_ATTEMPTS: usize = 12;
 
 /// Codes whose smallest case is looked for.
 const SHRUNK: usize = 100;
@@ -90,6 +99,10 @@ pub struct Tally {
     pub near: u64,
     /// Cases that differed.
     pub differences: u64,
+    /// Cases that were runs of several instructions.
+    pub blocks: u64,
+    /// The first of these that differed, in words.
+    pub different_blocks: Vec<String>,
     /// By code: those that ran.
     pub codes: BTreeMap<String, Seen>,
     /// Codes of which none ran: no encoding that may run here was found.
@@ -104,11 +117,11 @@ pub struct Tally {
 
 /// The tester.
 pub struct Verifier {
-    ours: Box<dyn Side>,
-    theirs: Box<dyn Side>,
+    pub(super) ours: Box<dyn Side>,
+    pub(super) theirs: Box<dyn Side>,
     maker: Maker,
-    random: Random,
-    plan: Vec<Code>,
+    pub(super) random: Random,
+    pub(super) plan: Vec<Code>,
     /// What a round runs: places in `plan`, and how many bits the code has.
     entries: Vec<(usize, u32)>,
     /// The segments in which code can stand on both sides.
@@ -116,11 +129,12 @@ pub struct Verifier {
     /// Where both sides are.
     segments: Option<Segments>,
     /// By code: whether prefixes may make it of another.
-    planned: Vec<bool>,
+    pub(super) planned: Vec<bool>,
     states: Vec<State>,
     seen: Vec<Seen>,
-    tally: Tally,
+    pub(super) tally: Tally,
     buffers: Buffers,
+    recorder: Option<Recorder>,
 }
 
 #[derive(Default)]
@@ -177,6 +191,7 @@ impl Verifier {
             segments: None,
             states: vec![State::new(); STATES],
             buffers: Buffers::default(),
+            recorder: None,
         };
         let mut bytes = vec![0; SCRATCH_SIZE as usize];
         for chunk in bytes.chunks_mut(8) {
@@ -191,13 +206,27 @@ impl Verifier {
         self.plan.len()
     }
 
-    fn set_scratch(&mut self, bytes: &[u8]) {
+    /// Writes all cases with what is right to a file. Fewer states of each encoding run then, and registers that an
+    /// instruction does not use hold nothing, so that the file is small.
+    pub fn record(&mut self, path: &Path) -> Result<(), VectorError> {
+        self.recorder = Some(Recorder::create(path, self.maker)?);
+        Ok(())
+    }
+
+    pub(super) fn set_scratch(&mut self, bytes: &[u8]) {
         self.ours.set_scratch(bytes);
         self.theirs.set_scratch(bytes);
     }
 
     /// Runs until the limit; `progress` is told now and then, and says whether to go on.
-    pub fn run(mut self, limit: Limit, progress: &mut dyn FnMut(&Tally) -> bool) -> Tally {
+    ///
+    /// # Errors
+    /// Where recording fails.
+    pub fn run(
+        mut self,
+        limit: Limit,
+        progress: &mut dyn FnMut(&Tally) -> bool,
+    ) -> Result<Tally, VectorError> {
         let started = Instant::now();
         let mut told = started;
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
@@ -209,7 +238,14 @@ impl Verifier {
             let before = self.tally.cases;
             for &k in &order {
                 let (code, bitness) = self.entries[k];
-                self.code(code, bitness);
+                if self.recorder.is_some() {
+                    self.record_one(code, bitness)?;
+                } else {
+                    self.code(code, bitness);
+                    if self.random.below(BLOCK_SHARE) == 0 {
+                        self.block();
+                    }
+                }
                 let now = Instant::now();
                 let over = match limit {
                     Limit::Time(time) => now - started >= time,
@@ -230,7 +266,15 @@ impl Verifier {
                 break;
             }
         }
-        self.note(started.elapsed());
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish()?;
+        }
+        Ok(self.end(started.elapsed()))
+    }
+
+    /// Adds up.
+    fn end(mut self, elapsed: Duration) -> Tally {
+        self.note(elapsed);
         self.find_smallest();
         for (code, seen) in self.plan.iter().zip(self.seen) {
             if seen.cases == 0 {
@@ -249,22 +293,7 @@ impl Verifier {
 
     /// One encoding of a code, from some states.
     fn code(&mut self, k: usize, bitness: u32) {
-        let code = self.plan[k];
-        let class = plan::class(code, bitness);
-        let fitting = self.places.iter().filter(|place| place.bitness() == bitness);
-        let choice = self.random.below(fitting.clone().count() as u64) as usize;
-        let Some(&segments) = fitting.clone().nth(choice) else { return };
-        let planned = &self.planned;
-        let allowed = |insn: &Instruction| match class {
-            Class::Compared => planned[insn.code() as usize] && plan::may_run(segments, insn),
-            Class::AsFault => plan::class(insn.code(), bitness) == class,
-            Class::Elsewhere(_) => false,
-        };
-        let Some(mut subject) = Subject::random(segments, code, &mut self.random, &allowed) else { return };
-        subject.faults |= class == Class::AsFault;
-        if !quirks::comparable(self.maker, &subject) {
-            return;
-        }
+        let Some(subject) = self.subject(k, bitness) else { return };
         let base = state::base(&mut self.random);
         let mut count = 0;
         let wanted = if subject.faults { FAULTING_STATES } else { STATES };
@@ -276,6 +305,63 @@ impl Verifier {
             }
         }
         self.batch(k, &subject, count);
+    }
+
+    /// An encoding of a code; None where this draw gives none that may run here.
+    fn subject(&mut self, k: usize, bitness: u32) -> Option<Subject> {
+        let code = self.plan[k];
+        let class = plan::class(code, bitness);
+        let fitting = self.places.iter().filter(|place| place.bitness() == bitness);
+        let choice = self.random.below(fitting.clone().count() as u64) as usize;
+        let &segments = fitting.clone().nth(choice)?;
+        let planned = &self.planned;
+        let allowed = |insn: &Instruction| match class {
+            Class::Compared => planned[insn.code() as usize] && plan::may_run(segments, insn),
+            Class::AsFault => plan::class(insn.code(), bitness) == class,
+            Class::Elsewhere(_) => false,
+        };
+        let mut subject = Subject::random(segments, code, &mut self.random, &allowed)?;
+        subject.faults |= class == Class::AsFault;
+        quirks::comparable(self.maker, &subject).then_some(subject)
+    }
+
+    /// One case of a code, compared and recorded.
+    fn record_one(&mut self, k: usize, bitness: u32) -> Result<(), VectorError> {
+        for _ in 0..RECORD_ATTEMPTS {
+            let Some(subject) = self.subject(k, bitness) else { continue };
+            let base = usual(subject.segments);
+            state::draw(&subject, &base, &mut self.random, &mut self.states[0]);
+            let state = &self.states[0];
+            let mut case = Case {
+                bytes: subject.bytes.clone(),
+                segments: subject.segments,
+                before: state.user,
+                scratch: vec![0; SCRATCH_SIZE as usize],
+            };
+            let at = (state.poke_at - SCRATCH) as usize;
+            case.scratch[at..at + state.poke_len].copy_from_slice(state.poked());
+            if !self.allowed(&subject, &case.before) {
+                continue;
+            }
+            let judged = self.judge(&subject, &case);
+            self.count(k, &judged.theirs);
+            if !judged.parts.is_empty() {
+                self.tally.differences += 1;
+                note(&mut self.seen[k], &judged.parts);
+                let examples = &mut self.seen[k].examples;
+                if examples.len() < EXAMPLES {
+                    examples.push(Example { case: case.clone(), parts: judged.parts });
+                }
+            }
+            if let Some(recorder) = &mut self.recorder {
+                recorder.record(&case, &judged.theirs, &judged.memory)?;
+            }
+            // Prefixes may have made another of it.
+            if subject.code == self.plan[k] && !subject.insn.is_invalid() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Runs the first `count` states.
@@ -325,13 +411,18 @@ impl Verifier {
 
     /// Puts a subject in place on both sides.
     fn enter(&mut self, subject: &Subject) {
-        if self.segments != Some(subject.segments) {
-            self.ours.enter(subject.segments);
-            self.theirs.enter(subject.segments);
-            self.segments = Some(subject.segments);
+        self.place(subject.segments, &subject.bytes);
+    }
+
+    /// Puts code in place on both sides.
+    pub(super) fn place(&mut self, segments: Segments, code: &[u8]) {
+        if self.segments != Some(segments) {
+            self.ours.enter(segments);
+            self.theirs.enter(segments);
+            self.segments = Some(segments);
         }
-        self.ours.load(&subject.bytes);
-        self.theirs.load(&subject.bytes);
+        self.ours.load(code);
+        self.theirs.load(code);
     }
 
     /// Compares what is written, and what lies near.
@@ -354,7 +445,7 @@ impl Verifier {
     }
 
     /// Compares all of the memory.
-    fn memory_agrees(&mut self) -> bool {
+    pub(super) fn memory_agrees(&mut self) -> bool {
         let (ours, theirs) = (&mut self.buffers.ours, &mut self.buffers.theirs);
         ours.resize(SCRATCH_SIZE as usize, 0);
         theirs.resize(SCRATCH_SIZE as usize, 0);
@@ -402,10 +493,7 @@ impl Verifier {
             }
             self.tally.differences += 1;
             let seen = &mut self.seen[k];
-            seen.differences += 1;
-            for &part in &different {
-                *seen.kinds.entry(part).or_default() += 1;
-            }
+            note(seen, &different);
             if seen.examples.len() < EXAMPLES {
                 seen.examples.push(Example {
                     case: Case {

@@ -7,7 +7,7 @@ use softmetal_cpu::Options;
 use std::collections::BTreeSet;
 
 /// Which codes the user wants.
-type Wanted<'a> = &'a dyn Fn(Code) -> bool;
+pub(super) type Wanted<'a> = &'a dyn Fn(Code) -> bool;
 
 /// A tester that is ready, and what it leaves out.
 pub struct Setup {
@@ -18,7 +18,7 @@ pub struct Setup {
 }
 
 /// Every speed-up of the emulated CPU on.
-fn plain() -> Options {
+pub(super) fn plain() -> Options {
     Options { cpus: 1, ..Options::default() }
 }
 

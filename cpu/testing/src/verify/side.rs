@@ -22,6 +22,8 @@ pub trait Side {
     fn load(&mut self, code: &[u8]);
     /// Runs what is in place once. `user` becomes what it left, or, where it faulted, what stood then.
     fn run(&mut self, user: &mut User) -> Result<(), HostFault>;
+    /// The same for a run of instructions of `len` bytes.
+    fn run_block(&mut self, user: &mut User, len: usize) -> Result<(), HostFault>;
     /// Reads scratch memory; `at` is linear.
     fn read(&mut self, at: u64, out: &mut [u8]);
     /// Writes scratch memory, which is not read-only there.
@@ -93,6 +95,18 @@ impl Side for Emulated {
         user.rflags &= !flag::RF;
         result
     }
+    fn run_block(&mut self, user: &mut User, len: usize) -> Result<(), HostFault> {
+        self.machine.cpu.load_user(user);
+        let result = self.machine.cpu.run_to_fault();
+        *user = self.machine.cpu.user();
+        user.rflags &= !flag::RF;
+        match result {
+            // UD2 stands behind the code.
+            Some(fault) if fault.vector == 6 && user.rip == INSN + len as u64 => Ok(()),
+            Some(stopped) => Err(fault(stopped)),
+            None => Err(HostFault { vector: u8::MAX, error: 0, cr2: 0 }),
+        }
+    }
     fn read(&mut self, at: u64, out: &mut [u8]) {
         self.machine.read(SCRATCH_FRAME + (at - SCRATCH), out);
     }
@@ -118,6 +132,9 @@ impl Side for Host {
     fn run(&mut self, user: &mut User) -> Result<(), HostFault> {
         Host::run(self, user)
             .map_err(|fault| HostFault { cr2: if fault.vector == 14 { fault.cr2 } else { 0 }, ..fault })
+    }
+    fn run_block(&mut self, user: &mut User, _: usize) -> Result<(), HostFault> {
+        Side::run(self, user)
     }
     fn read(&mut self, at: u64, out: &mut [u8]) {
         let at = (at - SCRATCH) as usize;

@@ -102,6 +102,9 @@ pub(super) fn draw(subject: &Subject, base: &User, random: &mut Random, out: &mu
         }
         subject.first_address(user)
     };
+    if subject.insn.mnemonic() == M::Movdir64b {
+        move_to(subject, random, user);
+    }
     out.poke_len = 0;
     if let Some(at) = at {
         fill(subject, random, at, out);
@@ -182,6 +185,17 @@ fn aim(subject: &Subject, random: &mut Random, user: &mut User) -> Option<u64> {
         user.gpr[base.full_register().number()] ^= random.next() << 32;
     }
     Some(operand)
+}
+
+/// Leads MOVDIR64B, whose destination is in a register, to an aligned place.
+fn move_to(subject: &Subject, random: &mut Random, user: &mut User) {
+    let r = subject.insn.op0_register();
+    let to = DATA + 0x40 * random.below(0x80) + if random.once_in(16) { 4 } else { 0 };
+    let base =
+        if subject.segments == Segments::LONG { 0 } else { subject.segments.base(subject.segments.es) };
+    let mask = if r.size() == 2 { 0xffff } else { u64::MAX };
+    let v = &mut user.gpr[r.full_register().number()];
+    *v = *v & !mask | to.wrapping_sub(base) & mask;
 }
 
 /// Moves the base so that the operand is aligned as the instruction wants it.

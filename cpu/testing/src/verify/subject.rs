@@ -277,6 +277,24 @@ impl Subject {
         self.touches.iter().any(|touch| touch.writes)
     }
 
+    /// Whether it goes on to the next instruction with the same segments and stack, and uses memory at fixed places only.
+    pub(super) fn stays(&self) -> bool {
+        let fixed = |touch: &Touch| {
+            touch.index == Register::None
+                && matches!(touch.base, Register::None | Register::RIP | Register::EIP)
+                && touch.lanes.is_none()
+                && touch.mask == u64::MAX
+        };
+        // What is relative to the instruction moves with it.
+        let aligned = self.alignment == 1 || !self.insn.is_ip_rel_memory_operand();
+        self.touches.iter().all(fixed)
+            && aligned
+            && self.bit_offset().is_none()
+            && !self.loads_segment
+            && !self.insn.is_string_instruction()
+            && self.insn.stack_pointer_increment() == 0
+    }
+
     /// Where its first memory operand lies.
     pub(super) fn first_address(&self, user: &User) -> Option<u64> {
         self.touches.first().map(|touch| touch.addresses(user).0)
