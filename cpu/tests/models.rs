@@ -464,12 +464,15 @@ fn what_a_model_lacks_is_a_reserved_bit() {
 
 /// Whether an instruction does not fault, from this state with RAX set.
 fn run(m: &mut Machine, insn: &[u8], state: &CpuState, rax: u64) -> bool {
+    let before = m.cpu.state();
     let mut state = state.clone();
     state.gpr[0] = rax;
     state.rip = INSN;
     m.cpu.set_state(&state);
     m.load(insn);
     let result = m.step();
+    // The next one finds the registers as they were.
+    m.cpu.set_state(&before);
     result.is_ok()
 }
 
