@@ -443,6 +443,12 @@ fn areas_that_are_misaligned_or_end_beyond_the_last_page() {
                     let page = |fault: (u64, u64)| (fault.0, fault.1 & !0xfff);
                     // Which byte of the second page is touched first is the processor's business.
                     let [ours, theirs] = both.clone().map(|o| o.fault.map(page));
+                    // AMD looks at the room of every component that is asked for; the manual leaves open whether a processor
+                    // does that for one that is neither written nor loaded.
+                    let idle = rfbm & 4 != 0 && there & 4 == 0 && !matches!(op, Xsave | Xsave64);
+                    if intel() && idle && ours.is_some() && theirs.is_none() {
+                        continue;
+                    }
                     assert_eq!(ours, theirs, "{op:?} of {rfbm:03b} at {offset:x}, in use {there:03b}");
                     if ours.is_none() {
                         assert_eq!(difference(&both, offset), None, "{op:?} of {rfbm:03b} at {offset:x}");
