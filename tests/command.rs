@@ -99,6 +99,15 @@ fn help_teaches() {
     let list = softmetal(folder.path(), "run --debug help");
     assert_eq!(list.status, Some(0));
     assert!(list.output.contains("no-chain") && list.output.contains("no-tlb"), "{}", list.output);
+    let list = softmetal(folder.path(), "run --cpu help");
+    assert_eq!((list.status, list.messages.as_str()), (Some(0), ""));
+    for name in ["max", "v2", "v3"] {
+        assert!(
+            list.output.lines().any(|line| line.split_whitespace().next() == Some(name)),
+            "{}",
+            list.output
+        );
+    }
     assert!(softmetal(folder.path(), "--version").output.starts_with("softmetal "));
 }
 
@@ -116,6 +125,8 @@ fn wrong_words() {
         ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
         ("run --kernel k --accel jit", ["--accel: 'jit' is not in this build", "interp"]),
         ("run --kernel k --serial tcp:1", ["--serial: 'tcp:1'", "stdio, file=PATH, unix=PATH, none"]),
+        ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
+        ("demo --cpu V2", ["--cpu: 'V2' is no processor", "--cpu help"]),
         ("run --kernel k --debug no-such", ["--debug: 'no-such'", "no-chain"]),
         ("run --kernel k --append a --append b", ["--append", "--help"]),
     ] {

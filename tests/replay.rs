@@ -82,6 +82,12 @@ fn demo_from_its_log() -> Result<()> {
         let now = softmetal(&arguments)?;
         ensure!(now == then, "{debug}: {now:?}\nthen: {then:?}");
     }
+    // The log knows the processor.
+    let then = demo("quick run=cpu", &["--cpu", "v2", "--record", &log])?;
+    let other = demo("quick run=cpu", &[])?;
+    ensure!(then.status == Some(0) && then.output != other.output, "{then:?}");
+    let now = softmetal(&["run", "--replay", &log])?;
+    ensure!(now == then, "{now:?}\nthen: {then:?}");
     Ok(())
 }
 

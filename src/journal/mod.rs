@@ -433,6 +433,66 @@ mod tests {
         }
     }
 
+    /// A multiboot kernel that ends with a byte made of sixteen random numbers.
+    fn random_kernel(folder: &Path) -> Config {
+        const AT: u32 = 0x10_0000;
+        let (magic, flags) = (0x1bad_b002_u32, 0x1_0000_u32);
+        let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+        let header = [magic, flags, checksum, AT, AT, 0, 0, AT + 0x20];
+        let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // XOR EBX, EBX; MOV ECX, 8
+        image.extend([0x31, 0xdb, 0xb9, 8, 0, 0, 0]);
+        // RDRAND EAX; JNC back; XOR EBX, EAX; RDSEED EAX; JNC back; ADD EBX, EAX; LOOP
+        image.extend([0x0f, 0xc7, 0xf0, 0x73, 0xfb, 0x31, 0xc3]);
+        image.extend([0x0f, 0xc7, 0xf8, 0x73, 0xfb, 0x01, 0xc3, 0xe2, 0xf0]);
+        // MOV AL, BL; OUT 0xf4, AL; HLT
+        image.extend([0x88, 0xd8, 0xe6, 0xf4, 0xf4]);
+        let path = folder.join("kernel");
+        fs::write(&path, image).unwrap();
+        Config { kernel: KernelSource::File(path), debug_exit: true, append: String::new(), ..config() }
+    }
+
+    #[test]
+    fn random_numbers_of_instructions_are_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let config = random_kernel(folder.path());
+        let mut values = Vec::new();
+        for _ in 0..4 {
+            let then = run(&Config { record: Some(log.clone()), ..config.clone() });
+            let replay =
+                Config { kernel: KernelSource::Recorded, replay: Some(log.clone()), ..config.clone() };
+            assert_eq!(run(&replay), then);
+            let Outcome::DebugExit(value) = then else { panic!("{then:?}") };
+            values.push(value);
+        }
+        assert!(values.iter().any(|value| *value != values[0]), "the host's are other ones each time");
+        let forged = folder.path().join("forged");
+        let mut numbers = 0;
+        forge(&log, &forged, |_, entry| {
+            if let Entry::Asked(Question::Random, Some(number)) = entry {
+                *number ^= 0x80;
+                numbers += 1;
+                if numbers > 1 {
+                    *number ^= 0x80;
+                }
+            }
+        });
+        assert_eq!(numbers, 16);
+        let replay = Config { kernel: KernelSource::Recorded, replay: Some(forged), ..config.clone() };
+        assert!(matches!(run(&replay), Outcome::Failed(_)), "another number is another way");
+    }
+
+    #[test]
+    fn random_numbers_are_the_same_by_a_clock_of_instructions() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            Config { clock: crate::config::ClockSource::Instructions, ..random_kernel(folder.path()) };
+        let first = run(&config);
+        assert!(matches!(first, Outcome::DebugExit(_)), "{first:?}");
+        assert_eq!(run(&config), first);
+    }
+
     #[test]
     fn an_interrupt_at_another_instruction_is_another_way() {
         let folder = tempfile::tempdir().unwrap();

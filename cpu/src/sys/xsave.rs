@@ -112,8 +112,8 @@ fn save(c: &mut Cpu, i: &Insn, how: Manner) -> Done {
     let rfbm = requested(c, how.supervisor);
     let format = if how.compacted { rfbm | COMPACTED } else { 0 };
     let mut in_use = c.in_use();
-    if c.mxcsr != Mxcsr::RESET {
-        // Saved with the XMM registers, and then not left out.
+    if how.compacted && c.mxcsr != Mxcsr::RESET {
+        // In the compacted format saved with the XMM registers, and then not left out.
         in_use |= component::SSE;
     }
     let saved = if how.optimised { rfbm & in_use } else { rfbm };
@@ -121,7 +121,8 @@ fn save(c: &mut Cpu, i: &Insn, how: Manner) -> Done {
     let at = c.save_area(i, 64, size, true)?;
     let fault = |c: &mut Cpu, stop: Stop| c.operand_fault(i, stop);
     c.check_write(at, size).map_err(|stop| fault(c, stop))?;
-    for e in EXTENDED.iter().filter(|e| saved & e.bit != 0) {
+    // Silicon looks at the room of what is asked for, also where nothing of it is written.
+    for e in EXTENDED.iter().filter(|e| rfbm & e.bit != 0) {
         c.check_write(at.wrapping_add(offset(e, format)), e.size).map_err(|stop| fault(c, stop))?;
     }
     let old = c.read(Q, at.wrapping_add(XSTATE_BV)).map_err(|stop| fault(c, stop))?;
@@ -195,8 +196,9 @@ fn restore(c: &mut Cpu, i: &Insn, supervisor: bool) -> Done {
     let (present, format) = (word(0), word(1));
     let compacted = format & COMPACTED != 0;
     let wrong = if compacted {
-        // Each component in the area must be enabled, and all behind XCOMP_BV must be 0.
-        format & !(enabled | COMPACTED) != 0 || present & !format != 0 || (2..8).any(|k| word(k) != 0)
+        // Each component in the area must be enabled, and all behind XCOMP_BV must be 0. Bit 63 of XSTATE_BV is no component.
+        let components = format & !COMPACTED;
+        components & !enabled != 0 || present & !components != 0 || (2..8).any(|k| word(k) != 0)
     } else {
         // XCOMP_BV and the word behind it must be 0; nobody looks at the rest.
         supervisor || present & !enabled != 0 || format != 0 || word(2) != 0
@@ -212,18 +214,22 @@ fn restore(c: &mut Cpu, i: &Insn, supervisor: bool) -> Done {
     if control != 0 && mxcsr & !Mxcsr::MASK != 0 {
         return Err(c.raise(Fault::gp(0)));
     }
+    // Silicon reads what is asked for, also where nothing of it is loaded; an area in the compacted format may have no
+    // room for it.
+    let read = if compacted { rfbm & format } else { rfbm };
     let mut halves = [[0; 16]; 16];
-    if loaded & component::AVX != 0 {
+    if read & component::AVX != 0 {
         let bytes = &mut halves.as_flattened_mut()[..16 * c.xmm_count()];
         c.read_bytes(at.wrapping_add(offset(&AVX, format)), bytes).map_err(|stop| fault(c, stop))?;
     }
-    let pkru = match () {
-        () if cleared & component::PKRU != 0 => 0,
-        () if loaded & component::PKRU == 0 => c.pkru,
-        () => c.read(D, at.wrapping_add(offset(&PKRU, format))).map_err(|stop| fault(c, stop))? as u32,
-    };
+    let mut pkru = 0;
+    if read & component::PKRU != 0 {
+        pkru = c.read(D, at.wrapping_add(offset(&PKRU, format))).map_err(|stop| fault(c, stop))? as u32;
+    }
     // Nothing can fault any more.
-    c.set_pkru(pkru);
+    if rfbm & component::PKRU != 0 {
+        c.set_pkru(if loaded & component::PKRU != 0 { pkru } else { 0 });
+    }
     if rfbm & component::X87 != 0 {
         c.x87 = if loaded & component::X87 != 0 { area.x87(i.w.0 == 8) } else { X87::default() };
     }
@@ -238,8 +244,7 @@ fn restore(c: &mut Cpu, i: &Insn, supervisor: bool) -> Done {
             c.xmm[k] = if loaded & component::SSE != 0 { area.xmm(k) } else { 0 };
         }
         if rfbm & component::AVX != 0 {
-            // Zeros where there was nothing to load.
-            c.xmm[16 + k] = u128::from_le_bytes(*half);
+            c.xmm[16 + k] = if loaded & component::AVX != 0 { u128::from_le_bytes(*half) } else { 0 };
         }
     }
     Ok(())

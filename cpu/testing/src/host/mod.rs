@@ -45,8 +45,17 @@ pub fn host_has(code: Code) -> bool {
         F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
         F::SHA => is_x86_feature_detected!("sha"),
         F::GFNI => is_x86_feature_detected!("gfni"),
+        F::CLFLUSHOPT => leaf_7().ebx >> 23 & 1 != 0,
+        F::CLWB => leaf_7().ebx >> 24 & 1 != 0,
+        F::MOVDIRI => leaf_7().ecx >> 27 & 1 != 0,
+        F::SERIALIZE => leaf_7().edx >> 14 & 1 != 0,
         _ => true,
     })
+}
+/// What the standard library has no names for.
+#[cfg(target_arch = "x86_64")]
+fn leaf_7() -> std::arch::x86_64::CpuidResult {
+    std::arch::x86_64::__cpuid_count(7, 0)
 }
 /// No other host has any.
 #[cfg(not(target_arch = "x86_64"))]
@@ -67,6 +76,8 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
             | M::Rdrand
             | M::Rdseed
             | M::Rdpid
+            // Writes where a register leads.
+            | M::Movdir64b
             | M::Xgetbv
             | M::Sgdt
             | M::Sidt
@@ -85,6 +96,10 @@ pub fn runs_on_host(insn: &Instruction) -> bool {
             | M::Xsave64
             | M::Xrstor
             | M::Xrstor64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
             | M::Popf
             | M::Popfd
             | M::Popfq
