@@ -145,7 +145,8 @@ impl Process {
         let mut report = String::new();
         let faulted = compare_faults(&mut report, shown_by_linux(our_fault), their_fault);
         if our_segments != self.child.segments_left() && our_fault.is_ok() {
-            let _ = writeln!(report, "  selectors: {our_segments:x?}, host {:x?}", self.child.segments_left());
+            let _ =
+                writeln!(report, "  selectors: {our_segments:x?}, host {:x?}", self.child.segments_left());
         }
         let free =
             if faulted { Undefined::default() } else { undefined(&insn, before, source(&insn, before)) };
