@@ -1,0 +1,96 @@
+//! From one block to the next.
+#![allow(unsafe_code)]
+
+use crate::{
+    attention::Attention,
+    blocks::{JumpEntry, jump_index},
+    insn::{Insn, Links},
+    state::{Cpu, Why, reg},
+};
+use std::ptr::null;
+
+/// The links behind the last instruction of a block.
+///
+/// # Safety
+/// `i` is the last instruction of a block: `attr::LAST` is set, or it is the synthetic end.
+#[inline(always)]
+pub(super) unsafe fn links<'a>(i: &Insn) -> &'a Links {
+    // SAFETY: `blocks::Block` puts Links right behind the last instruction.
+    unsafe { &*std::ptr::from_ref(i).add(1).cast() }
+}
+
+impl Cpu {
+    #[inline(always)]
+    pub(crate) fn attention_ref(&self) -> &Attention {
+        // SAFETY: points into attention_owner, which lives as long as the CPU.
+        unsafe { &*self.attention }
+    }
+}
+
+/// The attention word wants the CPU between two blocks.
+#[cold]
+#[inline(never)]
+pub(super) fn pause(c: &mut Cpu, l: &Links, taken: bool) -> *const Insn {
+    let offset = if taken { l.taken_offset } else { l.fall_offset };
+    c.rip = c.page_relative(offset.into());
+    c.why = Why::Continue;
+    null()
+}
+
+/// The handler of a link that is not made yet: makes it where the target lies in the same page.
+pub(crate) fn unlinked(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    let l = unsafe { &*stub.owner };
+    let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
+    c.rip = c.page_relative(offset.into());
+    c.why = Why::Continue;
+    let Ok(to) = c.find_block(c.rip) else { return null() };
+    if c.blocks.linkable {
+        if stub.taken { l.taken.set(to) } else { l.fall.set(to) }
+    }
+    to
+}
+
+/// A link that leaves the page: through the jump cache each time.
+pub(crate) fn far_link(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    let l = unsafe { &*stub.owner };
+    let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
+    let rip = c.page_relative(offset.into());
+    through_cache(c, rip)
+}
+
+/// A link that always returns to the dispatcher.
+pub(crate) fn leave_link(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in stubs.
+    let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
+    // SAFETY: a stub lives in the same allocation as its links.
+    pause(c, unsafe { &*stub.owner }, stub.taken)
+}
+
+/// What the instructions of a dropped block become: the code there has changed.
+pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
+    c.rip = c.rip_of(i);
+    c.why = Why::Continue;
+    // The jump cache may still lead here.
+    c.jumps[jump_index(c.rip)] = JumpEntry::EMPTY;
+    c.forget_unexecuted(i);
+    null()
+}
+
+#[inline(always)]
+pub(super) fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
+    // SAFETY: jump_index is below the size of the cache.
+    let e = unsafe { c.jumps.get_unchecked(jump_index(rip)) };
+    if e.rip == rip && e.context == c.context {
+        c.gpr[reg::PAGE as usize] = rip & !0xfff;
+        return e.insn;
+    }
+    c.rip = rip;
+    c.why = Why::Continue;
+    null()
+}
