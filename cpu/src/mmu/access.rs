@@ -694,7 +694,9 @@ impl Cpu {
             10 => 8,
             _ => 1,
         };
-        if linear & (to - 1) != 0 && (!self.mode.is_64() || self.canonical(self.untag(linear))) {
+        // An operand that is not canonical from end to end raises #GP or #SS for that.
+        let canonical = |at| !self.mode.is_64() || self.canonical(self.untag(at));
+        if linear & (to - 1) != 0 && canonical(linear) && canonical(linear.wrapping_add(size - 1)) {
             return Err(self.raise(Fault::with_code(vector::AC, 0)));
         }
         Ok(())

@@ -83,7 +83,7 @@ fn lane_address(c: &mut Cpu, i: &Insn, offset: u64, by: usize, w: Width, write: 
     } else if c.flat_segment(s) {
         Ok(at as u32 as u64)
     } else {
-        c.segment_check(s, at, w.0.into(), write)
+        c.segment_check(s, at.min(0xffff_ffff), w.0.into(), write)
     }
 }
 

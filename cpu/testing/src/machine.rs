@@ -379,7 +379,7 @@ impl Machine {
             self.read(physical, &mut bytes);
         }
         let insn = Decoder::new(bitness, &bytes, DecoderOptions::NONE).decode();
-        insn.has_rep_prefix() || insn.has_repne_prefix()
+        insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix())
     }
 
     /// Runs one instruction from given user registers.

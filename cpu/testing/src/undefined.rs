@@ -74,6 +74,10 @@ pub fn undefined(insn: &Instruction, user: &User, source: u64) -> Undefined {
     }
 }
 
+fn is_narrow_permutation(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xc4, map, vex, 0x00 | 0x01, ..] if map & 0x1f == 3 && vex & 0x87 == 5)
+}
+
 /// Operands that are accessed piece by piece: where one reaches beyond its segment's limit and into a page that is not there,
 /// it is up to the implementation which fault comes first.
 pub(crate) fn accessed_in_parts(insn: &Instruction) -> bool {
@@ -120,6 +124,8 @@ pub(crate) fn makers_disagree(insn: &Instruction, bytes: &[u8], bitness: u32) ->
         M::INVALID if has(0xf0) && matches!(bytes.get(prefixes.len()..), Some([0x0f, 0x00, ..])) => {
             return true;
         }
+        // VPERMQ and VPERMPD without VEX.W, which Intel's do not take.
+        M::INVALID if is_narrow_permutation(&bytes[prefixes.len()..]) => return true,
         M::Push if is_wide_selector_push(insn) => return true,
         // Between two elements comes the trap of a step, on AMD's.
         M::Vgatherdps
