@@ -49,8 +49,9 @@ pub(super) fn everywhere_alike(subject: &Subject) -> bool {
             | M::Sha256msg2
             | M::Sha256rnds2
     );
+    let unaligned = sha && !subject.touches.is_empty();
     !differs
-        && !(sha && !subject.touches.is_empty())
+        && !unaligned
         && amd_flags(mnemonic) == 0
         && !approximate(mnemonic)
         && !transcendental(mnemonic)

@@ -49,7 +49,7 @@ pub fn replay(
         if over {
             break;
         }
-        if tally.cases % 1024 == 0 {
+        if tally.cases.is_multiple_of(1024) {
             tally.elapsed = started.elapsed();
             tally.covered = tally.codes.len();
             if !progress(&tally) {

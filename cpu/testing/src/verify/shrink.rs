@@ -110,16 +110,17 @@ impl Shrinker<'_> {
 
     /// Zeros, from large pieces of the memory to single bytes.
     fn memory(&mut self) {
-        let mut pieces = vec![0..SCRATCH_SIZE as usize];
-        while let Some(piece) = pieces.pop() {
+        let mut pieces = vec![(0, SCRATCH_SIZE as usize)];
+        while let Some((start, end)) = pieces.pop() {
+            let piece = start..end;
             if self.best.scratch[piece.clone()].iter().all(|b| *b == 0) {
                 continue;
             }
             let zeroed = self.attempt(|case| case.scratch[piece.clone()].fill(0));
             if !zeroed && piece.len() > 1 {
-                let middle = piece.start + piece.len() / 2;
-                pieces.push(piece.start..middle);
-                pieces.push(middle..piece.end);
+                let middle = start + piece.len() / 2;
+                pieces.push((start, middle));
+                pieces.push((middle, end));
             }
         }
     }

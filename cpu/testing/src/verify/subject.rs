@@ -220,10 +220,13 @@ impl Subject {
                 0 => 64,
                 n => n,
             };
+            let frame = matches!(insn.mnemonic(), Mnemonic::Enter | Mnemonic::Leave);
             let stack = memory.segment() == Register::SS
-                && matches!(memory.base().full_register(), Register::RSP | Register::RBP)
-                && (insn.stack_pointer_increment() != 0
-                    || matches!(insn.mnemonic(), Mnemonic::Enter | Mnemonic::Leave));
+                && match memory.base().full_register() {
+                    Register::RSP => frame || insn.stack_pointer_increment() != 0,
+                    Register::RBP => frame,
+                    _ => false,
+                };
             let long = self.segments == Segments::LONG;
             let whole = |r: Register| if stack { r.full_register() } else { r };
             self.touches.push(Touch {
