@@ -124,6 +124,12 @@ pub(crate) fn makers_disagree(insn: &Instruction, bytes: &[u8], bitness: u32) ->
         M::INVALID if has(0xf0) && matches!(bytes.get(prefixes.len()..), Some([0x0f, 0x00, ..])) => {
             return true;
         }
+        // SDM 2B "PINSRB/PINSRD/PINSRQ": VEX.W is ignored outside of 64-bit code; AMD's have no such instruction then.
+        M::Vpinsrd | M::Vpextrd
+            if bitness != 64 && matches!(bytes[prefixes.len()..], [0xc4, _, 0x80..=0xff, ..]) =>
+        {
+            return true;
+        }
         // VPERMQ and VPERMPD without VEX.W, which Intel's do not take.
         M::INVALID if is_narrow_permutation(&bytes[prefixes.len()..]) => return true,
         M::Push if is_wide_selector_push(insn) => return true,
