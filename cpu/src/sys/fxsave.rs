@@ -111,6 +111,8 @@ pub(crate) fn fxsave(c: &mut Cpu, i: &Insn) -> Done {
     area.put(24, &c.mxcsr.to_le_bytes());
     area.put(28, &Mxcsr::MASK.to_le_bytes());
     area.put_xmm(&c.xmm[..c.xmm_count()]);
+    // It faults for all of its area, whatever it leaves alone of it.
+    c.check_write(at, LEGACY as u64).map_err(|stop| c.operand_fault(i, stop))?;
     c.write_bytes(at, &area.0[..used]).map_err(|stop| c.operand_fault(i, stop))
 }
 
