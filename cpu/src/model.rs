@@ -84,20 +84,21 @@ impl Model {
 
     /// What an instruction whose semantics are `op` does on this model: another thing, or #UD, where its extension is
     /// missing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit(self, x: &Instruction, op: Op) -> Op {
         // The semantics are those of the largest model.
-        if self == Self::Max || self.has_all_of(x) { op } else { without_extension(op) }
+        if self == Self::Max { op } else { self.admit_smaller(x, op) }
     }
 
-    fn has_all_of(self, x: &Instruction) -> bool {
+    #[inline(never)]
+    fn admit_smaller(self, x: &Instruction, op: Op) -> Op {
         let set = &INSTRUCTIONS[self as usize];
-        x.cpuid_features().iter().all(|&f| set[f as usize / 64] >> (f as usize % 64) & 1 != 0)
+        let all = x.cpuid_features().iter().all(|&f| set[f as usize / 64] >> (f as usize % 64) & 1 != 0);
+        if all { op } else { without_extension(op) }
     }
 }
 
 /// Encodings that older processors take for something else.
-#[cold]
 fn without_extension(op: Op) -> Op {
     match op {
         // The prefix F3 is ignored.

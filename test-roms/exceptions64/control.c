@@ -73,7 +73,7 @@ void test_control_exactly(void)
 		{ "CR0.NW without CD", &mov_cr0, (cr0 & ~CR0_CD) | CR0_NW }, { "CR0, upper half", &mov_cr0, cr0 | 1ul << 32 },
 		{ "CR4.PAE cleared in 64-bit mode", &mov_cr4, cr4 & ~CR4_PAE }, { "CR4, upper half", &mov_cr4, cr4 | 1ul << 32 },
 		{ "CR4, reserved bit", &mov_cr4, cr4 | 1ul << 31 }, { "CR4.LA57 changed in 64-bit mode", &mov_cr4, cr4 ^ 1ul << 12 },
-		{ "CR3 beyond the physical address", &mov_cr3, cr3 | 1ul << width }, { "CR3, bit 62", &mov_cr3, cr3 | 1ul << 62 },
+		{ "CR3 beyond the physical address", &mov_cr3, cr3 | 1ul << width }, { "CR3, bit 60", &mov_cr3, cr3 | 1ul << 60 },
 		{ "CR8 beyond 15", &mov_cr8, 16 },
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
