@@ -190,6 +190,7 @@ fn unwanted(name: &str) -> bool {
             "test_cmath",
             "test_hashlib",
             "math_testcases",
+            "formatfloat_testcases",
             "cmath_testcases",
         ];
         let machinery =
