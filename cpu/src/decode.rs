@@ -137,6 +137,10 @@ fn too_long(bytes: &[u8], bitness: u32) -> bool {
             short.push(*b);
         }
     }
+    // Nor does the operand size where REX.W has the word, or a repetition with LOCK, which is a hint.
+    let wide = matches!(rest, [rex, opcode, ..] if bitness == 64 && rex & 0xf8 == 0x48 && *opcode != 0x0f);
+    let locked = short.contains(&0xf0);
+    short.retain(|b| !(wide && *b == 0x66 || locked && matches!(b, 0xf2 | 0xf3)));
     let dropped = prefixes - short.len();
     short.extend(rest.iter().take(15));
     prefixes == 15

@@ -94,6 +94,16 @@ fn exceptions_push_their_frame() {
         ),
         // Fifteen prefixes make an instruction too long.
         (|a| a.db(&[0x66; 16]), 13, Some(0), 0),
+        // Sixteen bytes with prefixes that all look as if they said something: the repetition is a hint, REX.W has the width.
+        (
+            |a| {
+                a.db(&[0xf0, 0x67, 0xf3, 0x66, 0x48, 0x81, 0x1c, 0x25])?;
+                a.db(&[0, 0, 0x30, 0, 1, 0, 0, 0])
+            },
+            13,
+            Some(0),
+            0,
+        ),
         // LOCK where it may not be.
         (|a| a.db(&[0xf0, 0x01, 0xc0]), 6, None, 0),
     ];

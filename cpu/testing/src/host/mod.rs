@@ -1,9 +1,7 @@
 //! The host's own CPU, where it is an x86-64 under Linux: runs one instruction from given registers and memory.
 
 use crate::Segments;
-use iced_x86::{
-    Code, CpuidFeature, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
-};
+use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod child;
@@ -35,7 +33,7 @@ pub struct HostFault {
 /// Whether the host has the extensions that a code belongs to, of those that came after what every x86-64 has.
 #[cfg(target_arch = "x86_64")]
 pub fn host_has(code: Code) -> bool {
-    use CpuidFeature as F;
+    use iced_x86::CpuidFeature as F;
     code.cpuid_features().iter().all(|f| match *f {
         F::SSE3 => is_x86_feature_detected!("sse3"),
         F::SSSE3 => is_x86_feature_detected!("ssse3"),
@@ -45,6 +43,18 @@ pub fn host_has(code: Code) -> bool {
         F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
         F::SHA => is_x86_feature_detected!("sha"),
         F::GFNI => is_x86_feature_detected!("gfni"),
+        F::AVX => is_x86_feature_detected!("avx"),
+        F::AVX2 => is_x86_feature_detected!("avx2"),
+        F::FMA => is_x86_feature_detected!("fma"),
+        F::F16C => is_x86_feature_detected!("f16c"),
+        F::VAES => is_x86_feature_detected!("vaes"),
+        F::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
+        F::POPCNT => is_x86_feature_detected!("popcnt"),
+        F::LZCNT => is_x86_feature_detected!("lzcnt"),
+        F::MOVBE => is_x86_feature_detected!("movbe"),
+        F::BMI1 => is_x86_feature_detected!("bmi1"),
+        F::BMI2 => is_x86_feature_detected!("bmi2"),
+        F::ADX => is_x86_feature_detected!("adx"),
         F::CLFLUSHOPT => leaf_7().ebx >> 23 & 1 != 0,
         F::CLWB => leaf_7().ebx >> 24 & 1 != 0,
         F::MOVDIRI => leaf_7().ecx >> 27 & 1 != 0,
