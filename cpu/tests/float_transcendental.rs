@@ -287,6 +287,9 @@ fn compare(function: Function, arguments: u64, mut wrong: impl FnMut(String)) ->
 const ARGUMENTS: u64 = 100_000;
 
 fn check(function: Function) {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let histogram = compare(function, cases(ARGUMENTS), |case| panic!("{case}"));
     assert!(histogram.results[0] > histogram.results[1] * 4, "most results are the host's: {histogram:?}");
 }
@@ -390,6 +393,9 @@ fn is_defined(function: Function, x: F80) -> bool {
 
 #[test]
 fn special_operands_give_what_the_host_gives() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let operands = special_operands();
     let mut random = Random::new(3);
     let mut certain = 0;

@@ -261,6 +261,9 @@ fn random_forms_of_mmx_and_sse() {
 
 /// The extensions after SSE2 as far as they have legacy encodings. FISTTP belongs to the x87 unit.
 fn later(feature: F) {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut run) = Run::new(0x100 + feature as u64) else { return };
     let features = [F::SSE, F::X64, F::INTEL386, feature];
     let list =
@@ -311,6 +314,9 @@ fn random_forms_of_gfni() {
 
 #[test]
 fn random_forms_of_avx() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut run) = Run::new(15) else { return };
     if !std::arch::is_x86_feature_detected!("avx2") || !std::arch::is_x86_feature_detected!("fma") {
         return;
@@ -382,6 +388,9 @@ fn in_range(code: Code, user: &User) -> bool {
 /// stack and the other flags.
 #[test]
 fn random_forms_of_transcendental_x87() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut run) = Run::new(15) else { return };
     let (mut compared, mut masked) = (0u64, 0u64);
     for code in codes(&[F::FPU, F::FPU387], transcendental) {

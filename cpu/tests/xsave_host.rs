@@ -351,6 +351,9 @@ const CASES: u64 = 3000;
 
 #[test]
 fn saving() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut pair) = Pair::new(1) else { return };
     for case in 0..CASES {
         let op = pair.random.pick(&SAVES);
@@ -376,6 +379,9 @@ fn saving() {
 
 #[test]
 fn restoring() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut pair) = Pair::new(2) else { return };
     let (mut faults, mut good) = (0, 0);
     for case in 0..CASES {
@@ -423,6 +429,9 @@ fn restoring() {
 
 #[test]
 fn areas_that_are_misaligned_or_end_beyond_the_last_page() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
     let Some(mut pair) = Pair::new(3) else { return };
     let all = [Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xrstor, Xrstor64];
     for op in all {

@@ -158,6 +158,9 @@ fn compared(arguments: &Arguments, wanted: &dyn Fn(iced_x86::Code) -> bool) -> R
         let names: Vec<String> = lacking.iter().map(|feature| format!("{feature:?}")).collect();
         say(&format!("this host lacks {}: not compared", names.join(", ")));
     }
+    if matches!(arguments.against, Against::Host) && !softmetal_cpu_testing::host::is_known() {
+        say("nobody has compared with this processor before: what differs may be its maker's choice");
+    }
     say(&format!("seed {seed}: --seed {seed} runs the same cases again"));
     if let Some(path) = &arguments.record {
         verifier.record(path)?;

@@ -25,7 +25,9 @@ fn every_planted_fault_is_found() {
         }
     }
     plant(None);
-    if let Some(tally) = verify(1) {
+    if softmetal_cpu_testing::host::judges()
+        && let Some(tally) = verify(1)
+    {
         assert_eq!(tally.differences, 0, "nothing is found where nothing is planted");
     }
 }

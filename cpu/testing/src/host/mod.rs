@@ -30,6 +30,31 @@ pub struct HostFault {
     pub cr2: u64,
 }
 
+/// Whether this host's processor is one whose ways have all been looked at: AMD's family 1Ah. On others, what differs may be the
+/// maker's choice where manuals leave one, and a person has to look before it may count as a fault; so comparisons of what was
+/// not yet looked at there are left out. With SOFTMETAL_JUDGE=1 in the environment they take place on every host.
+#[cfg(target_arch = "x86_64")]
+pub fn is_known() -> bool {
+    let (vendor, signature) = (std::arch::x86_64::__cpuid(0), std::arch::x86_64::__cpuid(1).eax);
+    let amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
+    let family = (signature >> 8 & 15) + (signature >> 20 & 0xff);
+    amd && family == 0x1a || std::env::var_os("SOFTMETAL_JUDGE").is_some_and(|v| v == "1")
+}
+/// No other host has such a processor.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn is_known() -> bool {
+    false
+}
+
+/// The same for tests, which say why they do nothing.
+pub fn judges() -> bool {
+    let known = is_known();
+    if !known {
+        eprintln!("not compared: nobody has looked at what this host's processor does in its own way");
+    }
+    known
+}
+
 /// Whether the host has the extensions that a code belongs to, of those that came after what every x86-64 has.
 #[cfg(target_arch = "x86_64")]
 pub fn host_has(code: Code) -> bool {

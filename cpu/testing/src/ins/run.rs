@@ -3,7 +3,7 @@
 use super::parse::{EXCEPTIONS, Expected, FLAGS, File, Item, Line, Mode, Place, parse};
 use crate::{
     compare::{blank, register, text},
-    host::{Host, runs_in, runs_on_host},
+    host::{Host, judges, runs_in, runs_on_host},
     layout::*,
     machine::{Machine, flag},
     segments::Segments,
@@ -60,7 +60,7 @@ pub fn check_file(path: &Path) -> Result<Report, String> {
 fn check(name: &str, file: &mut File, bless: bool) -> Report {
     let mut report = Report::default();
     let mut machine = Machine::default();
-    let mut host = Host::new();
+    let mut host = if judges() { Host::new() } else { None };
     for line in file.lines.iter_mut().flatten() {
         report.lines += 1;
         let insn =
