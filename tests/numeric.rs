@@ -267,11 +267,11 @@ fn openssl() -> Result<()> {
     let root = Root::new(OPENSSL)?;
     let mut more = Archive::default();
     root.archive(&mut more)?;
-    more.file("root/script", 0o755, format!("OPENSSL=/usr/bin/openssl\n{OPENSSL_SCRIPT}").as_bytes());
+    more.file("script", 0o755, format!("OPENSSL=/usr/bin/openssl\n{OPENSSL_SCRIPT}").as_bytes());
     let setup = setup(more)?;
     let host = on_host(&format!("OPENSSL='{}'\n{OPENSSL_SCRIPT}", root.host_command("usr/bin/openssl")?))?;
     let mut guest = Guest::boot(&setup.options, BOOT)?;
-    let ours = guest.run("sh /root/script", LONG)?;
+    let ours = guest.run("sh /script", LONG)?;
     same(&ours, &host)?;
     // It checks what it measures.
     let speed = guest.run("/usr/bin/openssl speed -seconds 1 -bytes 1024 -evp aes-256-gcm 2>&1", LONG)?;
