@@ -115,27 +115,6 @@ fn all_8_bit_quotients_of_some_divisors() {
     differences.assert_none();
 }
 
-/// What belongs to the integer instruction set of today.
-const INTEGER: &[F] = &[
-    F::INTEL8086,
-    F::INTEL186,
-    F::INTEL286,
-    F::INTEL386,
-    F::INTEL486,
-    F::X64,
-    F::CMOV,
-    F::CX8,
-    F::CMPXCHG16B,
-    F::MULTIBYTENOP,
-    F::POPCNT,
-    F::LZCNT,
-    F::MOVBE,
-    F::BMI1,
-    F::BMI2,
-    F::ADX,
-    F::SSE2,
-];
-
 fn is_integer(code: Code) -> bool {
     use Mnemonic as M;
     let sse2 = code.cpuid_features().contains(&F::SSE2);
@@ -152,7 +131,7 @@ fn is_integer(code: Code) -> bool {
 }
 
 fn integer_codes() -> Vec<Code> {
-    forms::codes(INTEGER).into_iter().filter(|&code| is_integer(code)).collect()
+    forms::codes(forms::INTEGER).into_iter().filter(|&code| is_integer(code)).collect()
 }
 
 fn sweep(seed: u64, forms: u64, options: Options) -> Option<Swept> {

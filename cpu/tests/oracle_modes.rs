@@ -12,25 +12,6 @@ use softmetal_cpu_testing::{
     verify::values::{self, Lanes},
 };
 
-const INTEGER: &[F] = &[
-    F::INTEL8086,
-    F::INTEL186,
-    F::INTEL286,
-    F::INTEL386,
-    F::INTEL486,
-    F::X64,
-    F::CMOV,
-    F::CX8,
-    F::MULTIBYTENOP,
-    F::POPCNT,
-    F::LZCNT,
-    F::MOVBE,
-    F::BMI1,
-    F::BMI2,
-    F::ADX,
-    F::SSE2,
-];
-
 fn integer(code: Code) -> bool {
     let sse2 = code.cpuid_features().contains(&F::SSE2);
     let vendors_differ = matches!(
@@ -47,8 +28,10 @@ fn random_forms_of_every_integer_instruction() {
         return;
     }
     for (k, segments) in Segments::LEGACY.into_iter().enumerate() {
-        let codes: Vec<Code> =
-            forms::codes_for(segments.bitness(), INTEGER).into_iter().filter(|&code| integer(code)).collect();
+        let codes: Vec<Code> = forms::codes_for(segments.bitness(), forms::INTEGER)
+            .into_iter()
+            .filter(|&code| integer(code))
+            .collect();
         let sweep = Sweep {
             codes: &codes,
             seed: 100 + k as u64,

@@ -8,6 +8,27 @@ use iced_x86::{
 };
 use softmetal_cpu::testing::User;
 
+/// What belongs to the integer instruction set of today.
+pub const INTEGER: &[CpuidFeature] = &[
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::X64,
+    CpuidFeature::CMOV,
+    CpuidFeature::CX8,
+    CpuidFeature::CMPXCHG16B,
+    CpuidFeature::MULTIBYTENOP,
+    CpuidFeature::POPCNT,
+    CpuidFeature::LZCNT,
+    CpuidFeature::MOVBE,
+    CpuidFeature::BMI1,
+    CpuidFeature::BMI2,
+    CpuidFeature::ADX,
+    CpuidFeature::SSE2,
+];
+
 /// All codes of legacy and VEX encoding that exist in 64-bit mode and belong to one of the features.
 pub fn codes(features: &[CpuidFeature]) -> Vec<Code> {
     codes_for(64, features)
