@@ -166,6 +166,8 @@ pub enum Accel {
     Auto,
     /// The interpreter: on every host.
     Interp,
+    /// The translator: hot code as the host's own.
+    Jit,
 }
 
 /// What moves guest time.
@@ -225,12 +227,15 @@ bitflags::bitflags! {
         const NO_TLB = 1 << 2;
         /// No handler runs two instructions.
         const NO_FUSE = 1 << 3;
+        /// Code is translated before it runs for the first time, and waited for.
+        const JIT_AT_ONCE = 1 << 4;
     }
 }
 
 impl DebugFlags {
     /// Each flag's name on the command line and what it does.
     pub const LIST: &'static [(&'static str, Self, &'static str)] = &[
+        ("jit-at-once", Self::JIT_AT_ONCE, "all code is translated before it runs, not only what is hot"),
         ("no-chain", Self::NO_CHAIN, "blocks of code are looked up each time instead of being linked"),
         ("no-fuse", Self::NO_FUSE, "a handler for each instruction, never one for two"),
         ("no-specialise", Self::NO_SPECIALISE, "generic instruction handlers only"),

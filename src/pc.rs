@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use softmetal_cpu::{Bus, Cpu, Options, Ram, Rights};
+use softmetal_cpu::{Bus, Cpu, Options, Ram, Rights, Translate};
 use softmetal_devices::bus::AddressSpace;
 use softmetal_devices::char::{CharBackend, Discard};
 use softmetal_devices::chipset::acpi_pm::{
@@ -35,7 +35,7 @@ use softmetal_devices::virtio::VirtioPci;
 use softmetal_devices::virtio::rng::Rng;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
-use crate::config::{Config, DebugFlags, UseError};
+use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Recorder, Replayer, Tape, digest_memory};
@@ -197,6 +197,7 @@ impl Pc {
             match thread.join() {
                 Ok(cpu) => {
                     log::info!("CPU {index}: {}", cpu.statistics());
+                    describe_translations(&cpu);
                     describe_user_time(&cpu);
                     if let How::Live { tape: Some(tape), .. } = &how {
                         tape.end(&cpu, &outcome, digest_memory(ram.memory()));
@@ -212,6 +213,21 @@ impl Pc {
             How::Live { tape: Some(tape), .. } => tape.failure().map_or(outcome, Outcome::Failed),
             _ => outcome,
         })
+    }
+}
+
+/// What the translator has done, and what it could not do.
+fn describe_translations(cpu: &Cpu) {
+    const SHOWN: usize = 12;
+    let Some((counters, left)) = cpu.translations() else { return };
+    log::info!("  translator: {counters}");
+    for op in left.iter().take(SHOWN) {
+        log::info!(
+            "  not inline: {:<16}{:>12} interpreted {:>12} called",
+            op.name,
+            op.interpreted,
+            op.called
+        );
     }
 }
 
@@ -236,7 +252,12 @@ fn describe_user_time(cpu: &Cpu) {
 }
 
 fn cpu_options(config: &Config) -> Options {
+    let translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
+        true => Translate { threshold: 0, at_once: true },
+        false => Translate::default(),
+    };
     Options {
+        jit: (config.accel == Accel::Jit).then_some(translate),
         no_chain: config.debug.contains(DebugFlags::NO_CHAIN),
         no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
         no_fuse: config.debug.contains(DebugFlags::NO_FUSE),

@@ -30,6 +30,8 @@ bitflags::bitflags! {
         const PROTECT = 64;
         /// Another CPU wants to be alone with memory.
         const STOP = 128;
+        /// Translations have come.
+        const TRANSLATED = 256;
         /// Set with every request, so that one sign test sees any of them.
         const ANY = i32::MIN;
     }
@@ -39,8 +41,8 @@ bitflags::bitflags! {
 #[derive(Debug, Default)]
 #[repr(C, align(8))]
 pub struct Attention {
-    budget: AtomicI32,
-    request: AtomicI32,
+    pub(crate) budget: AtomicI32,
+    pub(crate) request: AtomicI32,
     /// How many instructions will have run when the budget is used up.
     granted: AtomicU64,
     startup_vector: AtomicI32,

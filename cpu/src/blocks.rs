@@ -9,8 +9,9 @@ use crate::{
     decode::{self, Decoded},
     fault::{Fault, Stop},
     group::granules,
-    insn::{Insn, Links, Stub, attr},
+    insn::{Insn, Links, Step, Stub, attr},
     interp,
+    jit::{self, Part},
     mmu::{Access, Class},
     mode::Mode,
     ram::{PAGE, peek},
@@ -79,7 +80,70 @@ pub(crate) struct CodePage {
 /// Memory for instructions, links and stubs, 32 bytes each.
 type Cells = Box<[UnsafeCell<[u64; 4]>]>;
 
-/// A decoded block: instructions, then Links, then two Stubs.
+/// What stands in front of the first instruction of a block.
+#[repr(C)]
+pub(crate) struct Head {
+    /// The handler that runs the first instruction.
+    pub(crate) step: Cell<Step>,
+    /// The block's translation, or null.
+    pub(crate) code: Cell<*const u8>,
+    /// Guest-physical page; what is in no page of RAM is never translated.
+    pub(crate) page: u64,
+    /// How often it may begin until it is translated.
+    count: Cell<i32>,
+    /// Tells it from other blocks at the same place.
+    id: u32,
+}
+
+const _: () = assert!(size_of::<Head>() == 32);
+
+impl Head {
+    /// From a first instruction to its block's translation.
+    pub(crate) const CODE_FROM_INSN: i32 = std::mem::offset_of!(Head, code) as i32 - size_of::<Head>() as i32;
+
+    /// # Safety
+    /// `first` is the first instruction of a block that has not been freed.
+    pub(crate) unsafe fn of<'a>(first: *const Insn) -> &'a Head {
+        // SAFETY: the caller's promise; `assemble` puts a head in front.
+        unsafe { &*first.cast::<Head>().sub(1) }
+    }
+
+    /// The block begins: true if it has become hot.
+    #[inline(always)]
+    pub(crate) fn begins(&self) -> bool {
+        let left = self.count.get().wrapping_sub(1);
+        self.count.set(left);
+        left <= 0
+    }
+
+    /// It may begin so often until it is translated.
+    pub(crate) fn count_anew(&self, times: i32) {
+        self.count.set(times);
+    }
+
+    /// From now on the block is this code.
+    ///
+    /// # Safety
+    /// `first` is the instruction that this head stands in front of, and `code` translated code.
+    pub(crate) unsafe fn translate(&self, first: *const Insn, code: *const u8) {
+        self.code.set(code);
+        // SAFETY: the caller's promise.
+        unsafe { &*first }.step.set(jit::translated);
+    }
+
+    /// The block is interpreted again, and counted.
+    ///
+    /// # Safety
+    /// `first` is the instruction that this head stands in front of.
+    pub(crate) unsafe fn leave_translation(&self, first: *const Insn, threshold: i32) {
+        self.code.set(std::ptr::null());
+        self.count.set(threshold);
+        // SAFETY: the caller's promise.
+        unsafe { &*first }.step.set(jit::counted);
+    }
+}
+
+/// A decoded block: its head, instructions, then Links, then two Stubs.
 struct Block {
     cells: Cells,
     /// Instructions, a synthetic end included.
@@ -91,14 +155,23 @@ struct Block {
 
 impl Block {
     fn first(&self) -> *const Insn {
-        self.cells[0].get().cast()
+        self.cells[1].get().cast()
+    }
+    fn head(&self) -> &Head {
+        // SAFETY: `assemble` wrote a Head there.
+        unsafe { &*self.cells[0].get().cast() }
     }
     fn links(&self) -> &Links {
         // SAFETY: `assemble` wrote Links there.
-        unsafe { &*self.cells[self.len].get().cast() }
+        unsafe { &*self.cells[self.len + 1].get().cast() }
     }
     fn stub(&self, taken: bool) -> *const Insn {
-        self.cells[self.len + if taken { 1 } else { 2 }].get().cast()
+        self.cells[self.len + if taken { 2 } else { 3 }].get().cast()
+    }
+    /// A copy of its instructions.
+    fn insns(&self) -> Vec<Insn> {
+        // SAFETY: the cells behind the head are instructions.
+        self.cells[1..=self.len].iter().map(|cell| unsafe { &*cell.get().cast::<Insn>() }.clone()).collect()
     }
     fn unlink(&self, dead: &[(*const Insn, usize)]) {
         let links = self.links();
@@ -113,8 +186,9 @@ impl Block {
     }
     /// Makes every instruction return to the dispatcher.
     fn kill(&self) {
-        for cell in &self.cells[..self.len] {
-            // SAFETY: the first len cells are instructions.
+        self.head().code.set(std::ptr::null());
+        for cell in &self.cells[1..=self.len] {
+            // SAFETY: len cells behind the head are instructions.
             unsafe { &*cell.get().cast::<Insn>() }.step.set(interp::stale);
         }
         for taken in [true, false] {
@@ -137,6 +211,21 @@ pub(crate) struct BlockStore {
     loose: FxHashMap<(u64, Mode), ([u8; 15], Box<Block>)>,
     /// Whether the block found last belongs to a page, so that links of the same page may lead to it.
     pub(crate) linkable: bool,
+    /// How many blocks of pages have been built.
+    built: u32,
+}
+
+impl BlockStore {
+    /// What tells the block at a place from others there, and its first instruction.
+    pub(crate) fn identity(&self, page: u64, offset: u16, mode: Mode) -> Option<(u32, *const Insn)> {
+        let block = self.pages.get(&page)?.blocks.get(&key(offset, mode))?;
+        Some((block.head().id, block.first()))
+    }
+}
+
+/// The key of a block in its page.
+fn key(offset: u16, mode: Mode) -> u32 {
+    u32::from(offset) << 16 | u32::from(mode.bits())
 }
 
 /// The jump cache of a new CPU.
@@ -191,7 +280,7 @@ impl Cpu {
         if code.is_null() || self.code_room() < 15 * BLOCK as u64 {
             return self.loose_block(rip, physical);
         }
-        let key = u32::from(offset) << 16 | u32::from(self.mode.bits());
+        let key = key(offset, self.mode);
         // SAFETY: code pages are boxed and live until the dispatcher frees them; nothing else refers to them now.
         let known = unsafe { &*code }.blocks.get(&key).map(|block| block.first());
         let first = match known {
@@ -309,7 +398,13 @@ impl Cpu {
                 };
                 self.statistics.blocks += 1;
                 self.statistics.decoded += decoded.insns.len() as u64;
-                return Some(assemble(decoded, offset, linking, &self.options));
+                self.blocks.built = self.blocks.built.wrapping_add(1);
+                let counted = self
+                    .jit
+                    .as_ref()
+                    .filter(|_| linking != Linking::Leave)
+                    .map(|jit| (page, self.blocks.built, jit.threshold()));
+                return Some(assemble(decoded, offset, linking, &self.options, counted));
             }
         }
         None
@@ -354,7 +449,7 @@ impl Cpu {
                 } else {
                     Linking::Cache
                 };
-                let block = assemble(decoded, offset, linking, &self.options);
+                let block = assemble(decoded, offset, linking, &self.options, None);
                 let first = block.first();
                 if let Some((_, old)) = self.blocks.loose.insert(key, (bytes, block)) {
                     self.blocks.graves.push(old);
@@ -380,6 +475,9 @@ impl Cpu {
         let mut dead = Vec::new();
         let graves = &mut self.blocks.graves;
         for (_, block) in code.blocks.extract_if(|_, block| block.overlaps(granules)) {
+            if let Some(jit) = &mut self.jit {
+                jit.forget(block.first());
+            }
             block.kill();
             dead.push((block.first(), block.len));
             graves.push(block);
@@ -420,6 +518,20 @@ impl Cpu {
         }
     }
 
+    /// The block at an offset of a page, for a region.
+    pub(crate) fn part(&self, page: u64, offset: u16) -> Option<Part> {
+        let block = self.blocks.pages.get(&page)?.blocks.get(&key(offset, self.mode))?;
+        let links = block.links();
+        Some(Part {
+            start: block.start,
+            insns: block.insns(),
+            taken: links.taken_offset,
+            fall: links.fall_offset,
+            id: block.head().id,
+            first: block.first(),
+        })
+    }
+
     /// INVLPG's part of the jump cache.
     pub(crate) fn forget_jumps(&mut self, linear: u64) {
         let set = jump_index(linear & !(PAGE - 1)) & !63;
@@ -428,7 +540,14 @@ impl Cpu {
 }
 
 /// Lays a decoded block out in memory.
-fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::state::Options) -> Box<Block> {
+/// `counted`: its page, its identity, and how often it may begin until it is translated.
+fn assemble(
+    decoded: Decoded,
+    start: u16,
+    linking: Linking,
+    options: &crate::state::Options,
+    counted: Option<(u64, u32, i32)>,
+) -> Box<Block> {
     let Decoded { mut insns, end, taken_offset, fall_offset, n, .. } = decoded;
     let len = insns.len();
     if let Some(last) = insns.last_mut() {
@@ -441,19 +560,31 @@ fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::sta
     } else if !options.no_fuse {
         crate::sem::pairs::fuse(&insns);
     }
-    let cells: Cells = (0..len + 3).map(|_| UnsafeCell::new([0; 4])).collect();
+    let cells: Cells = (0..len + 4).map(|_| UnsafeCell::new([0; 4])).collect();
     let at = |k: usize| cells[k].get();
-    let links: *mut Links = at(len).cast();
+    let links: *mut Links = at(len + 1).cast();
+    let (page, id, count) = counted.unwrap_or_default();
+    let head = Head {
+        step: Cell::new(insns.first().map_or(interp::stale as Step, |first| first.step.get())),
+        code: Cell::new(std::ptr::null()),
+        page,
+        count: Cell::new(count),
+        id,
+    };
+    if let (Some(first), true) = (insns.first(), counted.is_some()) {
+        first.step.set(jit::counted);
+    }
     let step = |offset: i32| match linking {
         Linking::Page if (0..PAGE as i32).contains(&offset) => interp::unlinked,
         Linking::Page | Linking::Cache => interp::far_link,
         Linking::Leave => interp::leave_link,
     };
-    // SAFETY: a cell has the size and alignment of an instruction, Links and a Stub (asserted in insn.rs), and len + 3
-    // cells were made.
+    // SAFETY: a cell has the size and alignment of a Head, an instruction, Links and a Stub (asserted above and in insn.rs),
+    // and len + 4 cells were made.
     unsafe {
+        at(0).cast::<Head>().write(head);
         for (k, insn) in insns.into_iter().enumerate() {
-            at(k).cast::<Insn>().write(insn);
+            at(k + 1).cast::<Insn>().write(insn);
         }
         let stub = |k: usize, offset: i32, taken: bool| {
             at(k).cast::<Stub>().write(Stub {
@@ -464,8 +595,8 @@ fn assemble(decoded: Decoded, start: u16, linking: Linking, options: &crate::sta
             });
             at(k).cast::<Insn>().cast_const()
         };
-        let taken = stub(len + 1, taken_offset, true);
-        let fall = stub(len + 2, fall_offset, false);
+        let taken = stub(len + 2, taken_offset, true);
+        let fall = stub(len + 3, fall_offset, false);
         links.write(Links {
             taken: Cell::new(taken),
             fall: Cell::new(fall),

@@ -7,6 +7,7 @@ use crate::{
     fault::{Fault, vector},
     flags::{Flags, bits},
     interp,
+    jit::{INSTRUCTIONS, Jit},
     mmu::{Class, Mmu},
     mode::Mode,
     ram::Ram,
@@ -96,6 +97,8 @@ impl Cpu {
         let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
         let tlb = mmu.table(Class::Supervisor);
+        let translator = options.jit.and_then(|wanted| Some((wanted, ram.translator()?)));
+        let jit = translator.and_then(|(wanted, service)| Jit::new(wanted, service, &attention));
         let mut cpu = Box::new(Cpu {
             gpr: [0; 18],
             flags: Flags::default(),
@@ -106,6 +109,7 @@ impl Cpu {
             rip: 0,
             jumps: empty_jumps(),
             xmm: [0; 32],
+            translated: Default::default(),
             mxcsr: 0,
             cpl: 0,
             why: Why::Continue,
@@ -140,6 +144,7 @@ impl Cpu {
             injected: None,
             mmu,
             blocks: BlockStore::default(),
+            jit,
             id,
             options,
             statistics: Statistics::default(),
@@ -189,7 +194,14 @@ impl Cpu {
         self.statistics.instructions = done;
         let left = self.goal.saturating_sub(done);
         self.last_ones = left <= BLOCK as u64;
-        let budget = if self.last_ones { left.saturating_sub(1) } else { left - BLOCK as u64 };
+        // Between two looks translated code runs more than a block.
+        let longest = (INSTRUCTIONS + BLOCK) as u64;
+        self.translated.off = left <= longest;
+        let budget = match () {
+            () if self.last_ones => left.saturating_sub(1),
+            () if self.translated.off => left - BLOCK as u64,
+            () => left - longest,
+        };
         self.attention_ref().grant(budget.min(BUDGET) as i32);
     }
 
@@ -298,6 +310,9 @@ impl Cpu {
         }
         if requests.contains(Request::CODE) {
             self.drop_written();
+        }
+        if requests.contains(Request::TRANSLATED) {
+            self.install_translations();
         }
         if requests.contains(Request::NMI) {
             self.nmi_pending = true;

@@ -12,6 +12,7 @@ use crate::{
 
 /// Sets of registers by number, a bit each, and of flags by their place in RFLAGS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "tests look at it from outside"))]
 pub struct Effects {
     /// General registers read, those of the address among them.
     pub read: u16,
@@ -33,7 +34,14 @@ pub struct Effects {
     pub memory_written: bool,
     /// Part of the work is plain Rust over the CPU state, which takes no notes.
     pub opaque: bool,
+    /// The vector operations that it is made of, as far as there is room.
+    operations: [Option<VecOp>; OPERATIONS],
+    /// It has vector operations that are not in that list: more of them, of three operands, floating point, MMX registers.
+    pub(crate) other_vector: bool,
 }
+
+/// Vector operations that are noted.
+const OPERATIONS: usize = 4;
 
 /// The instruction never ends early here.
 pub(crate) enum Never {}
@@ -62,6 +70,16 @@ impl Effects {
     }
     fn set_vector(&mut self, r: u8) {
         self.vectors_written |= 1 << (r & 15);
+    }
+    fn operation(&mut self, op: VecOp) {
+        match self.operations.iter_mut().find(|slot| slot.is_none_or(|known| known == op)) {
+            Some(slot) => *slot = Some(op),
+            None => self.other_vector = true,
+        }
+    }
+    /// The vector operations that it is made of; see [`Effects::other_vector`].
+    pub(crate) fn operations(&self) -> impl Iterator<Item = VecOp> + '_ {
+        self.operations.iter().flatten().copied()
     }
 }
 
@@ -202,13 +220,6 @@ impl Emit for Effects {
         lane((), u8) -> () = ();
         with_lane((), u8, ()) -> () = ();
         lane_alone(()) -> () = ();
-        vec(VecOp, (), (), u8) -> () = ();
-        vec_new(VecOp, (), (), u8) -> Result<(), Never> = Ok(());
-        vec3(TernaryOp, (), (), (), u8) -> () = ();
-        vec3_new(TernaryOp, (), (), (), u8) -> Result<(), Never> = Ok(());
-        float(FloatOp, Lanes, (), (), u8) -> Result<(), Never> = Ok(());
-        float_y(FloatOp, Lanes, [(); 2], [(); 2], u8) -> Result<[(); 2], Never> = Ok([(); 2]);
-        fused(Fused, Lanes, &[()], &[()], &[()]) -> Result<[(); 2], Never> = Ok([(); 2]);
     }
 
     fn set_flags(&mut self, _: Width, _: Arith<(), ()>) {
@@ -262,8 +273,38 @@ impl Emit for Effects {
     fn set_xmm(&mut self, r: u8, (): ()) {
         self.set_vector(r & !HIGH);
     }
-    fn mm(&mut self, _: u8) {}
-    fn set_mm(&mut self, _: u8, (): ()) {}
+    fn mm(&mut self, _: u8) {
+        self.other_vector = true;
+    }
+    fn set_mm(&mut self, _: u8, (): ()) {
+        self.other_vector = true;
+    }
+    fn vec(&mut self, op: VecOp, (): (), (): (), _: u8) {
+        self.operation(op);
+    }
+    fn vec_new(&mut self, op: VecOp, (): (), (): (), _: u8) -> Result<(), Never> {
+        self.operation(op);
+        Ok(())
+    }
+    fn vec3(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) {
+        self.other_vector = true;
+    }
+    fn vec3_new(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
+        self.other_vector = true;
+        Ok(())
+    }
+    fn float(&mut self, _: FloatOp, _: Lanes, (): (), (): (), _: u8) -> Result<(), Never> {
+        self.other_vector = true;
+        Ok(())
+    }
+    fn float_y(&mut self, _: FloatOp, _: Lanes, _: [(); 2], _: [(); 2], _: u8) -> Result<[(); 2], Never> {
+        self.other_vector = true;
+        Ok([(); 2])
+    }
+    fn fused(&mut self, _: Fused, _: Lanes, _: &[()], _: &[()], _: &[()]) -> Result<[(); 2], Never> {
+        self.other_vector = true;
+        Ok([(); 2])
+    }
     fn source_x(&mut self, i: &Insn) -> Result<(), Never> {
         match i.src_kind() {
             Kind::Reg => self.vector(i.src),

@@ -100,6 +100,25 @@ impl Marks {
         fence(SeqCst);
         !self.any()
     }
+
+    /// Asked before a single store into these granules, without a tag, of a page that holds code: whether it is beside all of
+    /// it. The store is to be done before the CPU's next safepoint.
+    pub(crate) fn may_write_beside(&self, seat: usize, granules: u64) -> bool {
+        if self.code.load(Acquire) & granules != 0 {
+            return false;
+        }
+        let mut now = self.writers.load(Acquire);
+        while who::with(now & !PROTECTING, seat) != now & !PROTECTING {
+            let then = who::with(now & !PROTECTING, seat) | now & PROTECTING;
+            match self.writers.compare_exchange(now, then, AcqRel, Acquire) {
+                Ok(_) => break,
+                Err(other) => now = other,
+            }
+        }
+        // As in `may_write`.
+        fence(SeqCst);
+        self.code.load(Acquire) & granules == 0
+    }
 }
 
 /// Granules of a page from `offset` on, `len` bytes that end with the page at the latest.

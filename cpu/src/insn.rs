@@ -54,7 +54,7 @@ pub(crate) mod attr {
 }
 
 /// One predecoded instruction.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 pub(crate) struct Insn {
     pub(crate) step: Cell<Step>,

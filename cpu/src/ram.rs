@@ -7,12 +7,13 @@
 use crate::{
     attention::Attention,
     group::{Group, Marks, granules},
+    jit::Service,
     width::Width,
 };
 use std::{
     ops::Range,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicU8, AtomicU64,
             Ordering::{AcqRel, Acquire},
@@ -71,6 +72,7 @@ impl Rights {
 pub struct Ram {
     slots: Vec<Slot>,
     group: Group<Arc<Attention>>,
+    translator: OnceLock<Option<Arc<Service>>>,
     /// Keeps the mappings alive.
     memory: GuestMemoryMmap,
 }
@@ -108,7 +110,7 @@ impl Ram {
                 }
             })
             .collect();
-        Ram { slots, group: Group::new(SHARDS), memory }
+        Ram { slots, group: Group::new(SHARDS), translator: OnceLock::new(), memory }
     }
 
     /// The regions, for devices and loaders.
@@ -152,6 +154,11 @@ impl Ram {
     /// The CPUs that share this RAM.
     pub(crate) fn group(&self) -> &Group<Arc<Attention>> {
         &self.group
+    }
+
+    /// The translator of the CPUs that share this RAM, started for the first that asks; None where the host has none.
+    pub(crate) fn translator(&self) -> Option<&Arc<Service>> {
+        self.translator.get_or_init(|| Service::start().map(Arc::new)).as_ref()
     }
 
     /// A device, or whoever else is not a CPU, has written these bytes: CPUs that have decoded code there drop it before

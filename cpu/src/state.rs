@@ -388,6 +388,8 @@ pub struct Cpu {
     pub(crate) jumps: Box<[JumpEntry; crate::blocks::JUMPS]>,
     /// XMM0 to XMM15, then the upper halves of YMM0 to YMM15.
     pub(crate) xmm: [u128; 32],
+    /// What translated code and its surroundings hand each other.
+    pub(crate) translated: crate::jit::Passage,
     pub(crate) mxcsr: u32,
     pub(crate) cpl: u8,
     pub(crate) why: Why,
@@ -423,6 +425,7 @@ pub struct Cpu {
     pub(crate) injected: Option<Fault>,
     pub(crate) mmu: Mmu,
     pub(crate) blocks: BlockStore,
+    pub(crate) jit: Option<Box<crate::jit::Jit>>,
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
@@ -451,6 +454,8 @@ pub struct Options {
     pub no_fuse: bool,
     /// `--debug no-tlb`: every access takes the slow path and walks the page tables.
     pub no_tlb: bool,
+    /// Hot code is translated; else everything is interpreted.
+    pub jit: Option<crate::jit::Translate>,
     /// Which processor it is.
     pub model: Model,
     /// How many CPUs the machine has, for CPUID's topology leaves.

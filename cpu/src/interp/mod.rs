@@ -42,7 +42,7 @@ fn stopped(c: &mut Cpu, i: &Insn) -> *const Insn {
 /// Semantics in a function of their own. A local whose address a slow path takes keeps the compiler from making a jump of
 /// a tail call; so the general forms, which have slow paths, keep their locals here.
 #[inline(never)]
-fn apart<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> Done {
+pub(crate) fn apart<S: Straight, F: Form>(c: &mut Cpu, i: &Insn) -> Done {
     S::run(Interp::<F>::of(c), i)
 }
 

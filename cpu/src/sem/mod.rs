@@ -16,8 +16,10 @@ pub(crate) mod sse_moves;
 
 use crate::{
     emit::{Emit, Emitted},
+    fault::Done,
     insn::{Insn, Kind, Step},
-    interp::{Dyn, Ending, Straight, ending, straight},
+    interp::{Dyn, Ending, Straight, apart, ending, straight},
+    state::Cpu,
     sys,
 };
 use forms::{alu, any, cc, end, end_one, load, one, shifted, stack, stack32, vector, vector_y};
@@ -32,6 +34,19 @@ pub(crate) enum Needs {
     Sse,
     Avx,
     Wait,
+}
+
+/// What kind of semantics an instruction has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Over [`Emit`]; the next instruction follows.
+    Straight,
+    /// Plain Rust; the next instruction follows.
+    Plain,
+    /// Over [`Emit`]; the last of its block.
+    Ending,
+    /// Plain Rust; the last of its block.
+    Leave,
 }
 
 /// The list of semantics. `straight`: the next instruction in memory follows. `ending`: the last of its block. `plain` and
@@ -74,7 +89,6 @@ macro_rules! semantics {
 
         impl Op {
             /// How many there are.
-            #[cfg(any(test, feature = "testing"))]
             pub(crate) const COUNT: u16 = OPS.len() as u16;
             /// The inverse of `as u16`.
             pub(crate) fn from_number(n: u16) -> Op {
@@ -83,6 +97,15 @@ macro_rules! semantics {
             /// Whether it is the last of its block.
             pub(crate) fn ends_block(self) -> bool {
                 matches!(self, $(Op::$c)|* | $(Op::$l)|*)
+            }
+            /// What kind of semantics it has.
+            pub(crate) fn class(self) -> Class {
+                match self {
+                    $($(Op::$s)|*)|* => Class::Straight,
+                    $($(Op::$p)|*)|* => Class::Plain,
+                    $(Op::$c)|* => Class::Ending,
+                    $(Op::$l)|* => Class::Leave,
+                }
             }
             /// Which part of the CPU it needs.
             pub(crate) fn needs(self) -> Needs {
@@ -103,7 +126,6 @@ macro_rules! semantics {
         }
 
         /// What an instruction reads and writes, as its semantics say.
-        #[cfg(any(test, feature = "testing"))]
         pub(crate) fn effects(i: &Insn) -> crate::effects::Effects {
             let mut e = crate::effects::Effects::default();
             match Op::from_number(i.op) {
@@ -113,6 +135,25 @@ macro_rules! semantics {
                 $(Op::$l => drop(<ids::$l as Ending>::run(&mut e, i)),)*
             }
             e
+        }
+
+        /// The semantics of an instruction, over whatever they are to become; something if they end its block.
+        pub(crate) fn emit<E: Emit>(e: &mut E, i: &Insn) -> Result<Option<E::Flow>, E::Stop> {
+            match Op::from_number(i.op) {
+                $($(Op::$s => <ids::$s as Straight>::run(e, i).map(|()| None),)*)*
+                $($(Op::$p => <ids::$p as Straight>::run(e, i).map(|()| None),)*)*
+                $(Op::$c => <ids::$c as Ending>::run(e, i).map(Some),)*
+                $(Op::$l => <ids::$l as Ending>::run(e, i).map(Some),)*
+            }
+        }
+
+        /// The function that runs one instruction that does not end its block, in its general form, and nothing behind it.
+        pub(crate) fn alone(op: u16) -> fn(&mut Cpu, &Insn) -> Done {
+            match Op::from_number(op) {
+                $($(Op::$s => apart::<ids::$s, Dyn>,)*)*
+                $($(Op::$p => apart::<ids::$p, Dyn>,)*)*
+                $(Op::$c)|* | $(Op::$l)|* => |_, _| Ok(()),
+            }
         }
 
         /// The handler that serves every form.

@@ -1,0 +1,207 @@
+//! Memory for translated code: one file in memory, mapped twice, so that no address can be both written and run.
+//!
+//! Code is placed one piece behind the other; nothing is freed alone. When the memory is full, all translations go and it
+//! begins anew.
+#![allow(unsafe_code)]
+
+use super::{
+    compiler::{Compiled, Slow},
+    host::{self, Fix},
+};
+use rustix::{
+    fs::{MemfdFlags, ftruncate, memfd_create},
+    io,
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+};
+use std::{
+    ptr::null_mut,
+    sync::atomic::{AtomicU64, Ordering::Release},
+};
+
+/// Bytes of address space; memory is used as code comes.
+const SIZE: usize = 64 << 20;
+
+/// Where a region's code has been placed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    /// Where it is entered.
+    pub(super) code: *const u8,
+}
+
+/// The memory of one CPU.
+#[derive(Debug)]
+pub(super) struct Cache {
+    /// Where it is written.
+    write: *mut u8,
+    /// Where it runs.
+    run: usize,
+    used: usize,
+    /// What the fixed part at the beginning takes.
+    fixed: usize,
+    slow: usize,
+    unlinked: usize,
+    leave: usize,
+}
+
+// SAFETY: the pointers are to a mapping that this value owns.
+unsafe impl Send for Cache {}
+
+impl Cache {
+    /// Maps the memory. `slow` is the code of the slow path.
+    pub(super) fn new(slow: &Slow) -> io::Result<Self> {
+        let file = memfd_create("softmetal-code", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, SIZE as u64)?;
+        let map = |protection| {
+            // SAFETY: a new mapping, at an address that the system chooses, of a file that nobody else has.
+            unsafe { mmap(null_mut(), SIZE, protection, MapFlags::SHARED, &file, 0) }
+        };
+        let write = map(ProtFlags::READ | ProtFlags::WRITE)?.cast::<u8>();
+        let run = match map(ProtFlags::READ | ProtFlags::EXEC) {
+            Ok(run) => run as usize,
+            Err(error) => {
+                // SAFETY: the mapping made above, which nothing refers to.
+                unsafe { munmap(write.cast(), SIZE) }?;
+                return Err(error);
+            }
+        };
+        let mut cache = Cache { write, run, used: 0, fixed: 0, slow: 0, unlinked: 0, leave: 0 };
+        let full = io::Errno::NOMEM;
+        cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
+        cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
+        cache.slow = cache.put(&slow.code).ok_or(full)?;
+        cache.fixed = cache.used;
+        host::synchronise(cache.run, cache.used);
+        Ok(cache)
+    }
+
+    /// Bytes in use.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Gives all memory back. Nothing may lead into it any more.
+    pub(super) fn clear(&mut self) {
+        self.used = self.fixed;
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Option<usize> {
+        let at = self.used.next_multiple_of(16);
+        if at + bytes.len() > SIZE {
+            return None;
+        }
+        // SAFETY: the bytes fit into the mapping behind what is in use.
+        unsafe { self.write.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        self.used = at + bytes.len();
+        Some(self.run + at)
+    }
+
+    /// Places a region: its cells, its stubs, its code. None where there is no room.
+    pub(super) fn place(&mut self, region: &Compiled, cells: &[u64]) -> Option<Placed> {
+        let base = self.run + self.used.next_multiple_of(16);
+        let stubs = base + 8 * cells.len();
+        let code = (stubs + host::STUB * region.exits.len()).next_multiple_of(16);
+        let mut bytes = Vec::with_capacity(code - base + region.code.len());
+        cells.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
+        for (k, &target) in region.exits.iter().enumerate() {
+            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, target, self.unlinked));
+        }
+        bytes.resize(code - base, 0);
+        let start = bytes.len();
+        bytes.extend_from_slice(&region.code);
+        for hole in &region.holes {
+            let (target, kind) = match hole.name {
+                Name::Slow => (self.slow, Fix::Call),
+                Name::Leave => (self.leave, Fix::Jump),
+                Name::Exit(k) => (stubs + host::STUB * k as usize, Fix::Jump),
+                Name::Cell(k) => (base + 8 * k as usize, hole.fix),
+            };
+            if !host::fill(&mut bytes[start..], hole.offset, code, kind, target, hole.addend) {
+                return None;
+            }
+        }
+        let at = self.put(&bytes)?;
+        debug_assert_eq!(at, base);
+        host::synchronise(base, bytes.len());
+        Some(Placed { code: (code + region.entry) as *const u8 })
+    }
+
+    /// What exit a stub belongs to: its target relative to the page.
+    pub(super) fn target(&self, stub: usize) -> i32 {
+        let offset = stub.wrapping_sub(self.run).min(SIZE - host::STUB);
+        // SAFETY: within the mapping.
+        unsafe { self.write.add(offset + host::STUB_TARGET).cast::<i32>().read_unaligned() }
+    }
+
+    /// Has a stub jump to the code of a region.
+    pub(super) fn link(&mut self, stub: usize, code: *const u8) {
+        self.set(stub, host::jump_word(stub, code as usize));
+    }
+
+    /// Has it return to the dispatcher again.
+    pub(super) fn unlink(&mut self, stub: usize) {
+        self.set(stub, host::jump_word(stub, stub + 8));
+    }
+
+    fn set(&mut self, stub: usize, word: u64) {
+        let offset = stub.wrapping_sub(self.run);
+        if !offset.is_multiple_of(8) || offset > SIZE - host::STUB {
+            return;
+        }
+        // SAFETY: within the mapping and aligned; whoever runs the stub sees the old word or the new one.
+        unsafe { AtomicU64::from_ptr(self.write.add(offset).cast()) }.store(word, Release);
+        host::synchronise(stub, 8);
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // SAFETY: both mappings are this value's, and no translated code runs when its CPU is dropped.
+        let _ = unsafe { munmap(self.write.cast(), SIZE) };
+        // SAFETY: as above.
+        let _ = unsafe { munmap(self.run as *mut _, SIZE) };
+    }
+}
+
+/// What a hole in code is to lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// The slow path of accesses.
+    Slow,
+    /// Back to the dispatcher.
+    Leave,
+    /// The stub of an exit.
+    Exit(u32),
+    /// A cell in front of the code.
+    Cell(u32),
+}
+
+impl Name {
+    /// As Cranelift's names have it: a name space and a number.
+    pub(super) fn number(self) -> (u32, u32) {
+        match self {
+            Name::Slow => (0, 0),
+            Name::Leave => (0, 1),
+            Name::Exit(k) => (1, k),
+            Name::Cell(k) => (2, k),
+        }
+    }
+    /// The inverse.
+    pub(super) fn from_number(space: u32, k: u32) -> Option<Name> {
+        Some(match (space, k) {
+            (0, 0) => Name::Slow,
+            (0, 1) => Name::Leave,
+            (1, k) => Name::Exit(k),
+            (2, k) => Name::Cell(k),
+            _ => return None,
+        })
+    }
+}
+
+/// A place in code that is filled in when it is placed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hole {
+    pub(super) offset: usize,
+    pub(super) fix: Fix,
+    pub(super) name: Name,
+    pub(super) addend: i64,
+}

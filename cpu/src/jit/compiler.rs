@@ -1,0 +1,241 @@
+//! Regions through Cranelift, on a thread of their own.
+
+use super::{
+    cache::{Hole, Name},
+    emitter::{Emitter, Needed, Untranslatable},
+    host::{self, FRAME},
+    region::Region,
+    runtime,
+};
+use crate::attention::{Attention, Request};
+use cranelift_codegen::{
+    CompiledCode, Context, FinalizedRelocTarget,
+    control::ControlPlane,
+    ir::{AbiParam, ExternalName, Function, InstBuilder, Signature, UserFuncName, types::*},
+    isa::{CallConv, OwnedTargetIsa},
+    settings::{self, Configurable},
+};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A translated region, not yet placed.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) code: Vec<u8>,
+    /// Where its prologue ends.
+    pub(super) entry: usize,
+    pub(super) holes: Vec<Hole>,
+    /// Targets of exits relative to the page, a stub each.
+    pub(super) exits: Vec<i32>,
+    /// Instructions whose addresses the cells hold: node and place in it.
+    pub(super) cells: Vec<(usize, usize)>,
+}
+
+/// The slow path of accesses, which saves every register.
+#[derive(Clone, Debug)]
+pub(super) struct Slow {
+    pub(super) code: Vec<u8>,
+}
+
+/// What compiles.
+pub(super) struct Compiler {
+    isa: OwnedTargetIsa,
+    context: Context,
+    builder: FunctionBuilderContext,
+}
+
+impl std::fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Compiler for {}", self.isa.triple())
+    }
+}
+
+impl Compiler {
+    /// A compiler for this host; None where Cranelift does not know it.
+    pub(super) fn new() -> Option<Self> {
+        let mut flags = settings::builder();
+        let verify = if cfg!(debug_assertions) || cfg!(feature = "testing") { "true" } else { "false" };
+        for (name, value) in [
+            ("opt_level", "none"),
+            ("regalloc_algorithm", "backtracking"),
+            ("enable_verifier", verify),
+            ("enable_alias_analysis", "false"),
+            ("unwind_info", "false"),
+            ("enable_probestack", "false"),
+            ("preserve_frame_pointers", "true"),
+            ("machine_code_cfg_info", "false"),
+        ] {
+            flags.set(name, value).ok()?;
+        }
+        let isa = cranelift_native::builder().ok()?.finish(settings::Flags::new(flags)).ok()?;
+        Some(Compiler { isa, context: Context::new(), builder: FunctionBuilderContext::new() })
+    }
+
+    /// Translates a region; None where something in it cannot be.
+    pub(super) fn compile(&mut self, region: &Region) -> Option<Compiled> {
+        self.context.clear();
+        let mut signature = Signature::new(CallConv::Winch);
+        signature.params.push(AbiParam::new(I64));
+        self.context.func = Function::with_name_signature(UserFuncName::default(), signature);
+        let mut b = FunctionBuilder::new(&mut self.context.func, &mut self.builder);
+        let needed = match Emitter::run(&mut b, region) {
+            Ok(needed) => needed,
+            Err(Untranslatable) => {
+                // The builder is left in the middle of a function.
+                self.builder = FunctionBuilderContext::new();
+                return None;
+            }
+        };
+        b.finalize(self.isa.frontend_config());
+        self.finish(needed)
+    }
+
+    fn finish(&mut self, needed: Needed) -> Option<Compiled> {
+        if let Err(error) = self.context.compile(&*self.isa, &mut ControlPlane::default()) {
+            log::warn!("a region is left to the interpreter: {:?}", error.inner);
+            return None;
+        }
+        let compiled = self.context.compiled_code()?;
+        let mut code = compiled.buffer.data().to_vec();
+        let (entry, frame) = host::prologue(&code)?;
+        if frame > FRAME {
+            return None;
+        }
+        let mut holes = Vec::new();
+        for reloc in compiled.buffer.relocs() {
+            let FinalizedRelocTarget::ExternalName(ExternalName::User(user)) = &reloc.target else {
+                return None;
+            };
+            let user = self.context.func.params.user_named_funcs().get(*user)?;
+            let name = Name::from_number(user.namespace, user.index)?;
+            let (offset, fix) = (reloc.offset as usize, host::fix(reloc.kind)?);
+            if matches!(name, Name::Leave | Name::Exit(_)) && !host::make_jump(&mut code, offset) {
+                return None;
+            }
+            holes.push(Hole { offset, fix, name, addend: reloc.addend });
+        }
+        for jump in indirect_jumps(compiled) {
+            if !host::make_indirect_jump(&mut code, jump) {
+                return None;
+            }
+        }
+        Some(Compiled { code, entry, holes, exits: needed.exits, cells: needed.cells })
+    }
+
+    /// The function between translated code and [`runtime::fill`]: it saves what the host's convention does not.
+    pub(super) fn slow(&mut self) -> Option<Slow> {
+        self.context.clear();
+        let parameters = vec![AbiParam::new(I64); 3];
+        let mut signature = Signature::new(CallConv::PreserveAll);
+        signature.params.clone_from(&parameters);
+        self.context.func = Function::with_name_signature(UserFuncName::default(), signature);
+        let mut b = FunctionBuilder::new(&mut self.context.func, &mut self.builder);
+        let mut rust = Signature::new(CallConv::SystemV);
+        rust.params = parameters;
+        let rust = b.import_signature(rust);
+        let block = b.create_block();
+        b.append_block_params_for_function_params(block);
+        b.switch_to_block(block);
+        b.seal_block(block);
+        let arguments = b.block_params(block).to_vec();
+        let fill = b.ins().iconst(I64, runtime::fill as *const () as i64);
+        b.ins().call_indirect(rust, fill, &arguments);
+        b.ins().return_(&[]);
+        b.finalize(self.isa.frontend_config());
+        let compiled = self.context.compile(&*self.isa, &mut ControlPlane::default()).ok()?;
+        compiled.buffer.relocs().is_empty().then(|| Slow { code: compiled.buffer.data().to_vec() })
+    }
+}
+
+/// Return addresses of the calls through registers that are exits: those behind which a trap stands, and that are not calls
+/// by name.
+fn indirect_jumps(compiled: &CompiledCode) -> Vec<usize> {
+    let calls: Vec<usize> = compiled.buffer.call_sites().map(|site| site.ret_addr as usize).collect();
+    let by_name: Vec<usize> =
+        compiled.buffer.relocs().iter().map(|reloc| reloc.offset as usize + 4).collect();
+    let traps: Vec<usize> = compiled.buffer.traps().iter().map(|trap| trap.offset as usize).collect();
+    calls.into_iter().filter(|call| traps.contains(call) && !by_name.contains(call)).collect()
+}
+
+/// What a CPU wants translated.
+struct Job {
+    region: Region,
+    done: Arc<Inbox>,
+}
+
+/// Translations for a CPU, as they come.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    ready: Mutex<Vec<(Region, Option<Compiled>)>>,
+    bell: Arc<Attention>,
+}
+
+impl Inbox {
+    pub(super) fn new(bell: &Arc<Attention>) -> Self {
+        Inbox { ready: Mutex::default(), bell: Arc::clone(bell) }
+    }
+
+    fn put(&self, region: Region, compiled: Option<Compiled>) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push((region, compiled));
+        self.bell.mention(Request::TRANSLATED);
+    }
+
+    /// Takes what has come.
+    pub(super) fn take(&self) -> Vec<(Region, Option<Compiled>)> {
+        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The thread that compiles for all CPUs of a machine.
+#[derive(Debug)]
+pub(crate) struct Service {
+    jobs: Sender<Job>,
+    slow: Slow,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "region of {} instructions", self.region.len())
+    }
+}
+
+impl Service {
+    /// Starts the thread; None where the host cannot be compiled for.
+    pub(crate) fn start() -> Option<Self> {
+        let mut compiler = Compiler::new()?;
+        let slow = compiler.slow()?;
+        let (jobs, queue) = channel::<Job>();
+        let work = move || {
+            // One core must not be the compiler's alone.
+            let alone = thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+            while let Ok(Job { region, done }) = queue.recv() {
+                let begin = Instant::now();
+                let compiled = compiler.compile(&region);
+                done.put(region, compiled);
+                if alone {
+                    thread::sleep(begin.elapsed().min(Duration::from_millis(5)));
+                }
+            }
+        };
+        thread::Builder::new().name("translator".to_owned()).spawn(work).ok()?;
+        Some(Service { jobs, slow })
+    }
+
+    /// The slow path's code.
+    pub(super) fn slow(&self) -> &Slow {
+        &self.slow
+    }
+
+    /// Asks for a translation.
+    pub(super) fn ask(&self, region: Region, done: &Arc<Inbox>) {
+        // The thread lives as long as the sender.
+        let _ = self.jobs.send(Job { region, done: Arc::clone(done) });
+    }
+}

@@ -1,0 +1,626 @@
+//! From a region to Cranelift's representation: registers, exits, the order of things. What instructions mean is in
+//! `evaluate.rs`, guest memory in `memory.rs`, the flags in `flags.rs`.
+//!
+//! General registers and flags are variables within a region; what differs from the CPU state is stored when the region is
+//! left, in blocks that are rarely run. An instruction changes variables only when all of it has been done, so at any place
+//! from where the region can be left they are what they were at its beginning.
+
+use super::{
+    Passage, Status,
+    cache::Name,
+    flags::Pending,
+    region::{FLAGS, Node, Region, Step, Way},
+    runtime,
+};
+use crate::{
+    attention::Attention,
+    flags::Flags,
+    insn::{Insn, Kind},
+    sem,
+    state::{Cpu, reg},
+    width::Width,
+};
+use cranelift_codegen::{
+    ir::{
+        AbiParam, Block, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData,
+        SigRef, Signature, TrapCode, Type, UserExternalName, Value, condcodes::IntCC, types::*,
+    },
+    isa::CallConv,
+};
+use cranelift_frontend::{FunctionBuilder, Variable};
+use smallvec::SmallVec;
+use std::mem::offset_of;
+
+/// The CPU state: always there, always aligned.
+pub(super) const STATE: MemFlagsData = MemFlagsData::trusted();
+
+/// Guest memory: there when it has been looked up, aligned or not.
+pub(super) const GUEST: MemFlagsData = MemFlagsData::new().with_notrap();
+
+/// An integer of the width in hand.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Val {
+    Known(u64),
+    Computed(Value),
+}
+
+/// A truth value: 0 or 1 of 8 bits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bit {
+    Known(bool),
+    Computed(Value),
+}
+
+/// The instruction cannot be translated.
+#[derive(Debug)]
+pub(super) struct Untranslatable;
+
+/// What the code wants to know when it is placed.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    /// Targets of exits, relative to the page.
+    pub(super) exits: Vec<i32>,
+    /// Instructions whose addresses stand in cells: node and place in it.
+    pub(super) cells: Vec<(usize, usize)>,
+}
+
+/// Offsets of the CPU state, as instructions have them.
+pub(super) const fn at(offset: usize) -> i32 {
+    offset as i32
+}
+
+const GPR: usize = offset_of!(Cpu, gpr);
+pub(super) const FLAG_WORDS: [i32; 4] = [
+    at(offset_of!(Cpu, flags) + offset_of!(Flags, z)),
+    at(offset_of!(Cpu, flags) + offset_of!(Flags, s)),
+    at(offset_of!(Cpu, flags) + offset_of!(Flags, l)),
+    at(offset_of!(Cpu, flags) + offset_of!(Flags, t)),
+];
+const PAGE: i32 = at(GPR + 8 * reg::PAGE as usize);
+const PASSAGE: usize = offset_of!(Cpu, translated);
+
+/// A general register's type at a width.
+pub(super) fn integer(w: Width) -> Type {
+    match w.0 {
+        1 => I8,
+        2 => I16,
+        4 => I32,
+        _ => I64,
+    }
+}
+
+/// A region under construction.
+pub(super) struct Emitter<'a, 'b> {
+    pub(super) b: &'a mut FunctionBuilder<'b>,
+    pub(super) region: &'a Region,
+    /// The CPU.
+    pub(super) cpu: Value,
+    registers: [Variable; 16],
+    pub(super) flags: [Variable; 4],
+    budget: Variable,
+    blocks: Vec<Block>,
+    /// Flags of nodes with a single way in, as it left them.
+    inherited: Vec<Option<Pending>>,
+    pub(super) pending: Pending,
+    /// What differs from the CPU state.
+    dirty: u32,
+    /// What the instruction in hand will change.
+    new_registers: SmallVec<[(u8, Value); 4]>,
+    pub(super) new_flags: Option<Pending>,
+    node: usize,
+    index: usize,
+    /// Where the instruction in hand leaves the region for the interpreter.
+    bail: Option<Block>,
+    pub(super) needed: Needed,
+    systemv: SigRef,
+    exit: SigRef,
+    leave: FuncRef,
+    slow: FuncRef,
+}
+
+impl<'a, 'b> Emitter<'a, 'b> {
+    /// Emits all of a region into an empty function.
+    pub(super) fn run(b: &'a mut FunctionBuilder<'b>, region: &'a Region) -> Result<Needed, Untranslatable> {
+        let pointer = |n: usize| {
+            let mut s = Signature::new(CallConv::SystemV);
+            s.params = vec![AbiParam::new(I64); n];
+            s
+        };
+        let systemv = b.import_signature({
+            let mut s = pointer(3);
+            s.returns.push(AbiParam::new(I64));
+            s
+        });
+        let preserve_all = b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(3) });
+        let exit = b.import_signature(Signature { call_conv: CallConv::Winch, ..pointer(1) });
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        b.seal_block(entry);
+        let cpu = b.block_params(entry)[0];
+        let registers = std::array::from_fn(|_| b.declare_var(I64));
+        let flags = std::array::from_fn(|_| b.declare_var(I64));
+        let budget = b.declare_var(I32);
+        let blocks: Vec<Block> = region.nodes.iter().map(|_| b.create_block()).collect();
+        let leave = import(b, Name::Leave, exit);
+        let slow = import(b, Name::Slow, preserve_all);
+        let mut e = Emitter {
+            b,
+            region,
+            cpu,
+            registers,
+            flags,
+            budget,
+            inherited: vec![None; blocks.len()],
+            blocks,
+            pending: Pending::Variables,
+            dirty: 0,
+            new_registers: SmallVec::new(),
+            new_flags: None,
+            node: 0,
+            index: 0,
+            bail: None,
+            needed: Needed::default(),
+            systemv,
+            exit,
+            leave,
+            slow,
+        };
+        e.enter();
+        for k in 0..region.nodes.len() {
+            e.node(k)?;
+        }
+        e.b.seal_all_blocks();
+        Ok(e.needed)
+    }
+
+    // The CPU state.
+
+    pub(super) fn load_state(&mut self, t: Type, offset: i32) -> Value {
+        self.b.ins().load(t, STATE, self.cpu, offset)
+    }
+    pub(super) fn store_state(&mut self, v: Value, offset: i32) {
+        self.b.ins().store(STATE, v, self.cpu, offset);
+    }
+    pub(super) fn constant(&mut self, t: Type, k: i64) -> Value {
+        self.b.ins().iconst(t, k)
+    }
+    fn attention(&mut self) -> Value {
+        self.load_state(I64, at(offset_of!(Cpu, attention)))
+    }
+    /// Linear address of the page.
+    pub(super) fn page(&mut self) -> Value {
+        self.load_state(I64, PAGE)
+    }
+    /// A linear address relative to the page, wrapped as the mode does.
+    pub(super) fn page_relative(&mut self, offset: i32) -> Value {
+        let page = self.page();
+        let v = self.b.ins().iadd_imm_s(page, i64::from(offset));
+        self.wrap(v)
+    }
+    /// Linear addresses have 32 bits outside of 64-bit mode.
+    pub(super) fn wrap(&mut self, v: Value) -> Value {
+        if self.region.mode.is_64() {
+            return v;
+        }
+        let v = self.b.ins().ireduce(I32, v);
+        self.b.ins().uextend(I64, v)
+    }
+
+    // Registers.
+
+    /// All 64 bits of one.
+    pub(super) fn register(&mut self, n: usize) -> Value {
+        match self.new_registers.iter().rev().find(|(r, _)| usize::from(*r) == n) {
+            Some((_, v)) => *v,
+            None => self.b.use_var(self.registers[n & 15]),
+        }
+    }
+    /// Sets all 64 bits, when the instruction is done.
+    pub(super) fn set_register(&mut self, n: usize, v: Value) {
+        self.new_registers.push((n as u8, v));
+    }
+
+    /// Loads the variables of `set` from the CPU state.
+    fn reload(&mut self, set: u32) {
+        for r in 0..16 {
+            if set >> r & 1 != 0 {
+                let v = self.load_state(I64, at(GPR + 8 * r));
+                self.b.def_var(self.registers[r], v);
+            }
+        }
+        if set & FLAGS != 0 {
+            for (variable, offset) in self.flags.into_iter().zip(FLAG_WORDS) {
+                let v = self.load_state(I64, offset);
+                self.b.def_var(variable, v);
+            }
+            self.pending = Pending::Variables;
+        }
+    }
+
+    /// Stores what differs from the CPU state.
+    fn flush(&mut self, set: u32) {
+        for r in 0..16 {
+            if set >> r & 1 != 0 {
+                let v = self.b.use_var(self.registers[r]);
+                self.store_state(v, at(GPR + 8 * r));
+            }
+        }
+        if set & FLAGS != 0 {
+            let words = self.flag_words(self.pending);
+            for (word, offset) in words.into_iter().zip(FLAG_WORDS) {
+                self.store_state(word, offset);
+            }
+        }
+    }
+
+    /// Takes instructions off the budget, in the attention word.
+    fn flush_budget(&mut self, instructions: usize) {
+        let mut budget = self.b.use_var(self.budget);
+        if instructions != 0 {
+            budget = self.b.ins().iadd_imm_s(budget, -(instructions as i64));
+        }
+        let attention = self.attention();
+        self.b.ins().store(STATE, budget, attention, at(offset_of!(Attention, budget)));
+    }
+
+    // The way of a region.
+
+    fn enter(&mut self) {
+        let attention = self.attention();
+        let budget = self.b.ins().load(I32, STATE, attention, at(offset_of!(Attention, budget)));
+        self.b.def_var(self.budget, budget);
+        let due = self.due(budget);
+        let (out, on) = (self.cold(), self.b.create_block());
+        self.b.ins().brif(due, out, &[], on, &[]);
+        self.to(out);
+        let rip = self.page_relative(self.region.start().into());
+        self.leave_at(rip, Status::Continue);
+        self.to(on);
+        self.reload(self.region.used | FLAGS);
+        self.b.ins().jump(self.blocks[0], &[]);
+    }
+
+    /// Whether the attention word wants the CPU.
+    fn due(&mut self, budget: Value) -> Value {
+        let attention = self.attention();
+        let request = self.b.ins().load(I32, STATE, attention, at(offset_of!(Attention, request)));
+        let word = self.b.ins().bor(budget, request);
+        self.b.ins().icmp_imm_s(IntCC::SignedLessThan, word, 0)
+    }
+
+    fn node(&mut self, k: usize) -> Result<(), Untranslatable> {
+        let region = self.region;
+        let node = &region.nodes[k];
+        (self.node, self.dirty) = (k, node.dirty);
+        self.b.switch_to_block(self.blocks[k]);
+        self.pending = self.inherited[k].unwrap_or(Pending::Variables);
+        for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
+            self.index = index;
+            let last = index + 1 == node.steps.len();
+            if last && !node.cut && node.closes_cycle {
+                let budget = self.b.use_var(self.budget);
+                let due = self.due(budget);
+                self.bail_if(due);
+            }
+            let ended = self.instruction(i, step)?;
+            if ended {
+                return Ok(());
+            }
+        }
+        if node.cut {
+            self.end_of_cut(node);
+            return Ok(());
+        }
+        Err(Untranslatable)
+    }
+
+    /// On to the block in front of which this one was cut.
+    fn end_of_cut(&mut self, node: &Node) {
+        self.index = node.steps.len();
+        self.take_budget(node.steps.len());
+        if node.closes_cycle {
+            let budget = self.b.use_var(self.budget);
+            let due = self.due(budget);
+            let (out, on) = (self.cold(), self.b.create_block());
+            self.b.ins().brif(due, out, &[], on, &[]);
+            self.to(out);
+            self.flush(self.dirty);
+            self.flush_budget(0);
+            let rip = self.page_relative(node.part.taken);
+            self.leave_at(rip, Status::Continue);
+            self.to(on);
+        }
+        self.go(node.taken, node.part.taken);
+    }
+
+    /// Emits one instruction; true if it ended the node.
+    fn instruction(&mut self, i: &Insn, step: &Step) -> Result<bool, Untranslatable> {
+        match step.way {
+            Way::Leave => {
+                let bail = self.bail_block();
+                self.b.ins().jump(bail, &[]);
+                self.finish_bail();
+                Ok(true)
+            }
+            Way::Call => {
+                self.call(i, step);
+                self.dirty = step.dirty_behind(self.dirty);
+                Ok(false)
+            }
+            Way::Emit => {
+                let ended = sem::emit(self, i)?.is_some();
+                if !ended {
+                    self.commit();
+                }
+                Ok(ended)
+            }
+        }
+    }
+
+    /// The instruction is done.
+    pub(super) fn commit(&mut self) {
+        self.finish_bail();
+        for (r, v) in std::mem::take(&mut self.new_registers) {
+            self.b.def_var(self.registers[usize::from(r)], v);
+            self.dirty |= 1 << r;
+        }
+        if let Some(flags) = self.new_flags.take() {
+            self.pending = flags;
+            self.dirty |= FLAGS;
+        }
+    }
+
+    /// The node's last instruction is done: its instructions come off the budget.
+    pub(super) fn commit_last(&mut self, i: &Insn) {
+        self.commit();
+        // A synthetic end is no instruction.
+        self.take_budget(self.index + usize::from(i.len != 0));
+    }
+
+    fn take_budget(&mut self, instructions: usize) {
+        let budget = self.b.use_var(self.budget);
+        let budget = self.b.ins().iadd_imm_s(budget, -(instructions as i64));
+        self.b.def_var(self.budget, budget);
+    }
+
+    /// To the node, or to the page offset if there is none.
+    fn go(&mut self, node: Option<usize>, offset: i32) {
+        let Some(node) = node else { return self.exit_to(offset) };
+        let target = &self.region.nodes[node];
+        if target.predecessors == 1 && node != 0 && node > self.node {
+            self.inherited[node] = Some(self.pending);
+        } else if target.flags_live {
+            let words = self.flag_words(self.pending);
+            for (variable, word) in self.flags.into_iter().zip(words) {
+                self.b.def_var(variable, word);
+            }
+        }
+        let block = self.blocks[node];
+        self.b.ins().jump(block, &[]);
+    }
+
+    /// Where the node's last instruction goes if the branch is taken.
+    pub(super) fn go_taken(&mut self) {
+        let node = &self.region.nodes[self.node];
+        self.go(node.taken, node.part.taken);
+    }
+
+    /// Where it goes otherwise.
+    pub(super) fn go_on(&mut self) {
+        let node = &self.region.nodes[self.node];
+        self.go(node.fall, node.part.fall);
+    }
+
+    // Ways out.
+
+    pub(super) fn cold(&mut self) -> Block {
+        let block = self.b.create_block();
+        self.b.set_cold_block(block);
+        block
+    }
+    /// Goes on in a block that nothing else will lead to.
+    pub(super) fn to(&mut self, block: Block) {
+        self.b.switch_to_block(block);
+        self.b.seal_block(block);
+    }
+
+    fn leave_now(&mut self) {
+        let (leave, cpu) = (self.leave, self.cpu);
+        self.b.ins().call(leave, &[cpu]);
+        self.b.ins().trap(TrapCode::unwrap_user(1));
+    }
+
+    fn leave_with(&mut self, status: Status) {
+        let status = self.constant(I32, status as i64);
+        self.store_state(status, at(PASSAGE + offset_of!(Passage, status)));
+        self.leave_now();
+    }
+
+    /// Back to the dispatcher, to go on at a linear address.
+    fn leave_at(&mut self, rip: Value, status: Status) {
+        self.store_state(rip, at(offset_of!(Cpu, rip)));
+        self.leave_with(status);
+    }
+
+    /// To a page offset outside of the region.
+    fn exit_to(&mut self, offset: i32) {
+        self.flush(self.dirty);
+        self.flush_budget(0);
+        if !(0..0x1000).contains(&offset) || !self.region.mode.contains(crate::mode::Mode::FLAT) {
+            let rip = self.page_relative(offset);
+            return self.jump_through_cache(rip);
+        }
+        let k = self.needed.exits.len() as u32;
+        self.needed.exits.push(offset);
+        let stub = import(self.b, Name::Exit(k), self.exit);
+        let cpu = self.cpu;
+        self.b.ins().call(stub, &[cpu]);
+        self.b.ins().trap(TrapCode::unwrap_user(1));
+    }
+
+    /// To a linear address outside of the region.
+    pub(super) fn exit_to_address(&mut self, rip: Value) {
+        self.flush(self.dirty);
+        self.flush_budget(0);
+        self.jump_through_cache(rip);
+    }
+
+    /// Looks a linear address up in the jump cache: see `blocks::jump_index`.
+    fn jump_through_cache(&mut self, rip: Value) {
+        use crate::blocks::{Head, JumpEntry};
+        let page = self.b.ins().ushr_imm_u(rip, 12);
+        let fold = self.b.ins().ushr_imm_u(rip, 18);
+        let set = self.b.ins().bxor(page, fold);
+        let set = self.b.ins().band_imm_u(set, 63);
+        let set = self.b.ins().ishl_imm_u(set, 6);
+        let fold = self.b.ins().ushr_imm_u(rip, 6);
+        let way = self.b.ins().bxor(rip, fold);
+        let way = self.b.ins().band_imm_u(way, 63);
+        let index = self.b.ins().bor(set, way);
+        let bytes = self.b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
+        let jumps = self.load_state(I64, at(offset_of!(Cpu, jumps)));
+        let entry = self.b.ins().iadd(jumps, bytes);
+        let known = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, rip)));
+        let (miss, same, right, go) =
+            (self.cold(), self.b.create_block(), self.b.create_block(), self.b.create_block());
+        let equal = self.b.ins().icmp(IntCC::Equal, known, rip);
+        self.b.ins().brif(equal, same, &[], miss, &[]);
+        self.to(same);
+        let its = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
+        let ours = self.load_state(I64, at(offset_of!(Cpu, context)));
+        let equal = self.b.ins().icmp(IntCC::Equal, its, ours);
+        self.b.ins().brif(equal, right, &[], miss, &[]);
+        self.to(right);
+        let insn = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, insn)));
+        let code = self.b.ins().load(I64, STATE, insn, Head::CODE_FROM_INSN);
+        self.b.ins().brif(code, go, &[], miss, &[]);
+        self.to(go);
+        let page = self.b.ins().band_imm_s(rip, !0xfff);
+        self.store_state(page, PAGE);
+        let (exit, cpu) = (self.exit, self.cpu);
+        self.b.ins().call_indirect(exit, code, &[cpu]);
+        self.b.ins().trap(TrapCode::unwrap_user(2));
+        self.to(miss);
+        self.leave_at(rip, Status::Continue);
+    }
+
+    /// Where the instruction in hand is left to the interpreter, with the state of its beginning.
+    pub(super) fn bail_block(&mut self) -> Block {
+        if let Some(bail) = self.bail {
+            return bail;
+        }
+        let bail = self.cold();
+        self.bail = Some(bail);
+        bail
+    }
+
+    /// Leaves the instruction to the interpreter if `c`.
+    pub(super) fn bail_if(&mut self, c: Value) {
+        let (bail, on) = (self.bail_block(), self.b.create_block());
+        self.b.ins().brif(c, bail, &[], on, &[]);
+        self.to(on);
+    }
+
+    /// Emits what the bail block does. Called before variables change.
+    pub(super) fn finish_bail(&mut self) {
+        let Some(bail) = self.bail.take() else { return };
+        let here = self.b.current_block();
+        self.to(bail);
+        self.flush(self.dirty);
+        self.flush_budget(0);
+        let insn = self.insn_address(self.index);
+        self.store_state(insn, at(PASSAGE + offset_of!(Passage, resume)));
+        self.leave_with(if self.index == 0 { Status::ResumeFirst } else { Status::Resume });
+        if let Some(here) = here {
+            self.b.switch_to_block(here);
+        }
+    }
+
+    /// Address of an instruction of this node in the interpreter's memory.
+    fn insn_address(&mut self, index: usize) -> Value {
+        let wanted = (self.node, index);
+        let k = self.needed.cells.iter().position(|cell| *cell == wanted).unwrap_or_else(|| {
+            self.needed.cells.push(wanted);
+            self.needed.cells.len() - 1
+        });
+        let (space, number) = Name::Cell(k as u32).number();
+        let name = self.b.func.declare_imported_user_function(UserExternalName::new(space, number));
+        let cell = self.b.create_global_value(GlobalValueData::Symbol {
+            name: ExternalName::user(name),
+            offset: 0.into(),
+            colocated: true,
+            tls: false,
+        });
+        let cell = self.b.ins().symbol_value(I64, cell);
+        self.b.ins().load(I64, STATE, cell, 0)
+    }
+
+    /// An instruction by its interpreter function.
+    fn call(&mut self, i: &Insn, step: &Step) {
+        let (dirty, index) = (self.dirty, self.index);
+        self.flush(dirty & step.reads);
+        self.flush_budget(0);
+        let insn = self.insn_address(index);
+        let function = self.constant(I64, runtime::step as *const () as i64);
+        let (systemv, cpu) = (self.systemv, self.cpu);
+        let call = self.b.ins().call_indirect(systemv, function, &[cpu, insn, insn]);
+        let ended = self.b.inst_results(call)[0];
+        let (out, stopped, dropped, on) = (self.cold(), self.cold(), self.cold(), self.b.create_block());
+        self.b.ins().brif(ended, out, &[], on, &[]);
+        self.to(out);
+        let is_stop = self.b.ins().icmp_imm_s(IntCC::Equal, ended, runtime::STOPPED);
+        self.b.ins().brif(is_stop, stopped, &[], dropped, &[]);
+        self.to(stopped);
+        // It faulted: nothing has changed.
+        self.flush(dirty & !step.reads);
+        self.flush_budget(index);
+        let rip = self.page_relative(i.ip.into());
+        self.leave_at(rip, Status::Stopped);
+        self.to(dropped);
+        // It wrote code, perhaps this.
+        self.flush(dirty & !(step.reads | step.writes));
+        self.flush_budget(index + 1);
+        let rip = self.page_relative(i32::from(i.ip) + i32::from(i.len));
+        self.leave_at(rip, Status::Continue);
+        self.to(on);
+        self.reload(step.writes);
+    }
+
+    /// Fills the TLB for an access that missed, out of line; gives its host address, 0 if the interpreter must do it.
+    pub(super) fn slow_address(&mut self, linear: Value, what: u64) -> Value {
+        let what = self.constant(I64, what as i64);
+        let (slow, cpu) = (self.slow, self.cpu);
+        self.b.ins().call(slow, &[cpu, linear, what]);
+        self.load_state(I64, at(PASSAGE + offset_of!(Passage, answer)))
+    }
+
+    /// A pure function of plain Rust.
+    pub(super) fn call_pure(&mut self, f: fn(u64, u64) -> u64, a: Value, b: Value) -> Value {
+        let function = self.constant(I64, f as usize as i64);
+        let thunk = self.constant(I64, runtime::pure as *const () as i64);
+        let systemv = self.systemv;
+        let call = self.b.ins().call_indirect(systemv, thunk, &[function, a, b]);
+        self.b.inst_results(call)[0]
+    }
+
+    /// What kind of memory operand the instruction has, if it has one.
+    pub(super) fn memory_kind(&self, i: &Insn) -> Kind {
+        match (i.dst_kind(), i.src_kind()) {
+            (Kind::Mem, _) | (_, Kind::Mem) => Kind::Mem,
+            _ => Kind::Far,
+        }
+    }
+}
+
+/// A function by its name.
+fn import(b: &mut FunctionBuilder<'_>, name: Name, signature: SigRef) -> FuncRef {
+    let (space, number) = name.number();
+    let name = b.func.declare_imported_user_function(UserExternalName::new(space, number));
+    b.import_function(ExtFuncData {
+        name: ExternalName::user(name),
+        signature,
+        colocated: true,
+        patchable: false,
+    })
+}

@@ -1,0 +1,47 @@
+//! What the translator knows of the host's machine code: the way in and out, links that are patched, where a function's
+//! prologue ends.
+//!
+//! Translated functions have Cranelift's calling convention `Winch`, which saves no registers. They never return: every
+//! exit is a call in their code that is made a jump here. One trampoline saves the host's registers and reserves the frame
+//! of whichever function runs, so that jumps lead behind prologues; leaving is resetting the stack pointer.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86_64::*;
+
+use crate::state::Cpu;
+use std::mem::offset_of;
+
+/// Bytes of stack that a translated function may use.
+pub(super) const FRAME: u32 = 4096;
+
+/// Where the trampoline keeps the stack pointer.
+const STACK: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, stack);
+/// Where an exit that is not linked leaves the address of its stub.
+const EXIT: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, exit);
+/// Where an exit says what it is.
+const STATUS: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, status);
+
+/// What in a function's code is to be filled in when it is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fix {
+    /// A call of 32 bits relative to its end, made a jump.
+    Jump,
+    /// A call that stays one.
+    Call,
+    /// The address of a cell, relative.
+    Address,
+    /// The high part of such an address, where it takes two instructions.
+    #[cfg(target_arch = "aarch64")]
+    AddressHigh,
+    /// And the low part.
+    #[cfg(target_arch = "aarch64")]
+    AddressLow,
+}

@@ -1,0 +1,211 @@
+//! aarch64.
+
+use super::{EXIT, FRAME, Fix, STACK, STATUS};
+use crate::{jit::Status, state::Cpu};
+use cranelift_codegen::binemit::Reloc;
+use std::arch::{asm, naked_asm};
+
+/// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
+pub(in crate::jit) const STUB: usize = 24;
+/// Where in a stub the exit's target stands, four bytes.
+pub(in crate::jit) const STUB_TARGET: usize = 16;
+
+/// Runs translated code until it leaves.
+///
+/// # Safety
+/// `code` is the body of a placed function whose frame has at most [`FRAME`] bytes, and nothing it refers to has been freed.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "C" fn enter(cpu: *mut Cpu, code: *const u8) {
+    naked_asm!(
+        "stp x29, x30, [sp, #-176]!",
+        "stp x19, x20, [sp, #16]",
+        "stp x21, x22, [sp, #32]",
+        "stp x23, x24, [sp, #48]",
+        "stp x25, x26, [sp, #64]",
+        "stp x27, x28, [sp, #80]",
+        "stp d8, d9, [sp, #96]",
+        "stp d10, d11, [sp, #112]",
+        "stp d12, d13, [sp, #128]",
+        "stp d14, d15, [sp, #144]",
+        "sub sp, sp, #{frame}",
+        "mov x9, sp",
+        "mov x10, #{stack}",
+        "str x9, [x0, x10]",
+        "br x1",
+        frame = const FRAME,
+        stack = const STACK,
+    )
+}
+
+/// Where exits jump to: the CPU in the first argument's register.
+///
+/// # Safety
+/// Reached from translated code only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "C" fn leave() {
+    naked_asm!(
+        "mov x10, #{stack}",
+        "ldr x9, [x0, x10]",
+        "mov sp, x9",
+        "add sp, sp, #{frame}",
+        "ldp x19, x20, [sp, #16]",
+        "ldp x21, x22, [sp, #32]",
+        "ldp x23, x24, [sp, #48]",
+        "ldp x25, x26, [sp, #64]",
+        "ldp x27, x28, [sp, #80]",
+        "ldp d8, d9, [sp, #96]",
+        "ldp d10, d11, [sp, #112]",
+        "ldp d12, d13, [sp, #128]",
+        "ldp d14, d15, [sp, #144]",
+        "ldp x29, x30, [sp], #176",
+        "ret",
+        frame = const FRAME,
+        stack = const STACK,
+    )
+}
+
+/// Where a stub that is not linked calls: its address is the return address less what precedes it.
+///
+/// # Safety
+/// Reached from stubs only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "C" fn unlinked() {
+    naked_asm!(
+        "sub x9, x30, #12",
+        "mov x10, #{exit}",
+        "str x9, [x0, x10]",
+        "mov x10, #{status}",
+        "mov w9, #{unlinked}",
+        "str w9, [x0, x10]",
+        "b {leave}",
+        exit = const EXIT,
+        status = const STATUS,
+        unlinked = const Status::Unlinked as u32,
+        leave = sym leave,
+    )
+}
+
+/// A jump to anywhere: `ldr x16, .+8; br x16` and the address.
+pub(in crate::jit) fn veneer(to: usize) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&0x5800_0050u32.to_le_bytes());
+    bytes[4..8].copy_from_slice(&0xd61f_0200u32.to_le_bytes());
+    bytes[8..].copy_from_slice(&(to as u64).to_le_bytes());
+    bytes
+}
+
+/// A stub at `at` that is not linked, for an exit to `target`. `unlinked_at`: where the veneer to [`unlinked`] is.
+pub(in crate::jit) fn stub(at: usize, target: i32, unlinked_at: usize) -> [u8; STUB] {
+    let mut bytes = [0; STUB];
+    bytes[..8].copy_from_slice(&jump_word(at, at + 8).to_le_bytes());
+    bytes[8..12].copy_from_slice(&(0x9400_0000 | displacement(at + 8, unlinked_at)).to_le_bytes());
+    bytes[STUB_TARGET..STUB_TARGET + 4].copy_from_slice(&target.to_le_bytes());
+    bytes
+}
+
+/// The first eight bytes of a stub at `at` that jumps to `to`: written as a whole, it links or unlinks.
+pub(in crate::jit) fn jump_word(at: usize, to: usize) -> u64 {
+    // The second instruction is never reached: BRK.
+    u64::from(0x1400_0000 | displacement(at, to)) | 0xd420_0000 << 32
+}
+
+/// The 26 bits of B and BL.
+fn displacement(from: usize, to: usize) -> u32 {
+    (to.wrapping_sub(from) as i64 >> 2) as u32 & 0x03ff_ffff
+}
+
+/// Bytes of a function's prologue, and of its frame; None where it is not of the known form.
+pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
+    let word = |k: usize| Some(u32::from_le_bytes(code.get(4 * k..4 * k + 4)?.try_into().ok()?));
+    // stp x29, x30, [sp, #-16]!; mov x29, sp
+    if word(0)? != 0xa9bf_7bfd || word(1)? != 0x9100_03fd {
+        return None;
+    }
+    // sub sp, sp, #imm12, perhaps shifted
+    let third = word(2)?;
+    Some(match third & 0xffc0_03ff {
+        0xd100_03ff => (12, third >> 10 & 0xfff),
+        0xd140_03ff => (12, (third >> 10 & 0xfff) << 12),
+        _ => (8, 0),
+    })
+}
+
+/// How a relocation of Cranelift's is filled in.
+pub(in crate::jit) fn fix(kind: Reloc) -> Option<Fix> {
+    match kind {
+        Reloc::Arm64Call => Some(Fix::Call),
+        Reloc::Aarch64AdrPrelPgHi21 => Some(Fix::AddressHigh),
+        Reloc::Aarch64AddAbsLo12Nc => Some(Fix::AddressLow),
+        _ => None,
+    }
+}
+
+fn word(code: &mut [u8], at: usize) -> Option<&mut [u8; 4]> {
+    code.get_mut(at..at + 4)?.try_into().ok()
+}
+
+/// Makes a jump of the call at `offset`; false where there is none.
+pub(in crate::jit) fn make_jump(code: &mut [u8], offset: usize) -> bool {
+    let Some(field) = word(code, offset) else { return false };
+    let insn = u32::from_le_bytes(*field);
+    *field = (insn & 0x7fff_ffff).to_le_bytes();
+    insn & 0xfc00_0000 == 0x9400_0000
+}
+
+/// Makes a jump of the call through a register that returns to `back`; false where there is none.
+pub(in crate::jit) fn make_indirect_jump(code: &mut [u8], back: usize) -> bool {
+    let Some(field) = back.checked_sub(4).and_then(|at| word(code, at)) else { return false };
+    let insn = u32::from_le_bytes(*field);
+    // BLR to BR.
+    *field = (insn & !(1 << 21)).to_le_bytes();
+    insn & 0xffff_fc1f == 0xd63f_0000
+}
+
+/// Fills in the field at `offset` of code that will stand at `base`; false where it is out of reach.
+pub(in crate::jit) fn fill(
+    code: &mut [u8],
+    offset: usize,
+    base: usize,
+    fix: Fix,
+    target: usize,
+    addend: i64,
+) -> bool {
+    let target = (target as i64).wrapping_add(addend);
+    let here = (base + offset) as i64;
+    let Some(field) = word(code, offset) else { return false };
+    let insn = u32::from_le_bytes(*field);
+    let (insn, fits) = match fix {
+        Fix::AddressHigh | Fix::Address => {
+            let pages = (target >> 12) - (here >> 12);
+            let bits = pages as u32;
+            (insn | (bits & 3) << 29 | (bits >> 2 & 0x7_ffff) << 5, (-(1 << 20)..1 << 20).contains(&pages))
+        }
+        Fix::AddressLow => (insn | (target as u32 & 0xfff) << 10, true),
+        Fix::Call | Fix::Jump => {
+            let words = (target - here) >> 2;
+            (insn & 0xfc00_0000 | words as u32 & 0x03ff_ffff, (-(1 << 25)..1 << 25).contains(&words))
+        }
+    };
+    *field = insn.to_le_bytes();
+    fits
+}
+
+/// Code at these addresses was written through another mapping: has the instruction side see it. `write` is where it was
+/// written, `run` where it runs.
+pub(in crate::jit) fn synchronise(run: usize, len: usize) {
+    // SAFETY: cache maintenance of addresses that are mapped; no memory changes.
+    unsafe {
+        let mut at = run & !63;
+        while at < run + len {
+            asm!("dc cvau, {at}", at = in(reg) at, options(nostack, preserves_flags));
+            at += 64;
+        }
+        asm!("dsb ish", options(nostack, preserves_flags));
+        let mut at = run & !63;
+        while at < run + len {
+            asm!("ic ivau, {at}", at = in(reg) at, options(nostack, preserves_flags));
+            at += 64;
+        }
+        asm!("dsb ish", "isb", options(nostack, preserves_flags));
+    }
+}

@@ -1,0 +1,163 @@
+//! x86-64.
+
+use super::{EXIT, FRAME, Fix, STACK, STATUS};
+use crate::{jit::Status, state::Cpu};
+use cranelift_codegen::binemit::Reloc;
+use std::arch::naked_asm;
+
+/// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
+pub(in crate::jit) const STUB: usize = 24;
+/// Where in a stub the exit's target stands, four bytes.
+pub(in crate::jit) const STUB_TARGET: usize = 16;
+
+/// Runs translated code until it leaves.
+///
+/// # Safety
+/// `code` is the body of a placed function whose frame has at most [`FRAME`] bytes, and nothing it refers to has been freed.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "sysv64" fn enter(cpu: *mut Cpu, code: *const u8) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "sub rsp, {frame} + 8",
+        "mov [rdi + {stack}], rsp",
+        "jmp rsi",
+        frame = const FRAME,
+        stack = const STACK,
+    )
+}
+
+/// Where exits jump to: the CPU in the first argument's register.
+///
+/// # Safety
+/// Reached from translated code only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "sysv64" fn leave() {
+    naked_asm!(
+        "mov rsp, [rdi + {stack}]",
+        "add rsp, {frame} + 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        frame = const FRAME,
+        stack = const STACK,
+    )
+}
+
+/// Where a stub that is not linked calls: its address is the return address less what precedes it.
+///
+/// # Safety
+/// Reached from stubs only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "sysv64" fn unlinked() {
+    naked_asm!(
+        "pop rax",
+        "sub rax, 13",
+        "mov [rdi + {exit}], rax",
+        "mov dword ptr [rdi + {status}], {unlinked}",
+        "jmp {leave}",
+        exit = const EXIT,
+        status = const STATUS,
+        unlinked = const Status::Unlinked as u32,
+        leave = sym leave,
+    )
+}
+
+/// A jump to anywhere: `jmp [rip]` and the address.
+pub(in crate::jit) fn veneer(to: usize) -> [u8; 16] {
+    let mut bytes = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xcc, 0xcc];
+    bytes[6..14].copy_from_slice(&(to as u64).to_le_bytes());
+    bytes
+}
+
+/// A stub at `at` that is not linked, for an exit to `target`. `unlinked_at`: where the veneer to [`unlinked`] is.
+pub(in crate::jit) fn stub(at: usize, target: i32, unlinked_at: usize) -> [u8; STUB] {
+    let mut bytes = [0xcc; STUB];
+    bytes[..8].copy_from_slice(&jump_word(at, at + 8).to_le_bytes());
+    bytes[8] = 0xe8;
+    bytes[9..13].copy_from_slice(&relative(at + 13, unlinked_at).to_le_bytes());
+    bytes[STUB_TARGET..STUB_TARGET + 4].copy_from_slice(&target.to_le_bytes());
+    bytes
+}
+
+/// The first eight bytes of a stub at `at` that jumps to `to`: written as a whole, it links or unlinks.
+pub(in crate::jit) fn jump_word(at: usize, to: usize) -> u64 {
+    0xe9 | u64::from(relative(at + 5, to) as u32) << 8 | 0xcc_cccc << 40
+}
+
+fn relative(from: usize, to: usize) -> i32 {
+    to.wrapping_sub(from) as i32
+}
+
+/// Bytes of a function's prologue, and of its frame; None where it is not of the known form.
+pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
+    // push rbp; mov rbp, rsp
+    let rest = code.strip_prefix(&[0x55, 0x48, 0x89, 0xe5])?;
+    Some(match rest {
+        // sub rsp, imm8 and imm32
+        [0x48, 0x83, 0xec, n, ..] => (8, u32::from(*n)),
+        [0x48, 0x81, 0xec, a, b, c, d, ..] => (11, u32::from_le_bytes([*a, *b, *c, *d])),
+        _ => (4, 0),
+    })
+}
+
+/// How a relocation of Cranelift's is filled in.
+pub(in crate::jit) fn fix(kind: Reloc) -> Option<Fix> {
+    match kind {
+        Reloc::X86CallPCRel4 => Some(Fix::Call),
+        Reloc::X86PCRel4 => Some(Fix::Address),
+        _ => None,
+    }
+}
+
+/// Makes a jump of the call whose displacement stands at `offset`; false where there is none.
+pub(in crate::jit) fn make_jump(code: &mut [u8], offset: usize) -> bool {
+    match offset.checked_sub(1).and_then(|at| code.get_mut(at)) {
+        Some(byte) if *byte == 0xe8 => {
+            *byte = 0xe9;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Makes a jump of the call through a register that returns to `back`; false where there is none.
+pub(in crate::jit) fn make_indirect_jump(code: &mut [u8], back: usize) -> bool {
+    match back.checked_sub(2).and_then(|at| code.get_mut(at..back)) {
+        Some([0xff, modrm]) if *modrm & 0xf8 == 0xd0 => {
+            *modrm = *modrm & !0x38 | 0x20;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Fills in the field at `offset` of code that will stand at `base`; false where it is out of reach.
+pub(in crate::jit) fn fill(
+    code: &mut [u8],
+    offset: usize,
+    base: usize,
+    _: Fix,
+    target: usize,
+    addend: i64,
+) -> bool {
+    let distance = (target as i64).wrapping_add(addend).wrapping_sub((base + offset) as i64);
+    match (i32::try_from(distance), code.get_mut(offset..offset + 4)) {
+        (Ok(distance), Some(field)) => {
+            field.copy_from_slice(&distance.to_le_bytes());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Code at these addresses was written through another mapping: x86 sees that by itself.
+pub(in crate::jit) fn synchronise(_: usize, _: usize) {}

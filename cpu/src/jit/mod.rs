@@ -1,0 +1,439 @@
+//! The translator: hot blocks and what follows them, as code of the host. DESIGN: a *region* is formed from decoded blocks
+//! (`region.rs`), emitted over the same semantics that the interpreter runs (`emitter.rs`, `evaluate.rs`, `flags.rs`,
+//! `memory.rs`, `vectors.rs`), compiled by Cranelift on another thread (`compiler.rs`), placed in memory (`cache.rs`) and
+//! linked to others (`host.rs`).
+//!
+//! The interpreter's blocks are what everything hangs on: a block counts how often it begins; when it is hot, it is
+//! translated, and its first instruction's handler becomes [`translated`], which enters the code. What translated code
+//! cannot do it leaves to the interpreter, at the very instruction. Regions die with the first of their blocks, so all that
+//! is true of blocks (their page, their mode, written code) is true of them.
+#![allow(unsafe_code)]
+
+mod cache;
+mod compiler;
+mod emitter;
+mod evaluate;
+mod flags;
+mod host;
+mod memory;
+mod region;
+mod runtime;
+mod vectors;
+
+pub(crate) use compiler::Service;
+pub(crate) use region::{INSTRUCTIONS, Part};
+
+use crate::{
+    attention::Attention,
+    blocks::Head,
+    insn::Insn,
+    sem::Op,
+    state::{Cpu, Why},
+};
+use cache::{Cache, Placed};
+use compiler::{Compiled, Compiler, Inbox};
+use region::Region;
+use rustc_hash::FxHashMap;
+use std::{ptr::null, sync::Arc};
+
+/// How the translator is to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translate {
+    /// How often a block begins before it is translated.
+    pub threshold: u32,
+    /// The CPU waits for each translation: for tests.
+    pub at_once: bool,
+}
+
+impl Default for Translate {
+    fn default() -> Self {
+        Translate { threshold: 1000, at_once: false }
+    }
+}
+
+/// Why translated code was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Status {
+    /// To go on at `rip`.
+    Continue = 0,
+    /// An exit that leads to no region yet: [`Passage::exit`].
+    Unlinked = 1,
+    /// The interpreter has to run the instruction [`Passage::resume`].
+    Resume = 2,
+    /// An instruction has ended early: `Cpu::why`.
+    Stopped = 3,
+    /// As `Resume`; the instruction is the first of its block.
+    ResumeFirst = 4,
+}
+
+/// What translated code and its surroundings hand each other.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Passage {
+    /// The host's stack pointer at the entry.
+    pub(crate) stack: u64,
+    /// What the slow path found.
+    pub(crate) answer: u64,
+    /// The stub of the exit that was taken.
+    pub(crate) exit: usize,
+    /// Where the interpreter goes on.
+    pub(crate) resume: *const Insn,
+    /// A [`Status`].
+    pub(crate) status: u32,
+    /// Translated code is not entered: the count of instructions must stop soon.
+    pub(crate) off: bool,
+}
+
+impl Default for Passage {
+    fn default() -> Self {
+        Passage { stack: 0, answer: 0, exit: 0, resume: null(), status: 0, off: false }
+    }
+}
+
+/// A region that is in use.
+#[derive(Debug)]
+struct Live {
+    placed: Placed,
+    /// The blocks that it was made of, its entry first.
+    blocks: Vec<*const Insn>,
+    /// Stubs of other regions that jump here.
+    incoming: Vec<usize>,
+}
+
+/// The translations of a CPU.
+#[derive(Debug)]
+pub(crate) struct Jit {
+    options: Translate,
+    service: Arc<Service>,
+    inbox: Arc<Inbox>,
+    /// For translations that are waited for.
+    own: Option<Compiler>,
+    cache: Cache,
+    /// By the first instruction of their entry's block.
+    regions: FxHashMap<*const Insn, Live>,
+    /// Regions by the blocks that they are made of.
+    members: FxHashMap<*const Insn, Vec<*const Insn>>,
+    full: bool,
+    pub(crate) statistics: Counters,
+    /// By semantics: how often the interpreter ran one for translated code, and how often its function was called.
+    left: Vec<[u64; 2]>,
+}
+
+// SAFETY: the pointers are to instructions of the CPU's own blocks, which move with it.
+unsafe impl Send for Jit {}
+
+/// What the translator has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Regions in use now.
+    pub regions: u64,
+    /// Regions translated.
+    pub translated: u64,
+    /// Their instructions.
+    pub instructions: u64,
+    /// Regions that could not be translated.
+    pub refused: u64,
+    /// Translations that came too late: their code had been written.
+    pub stale: u64,
+    /// Regions dropped because their code was written.
+    pub dropped: u64,
+    /// How often translated code was entered.
+    pub entered: u64,
+    /// Exits linked.
+    pub linked: u64,
+    /// Instructions left to the interpreter.
+    pub resumed: u64,
+    /// Bytes of code.
+    pub bytes: u64,
+    /// How often all translations were dropped for want of room.
+    pub cleared: u64,
+}
+
+/// Instructions in translated code that were not inline.
+#[derive(Clone, Debug)]
+pub struct NotInline {
+    /// What they do.
+    pub name: String,
+    /// How often the interpreter ran one.
+    pub interpreted: u64,
+    /// How often the interpreter's function was called.
+    pub called: u64,
+}
+
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
+             dropped; entered {} times, {} exits linked, {} instructions left to the interpreter",
+            self.translated,
+            self.instructions,
+            self.bytes >> 10,
+            self.regions,
+            self.dropped,
+            self.stale,
+            self.refused,
+            self.cleared,
+            self.entered,
+            self.linked,
+            self.resumed
+        )
+    }
+}
+
+impl Jit {
+    /// The translator of a CPU; None where the host has none.
+    pub(crate) fn new(
+        options: Translate,
+        service: &Arc<Service>,
+        attention: &Arc<Attention>,
+    ) -> Option<Box<Self>> {
+        let cache = match Cache::new(service.slow()) {
+            Ok(cache) => cache,
+            Err(error) => {
+                log::warn!("no memory for translated code, everything is interpreted: {error}");
+                return None;
+            }
+        };
+        let own = if options.at_once { Some(Compiler::new()?) } else { None };
+        Some(Box::new(Jit {
+            options,
+            service: Arc::clone(service),
+            inbox: Arc::new(Inbox::new(attention)),
+            own,
+            cache,
+            regions: FxHashMap::default(),
+            members: FxHashMap::default(),
+            full: false,
+            statistics: Counters::default(),
+            left: vec![[0; 2]; usize::from(Op::COUNT)],
+        }))
+    }
+
+    /// An instruction was not inline: the interpreter ran it, or its function was `called`.
+    fn count(&mut self, op: u16, called: bool) {
+        if let Some(counts) = self.left.get_mut(usize::from(op)) {
+            counts[usize::from(called)] += 1;
+        }
+    }
+
+    /// What the translator has done, and what was not inline, the most frequent first.
+    pub(crate) fn report(&self) -> (Counters, Vec<NotInline>) {
+        let named = |(k, [interpreted, called]): (usize, &[u64; 2])| NotInline {
+            name: format!("{:?}", Op::from_number(k as u16)).to_lowercase(),
+            interpreted: *interpreted,
+            called: *called,
+        };
+        let mut left: Vec<_> = self.left.iter().enumerate().map(named).collect();
+        left.retain(|op| op.interpreted + op.called != 0);
+        left.sort_by_key(|op| std::cmp::Reverse(op.interpreted + op.called));
+        (self.statistics, left)
+    }
+
+    /// How often a block begins before it is translated.
+    pub(crate) fn threshold(&self) -> i32 {
+        i32::try_from(self.options.threshold).unwrap_or(i32::MAX)
+    }
+
+    /// A block is gone: so are the regions made of it.
+    pub(crate) fn forget(&mut self, block: *const Insn) {
+        let threshold = self.threshold();
+        for entry in self.members.remove(&block).unwrap_or_default() {
+            let Some(region) = self.regions.remove(&entry) else { continue };
+            self.statistics.dropped += 1;
+            // SAFETY: a dropped block's memory stays until the dispatcher frees it, after this.
+            unsafe { Head::of(entry).leave_translation(entry, threshold) };
+            for stub in region.incoming {
+                self.cache.unlink(stub);
+            }
+            for other in region.blocks {
+                if let Some(members) = self.members.get_mut(&other) {
+                    members.retain(|e| *e != entry);
+                }
+            }
+        }
+    }
+
+    /// Drops everything. No translated code runs.
+    fn clear(&mut self) {
+        let threshold = self.threshold();
+        for &entry in self.regions.keys() {
+            // SAFETY: regions die with their blocks, so this one lives.
+            unsafe { Head::of(entry).leave_translation(entry, threshold) };
+        }
+        self.regions.clear();
+        self.members.clear();
+        self.cache.clear();
+        self.full = false;
+        self.statistics.cleared += 1;
+    }
+
+    /// Puts a translation in place, unless a block of it has changed. `alive` gives the identity of a block by page offset.
+    fn install(
+        &mut self,
+        region: &Region,
+        compiled: Option<Compiled>,
+        alive: impl Fn(u16) -> Option<(u32, *const Insn)>,
+    ) {
+        let Some(compiled) = compiled else {
+            self.statistics.refused += 1;
+            return;
+        };
+        let blocks: Vec<*const Insn> = region.blocks().map(|(.., first)| first).collect();
+        let same = region.blocks().all(|(start, id, first)| alive(start) == Some((id, first)));
+        let entry = blocks[0];
+        if !same || self.regions.contains_key(&entry) {
+            self.statistics.stale += 1;
+            if alive(region.start()).is_some_and(|(_, first)| first == entry)
+                && !self.regions.contains_key(&entry)
+            {
+                // SAFETY: the block lives.
+                unsafe { Head::of(entry) }.count_anew(self.threshold());
+            }
+            return;
+        }
+        // SAFETY: the blocks live, and each has the instructions that the region was made of.
+        let cells: Vec<u64> =
+            compiled.cells.iter().map(|&(node, k)| unsafe { blocks[node].add(k) } as u64).collect();
+        let Some(placed) = self.cache.place(&compiled, &cells) else {
+            self.full = true;
+            return;
+        };
+        self.statistics.translated += 1;
+        self.statistics.instructions += region.len() as u64;
+        self.statistics.bytes = self.cache.used() as u64;
+        for &block in &blocks {
+            self.members.entry(block).or_default().push(entry);
+        }
+        self.regions.insert(entry, Live { placed, blocks, incoming: Vec::new() });
+        self.statistics.regions = self.regions.len() as u64;
+        // SAFETY: the block lives.
+        unsafe { Head::of(entry).translate(entry, placed.code) };
+    }
+}
+
+/// The handler of the first instruction of a block that is counted: see [`Head`].
+pub(crate) fn counted(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: this step stands only in first instructions.
+    let head = unsafe { Head::of(i) };
+    if head.begins() {
+        c.translate_block(i, head);
+    }
+    (head.step.get())(c, i)
+}
+
+/// The handler of the first instruction of a block that has been translated.
+pub(crate) fn translated(c: &mut Cpu, i: &Insn) -> *const Insn {
+    // SAFETY: as above.
+    let head = unsafe { Head::of(i) };
+    if c.translated.off {
+        return (head.step.get())(c, i);
+    }
+    // SAFETY: a head's code is that of a region in place; regions are freed by the dispatcher only.
+    unsafe { host::enter(c, head.code.get()) };
+    c.left()
+}
+
+impl Cpu {
+    /// What the translator has done, if there is one, and the instructions that were not inline, those that ran most first.
+    pub fn translations(&self) -> Option<(Counters, Vec<NotInline>)> {
+        self.jit.as_ref().map(|jit| jit.report())
+    }
+
+    /// An instruction's function was called by translated code.
+    fn count_call(&mut self, i: &Insn) {
+        if let Some(jit) = &mut self.jit {
+            jit.count(i.op, true);
+        }
+    }
+
+    /// Translated code was left: where the interpreter goes on.
+    fn left(&mut self) -> *const Insn {
+        let status = self.translated.status;
+        if let Some(jit) = &mut self.jit {
+            jit.statistics.entered += 1;
+        }
+        if status == Status::Stopped as u32 {
+            return null();
+        }
+        self.why = Why::Continue;
+        if status == Status::Resume as u32 || status == Status::ResumeFirst as u32 {
+            let resume = self.translated.resume;
+            // SAFETY: the cells of a region hold instructions of its blocks, which live.
+            let i = unsafe { &*resume };
+            if let Some(jit) = &mut self.jit {
+                jit.statistics.resumed += 1;
+                jit.count(i.op, false);
+            }
+            if status == Status::ResumeFirst as u32 {
+                // Its own handler may lead back into the code that has just refused it.
+                // SAFETY: this status is that of first instructions.
+                return (unsafe { Head::of(resume) }.step.get())(self, i);
+            }
+            return resume;
+        }
+        let unlinked = status == Status::Unlinked as u32;
+        if unlinked && let Some(jit) = &self.jit {
+            let target = jit.cache.target(self.translated.exit);
+            self.rip = self.page_relative(target.into());
+        }
+        if self.attention_ref().due(0) {
+            return null();
+        }
+        let Ok(first) = self.enter() else { return null() };
+        if unlinked {
+            self.link(first);
+        }
+        first
+    }
+
+    /// Has the exit just taken lead to the region of a block, if it has one.
+    fn link(&mut self, first: *const Insn) {
+        let stub = self.translated.exit;
+        if !self.blocks.linkable && self.jumps[crate::blocks::jump_index(self.rip)].insn != first {
+            return;
+        }
+        let Some(jit) = &mut self.jit else { return };
+        let Some(region) = jit.regions.get_mut(&first) else { return };
+        region.incoming.push(stub);
+        let code = region.placed.code;
+        jit.cache.link(stub, code);
+        jit.statistics.linked += 1;
+    }
+
+    /// A block is hot: has it translated.
+    #[cold]
+    #[inline(never)]
+    fn translate_block(&mut self, i: &Insn, head: &Head) {
+        head.count_anew(i32::MAX);
+        let region = Region::gather(head.page, i.ip, self.mode, |offset| self.part(head.page, offset));
+        let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
+        match &mut jit.own {
+            Some(own) => {
+                let compiled = own.compile(&region);
+                self.install(region, compiled);
+            }
+            None => jit.service.ask(region, &jit.inbox),
+        }
+    }
+
+    fn install(&mut self, region: Region, compiled: Option<Compiled>) {
+        let (page, mode) = (region.page(), region.mode());
+        let blocks = &self.blocks;
+        let Some(jit) = &mut self.jit else { return };
+        jit.install(&region, compiled, |offset| blocks.identity(page, offset, mode));
+    }
+
+    /// Puts in place what has been translated meanwhile. No translated code runs.
+    #[cold]
+    pub(crate) fn install_translations(&mut self) {
+        let Some(jit) = &mut self.jit else { return };
+        if jit.full {
+            jit.clear();
+        }
+        for (region, compiled) in jit.inbox.take() {
+            self.install(region, compiled);
+        }
+    }
+}

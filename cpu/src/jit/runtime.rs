@@ -1,0 +1,85 @@
+//! What translated code calls.
+#![allow(unsafe_code)]
+
+use super::Passage;
+use crate::{
+    group::granules,
+    insn::Insn,
+    mmu::{Access, access::Place},
+    ram::PAGE,
+    sem,
+    state::{Cpu, Why},
+};
+
+/// The instruction faulted.
+pub(super) const STOPPED: i64 = 1;
+/// It wrote code.
+const DROPPED: i64 = 2;
+
+/// Runs one instruction by its interpreter function: 0, or why the region ends.
+///
+/// # Safety
+/// Called by translated code with its CPU and an instruction of a block that lives.
+pub(super) unsafe extern "C" fn step(cpu: *mut Cpu, i: *const Insn, _: u64) -> i64 {
+    // SAFETY: translated code runs within `Jit::run`, which has the CPU for itself, and hands it on; the instruction stands
+    // in a block, which is not freed while translated code runs.
+    let (c, i) = unsafe { (&mut *cpu, &*i) };
+    c.count_call(i);
+    let dropped = c.statistics.invalidations;
+    match sem::alone(i.op)(c, i) {
+        Ok(()) if c.statistics.invalidations == dropped => 0,
+        Ok(()) => DROPPED,
+        Err(_) => STOPPED,
+    }
+}
+
+/// Calls a pure function of Rust's own convention.
+///
+/// # Safety
+/// Called by translated code with the address of such a function.
+pub(super) unsafe extern "C" fn pure(f: usize, a: u64, b: u64) -> u64 {
+    // SAFETY: the emitter put the address of such a function there.
+    let f: fn(u64, u64) -> u64 = unsafe { std::mem::transmute(f) };
+    f(a, b)
+}
+
+/// An access missed the TLB: leaves its host address in [`Passage::answer`], or 0 where the interpreter has to do it. `what`
+/// is the size, and in bit 0 whether it writes.
+///
+/// # Safety
+/// Called by translated code with its CPU.
+pub(super) unsafe extern "C" fn fill(cpu: *mut Cpu, linear: u64, what: u64) {
+    // SAFETY: as in `step`.
+    let c = unsafe { &mut *cpu };
+    let answer = c.address_of(linear, what >> 1, what & 1 != 0).map_or(0, |host| host as u64);
+    c.translated.answer = answer;
+}
+
+impl Cpu {
+    /// Host address of an access within a page of RAM, if nothing but the access is to be done.
+    fn address_of(&mut self, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
+        if (linear & (PAGE - 1)) + size > PAGE || self.breakpoints.data || self.untag(linear) != linear {
+            return None;
+        }
+        let fault = self.fault;
+        let access = if write { Access::Write } else { Access::Read };
+        let class = self.data_class();
+        let Ok(place) = self.place(linear, access, class) else {
+            // The interpreter will come to the same.
+            (self.fault, self.why) = (fault, Why::Continue);
+            return None;
+        };
+        let Place::Ram(host, physical) = place else { return None };
+        if !write || self.probe(linear, size, true).is_some() {
+            return Some(host);
+        }
+        // Beside code, or in a page that cannot be read.
+        let page = self.ram.page(physical)?;
+        let beside =
+            page.rights.read && page.marks.may_write_beside(self.seat.index(), granules(physical, size));
+        beside.then_some(host)
+    }
+}
+
+/// The layout that translated code knows.
+const _: () = assert!(std::mem::offset_of!(Passage, answer) % 8 == 0);
