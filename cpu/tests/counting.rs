@@ -5,6 +5,7 @@ use softmetal_cpu::{Activity, Cpu, Exit, Model, Options};
 use softmetal_cpu_testing::{Machine, assemble, layout::*};
 
 const COUNTING: Options = Options {
+    jit: None,
     no_chain: false,
     no_specialise: false,
     no_fuse: false,
