@@ -1,86 +1,91 @@
 //! A machine under one of the emulators, or the host itself, told what to run and timed by the lines it prints.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use softmetal::cli::initramfs::READY;
 
-/// Who runs the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
-    Native,
-    Softmetal,
-    Qemu,
-}
+use crate::side::{Engine, Side};
 
-impl Engine {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Softmetal => "softmetal",
-            Self::Qemu => "qemu",
-        }
-    }
-}
+/// QEMU's translator and all the processor that it has.
+pub(crate) const QEMU_ARGUMENTS: &[&str] = &["-accel", "tcg", "-cpu", "max", "-machine", "q35"];
 
-/// What the machines are made of.
-pub(crate) struct Setup {
+/// What a machine is made of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
     pub(crate) kernel: PathBuf,
-    pub(crate) initrd: PathBuf,
-    /// The program on the host.
-    pub(crate) program: PathBuf,
-    /// Cores of the host that a machine may use, as taskset has them, and how many processors it has.
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) append: String,
+    pub(crate) memory: &'static str,
+    /// On the host: a command in place of the machine, a shell.
+    pub(crate) native: Vec<String>,
+    /// Cores of the host that it may use, as taskset has them, and how many processors it has.
     pub(crate) cores: String,
-    pub(crate) cpus: usize,
+    pub(crate) processors: usize,
 }
-
-const MEMORY: &str = "1G";
 
 /// A line, and when it came.
 type Line = (Instant, String);
 
-/// A machine that waits at its shell, or a shell of the host.
+/// A machine, or a shell of the host.
 pub(crate) struct Machine {
     child: Child,
     input: ChildStdin,
     lines: Receiver<Line>,
-    program: String,
-    /// From the start to the shell.
-    pub(crate) boot: Duration,
+    /// The end of what it said on standard error.
+    messages: Arc<Mutex<String>>,
+    /// The last line that it printed.
+    last: String,
+    began: Instant,
+}
+
+fn command(side: &Side, parts: &Parts) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &parts.cores]);
+    let processors = parts.processors.to_string();
+    match &side.engine {
+        Engine::Native => {
+            command.args(&parts.native);
+            return command;
+        }
+        Engine::Softmetal { binary, arguments } => {
+            command.arg(binary).arg("run").args(["--memory", parts.memory, "--cpus", &processors]);
+            command.arg("--debug-exit").args(arguments).args(["--append", &parts.append]).arg("--kernel");
+            command.arg(&parts.kernel);
+            if let Some(initrd) = &parts.initrd {
+                command.arg("--initrd").arg(initrd);
+            }
+        }
+        Engine::Qemu => {
+            command.arg("qemu-system-x86_64").args(QEMU_ARGUMENTS);
+            command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+            command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
+            command.args(["-m", parts.memory, "-smp", &processors]);
+            command.args(["-append", &parts.append]).arg("-kernel").arg(&parts.kernel);
+            if let Some(initrd) = &parts.initrd {
+                command.arg("-initrd").arg(initrd);
+            }
+        }
+    }
+    command
 }
 
 impl Machine {
-    /// Starts one and waits for its shell.
-    pub(crate) fn start(engine: Engine, setup: &Setup, limit: Duration) -> Result<Self> {
-        let mut command = Command::new("taskset");
-        command.args(["--cpu-list", &setup.cores]);
-        let cpus = setup.cpus.to_string();
-        match engine {
-            Engine::Native => {
-                command.arg("sh");
-            }
-            Engine::Softmetal => {
-                command.arg(env!("CARGO_BIN_EXE_softmetal")).arg("run");
-                command.args(["--memory", MEMORY, "--cpus", &cpus, "--append", "console=ttyS0 quiet"]);
-                command.arg("--kernel").arg(&setup.kernel).arg("--initrd").arg(&setup.initrd);
-            }
-            Engine::Qemu => {
-                command.args(["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-machine", "q35"]);
-                command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-m", MEMORY]);
-                command.args(["-smp", &cpus, "-append", "console=ttyS0 quiet"]);
-                command.arg("-kernel").arg(&setup.kernel).arg("-initrd").arg(&setup.initrd);
-            }
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let begin = Instant::now();
+    /// Starts one.
+    pub(crate) fn start(side: &Side, parts: &Parts) -> Result<Self> {
+        let mut command = command(side, parts);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let began = Instant::now();
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let input = child.stdin.take().context("standard input is piped")?;
         let output = child.stdout.take().context("standard output is piped")?;
+        let errors = child.stderr.take().context("standard error is piped")?;
         let (sender, lines) = channel();
         thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
@@ -90,15 +95,21 @@ impl Machine {
                 }
             }
         });
-        let native = engine == Engine::Native;
-        let program = if native { setup.program.display().to_string() } else { "/bench".to_owned() };
-        let mut machine = Self { child, input, lines, program, boot: Duration::ZERO };
-        if !native {
-            let (ready, _) =
-                machine.expect(READY, limit).with_context(|| format!("{} does not boot", engine.name()))?;
-            machine.boot = ready - begin;
-        }
-        Ok(machine)
+        let messages = Arc::new(Mutex::new(String::new()));
+        let said = Arc::clone(&messages);
+        thread::spawn(move || {
+            for line in BufReader::new(errors.take(1 << 20)).split(b'\n').map_while(Result::ok) {
+                let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                *said = String::from_utf8_lossy(&line).trim_end().to_owned();
+            }
+        });
+        Ok(Self { child, input, lines, messages, last: String::new(), began })
+    }
+
+    /// Waits for the shell of Debian's guests; the answer is how long it took from the start.
+    pub(crate) fn boot(&mut self, limit: Duration) -> Result<Duration> {
+        let (ready, _) = self.expect(READY, limit).context("it does not boot")?;
+        Ok(ready - self.began)
     }
 
     /// Waits for a line that begins so.
@@ -107,19 +118,28 @@ impl Machine {
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.1.starts_with(beginning) => return Ok(line),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("no line \"{beginning}\" within {limit:?}"),
+                Ok((_, line)) if line.is_empty() => {}
+                Ok((_, line)) => self.last = line,
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "no line \"{beginning}\" within {} s; the last one is \"{}\"",
+                        limit.as_secs(),
+                        self.last
+                    )
+                }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the machine has ended before a line \"{beginning}\"")
+                    let messages = self.messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    bail!(
+                        "ended before a line \"{beginning}\"; the last lines are \"{}\" and \"{messages}\"",
+                        self.last
+                    )
                 }
             }
         }
     }
 
     fn send(&mut self, command: &str) -> Result<()> {
-        writeln!(self.input, "{command}")
-            .and_then(|()| self.input.flush())
-            .context("the machine takes no input")
+        writeln!(self.input, "{command}").and_then(|()| self.input.flush()).context("it takes no input")
     }
 
     /// What a command prints, in a line.
@@ -130,14 +150,23 @@ impl Machine {
         Ok(line.trim_start_matches("answer: ").to_owned())
     }
 
-    /// Runs a row with all its rounds scaled, and gives the time of one hundred per cent.
-    pub(crate) fn time(&mut self, row: &str, percent: u32, limit: Duration) -> Result<Duration> {
-        let command = format!("{} {percent} {row}", self.program);
-        self.send(&command)?;
+    /// Runs a command that does a row's work, and gives the time from its first line to its last.
+    pub(crate) fn time(&mut self, command: &str, row: &str, limit: Duration) -> Result<Duration> {
+        self.send(command)?;
+        self.time_what_runs(row, limit)
+    }
+
+    /// The same for a guest that has been told what to run.
+    pub(crate) fn time_what_runs(&mut self, row: &str, limit: Duration) -> Result<Duration> {
         let (begin, _) = self.expect("begin ", limit)?;
         let (end, line) = self.expect("end ", limit)?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        ensure!(words.get(2) == Some(&row) && words.get(4) == Some(&"ok"), "{row} ends with \"{line}\"");
+        ensure!(words.get(2) == Some(&row), "it ends with \"{line}\"");
+        ensure!(
+            words.get(4) == Some(&"ok"),
+            "wrong result: {}",
+            words.get(5..).unwrap_or_default().join(" ")
+        );
         Ok(end - begin)
     }
 }
@@ -148,16 +177,4 @@ impl Drop for Machine {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The program's rows: group, name and rounds.
-pub(crate) fn rows(program: &Path) -> Result<Vec<(String, String, u32)>> {
-    let output = Command::new(program).arg("list").output().context("cannot start the benchmark")?;
-    let text = String::from_utf8(output.stdout)?;
-    let row = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [group, name, rounds] = words[..] else { bail!("\"{line}\" is no row") };
-        Ok((group.to_owned(), name.to_owned(), rounds.parse()?))
-    };
-    text.lines().map(row).collect()
 }
