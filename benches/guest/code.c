@@ -59,7 +59,7 @@ static function *as_function(unsigned char *p)
 /* Megabytes of code, each instruction of which runs once. The code is another one in each round; it must do what it says. */
 static uint64_t run_once(void)
 {
-    enum { SIZE = 1 << 20 };
+    enum { SIZE = 4 << 20 };
     static unsigned char *area;
     static uint64_t seed;
     if (!area)

@@ -1,10 +1,11 @@
 //! The host: what it is, what is on it, how busy it is.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// Its processor.
 pub(crate) fn name() -> Result<String> {
@@ -25,6 +26,14 @@ pub(crate) fn softmetal() -> String {
     git.args(["describe", "--always", "--dirty"]).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
     let commit = first_line(&mut git).map_or_else(String::new, |commit| format!(" ({commit})"));
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What tells a program from another build of it.
+pub(crate) fn build(program: &Path) -> Result<String> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 fn first_line(command: &mut Command) -> Option<String> {

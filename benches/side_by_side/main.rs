@@ -121,6 +121,11 @@ fn run(args: &Args) -> Result<bool> {
     report.host = host::name()?;
     report.softmetal = host::softmetal();
     report.qemu = host::version("qemu-system-x86_64");
+    for side in &sides {
+        if let Engine::Softmetal { binary, .. } = &side.engine {
+            report.builds.insert(side.name.to_owned(), host::build(binary)?);
+        }
+    }
     let before = host::Load::now()?;
     report.load[0].clone_from(&before.average);
     if args.resume {

@@ -99,8 +99,10 @@ pub(crate) fn svg(report: &Report) -> String {
     );
     text(&mut out, 20.0, 26.0, "title", "start", "softmetal against QEMU without KVM (TCG)");
     let all = geometric_mean(ratios.iter().copied());
-    let mean = all.map_or_else(String::new, |mean| format!(" Geometric mean of all rows: {mean:.2}×."));
-    let about = format!("QEMU's time divided by softmetal's for the same work.{mean}");
+    let mean = all.map_or_else(String::new, |mean| format!(", of all rows {mean:.2}×"));
+    let about = format!(
+        "QEMU's time divided by softmetal's for the same work. Pale bars: a group's geometric mean{mean}. Logarithmic scale."
+    );
     text(&mut out, 20.0, 46.0, "small", "start", &about);
     for power in scale.low..=scale.high {
         let x = scale.x(2f64.powi(power));

@@ -7,10 +7,14 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::side::{NATIVE, OTHER, QEMU, SOFTMETAL};
+/// The sides, as the numbers name them.
+pub(crate) const NATIVE: &str = "native";
+pub(crate) const QEMU: &str = "qemu";
+pub(crate) const SOFTMETAL: &str = "softmetal";
+pub(crate) const OTHER: &str = "other";
 
 /// Of the JSON file; another one is not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ pub(crate) struct Report {
     /// Each side and how it was started.
     pub(crate) sides: Vec<(String, String)>,
     pub(crate) softmetal: String,
+    /// What tells one build of softmetal from another, by side.
+    pub(crate) builds: BTreeMap<String, String>,
     pub(crate) qemu: String,
     pub(crate) seen: BTreeMap<String, Seen>,
     /// /proc/loadavg at the beginning and the end.
@@ -119,6 +125,7 @@ impl Report {
             host: String::new(),
             sides,
             softmetal: String::new(),
+            builds: BTreeMap::new(),
             qemu: String::new(),
             seen: BTreeMap::new(),
             load: Default::default(),
@@ -149,7 +156,7 @@ impl Report {
         same("--percent", &self.percent.to_string(), &earlier.percent.to_string())?;
         same("--rounds", &self.rounds.to_string(), &earlier.rounds.to_string())?;
         same("the sides", &format!("{:?}", self.sides), &format!("{:?}", earlier.sides))?;
-        same("softmetal", &self.softmetal, &earlier.softmetal)?;
+        same("the builds of softmetal", &format!("{:?}", self.builds), &format!("{:?}", earlier.builds))?;
         let (sides, rounds) = (&self.sides, self.rounds);
         self.rows = earlier.rows.into_iter().filter(|row| row.complete(sides, rounds)).collect();
         self.load[0] = earlier.load[0].clone();

@@ -3,12 +3,8 @@
 use std::path::PathBuf;
 
 use crate::Args;
+use crate::report::{NATIVE, OTHER, QEMU, SOFTMETAL};
 use crate::rows::Row;
-
-pub(crate) const NATIVE: &str = "native";
-pub(crate) const QEMU: &str = "qemu";
-pub(crate) const SOFTMETAL: &str = "softmetal";
-pub(crate) const OTHER: &str = "other";
 
 /// What is started.
 #[derive(Clone, Debug, PartialEq, Eq)]

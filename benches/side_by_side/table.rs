@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::report::{Report, Row, geometric_mean};
-use crate::side::{NATIVE, OTHER, QEMU, SOFTMETAL};
+use crate::report::{NATIVE, OTHER, QEMU, Report, Row, SOFTMETAL, geometric_mean};
 
 /// What a column says of a row.
 type Value<'a> = Box<dyn Fn(&Row) -> Option<f64> + 'a>;
