@@ -138,9 +138,9 @@ static uint64_t run_beside(void)
 }
 
 const struct row code_rows[] = {
-    { "code", "run-once", run_once, 100, 0x1 },
-    { "code", "rewritten", run_rewritten, 200, 0xf65cb3397095abb1 },
-    { "code", "batches", run_batches, 60, 0x5da8c78f4c8edd0e },
-    { "code", "data-beside-code", run_beside, 60, 0xbc996a473681b0a7 },
+    { "code", "run-once", run_once, 4, 0x1 },
+    { "code", "rewritten", run_rewritten, 44, 0xf65cb3397095abb1 },
+    { "code", "batches", run_batches, 71, 0x5da8c78f4c8edd0e },
+    { "code", "data-beside-code", run_beside, 240, 0xbc996a473681b0a7 },
     { 0 },
 };

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use images::Images;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,7 +65,7 @@ struct Args {
     /// Compares with the numbers of an earlier run, a .json file
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
-    /// Goes on with the run whose numbers are at --out: what is complete there is not run again
+    /// Goes on with the run whose numbers are at --out, or with more --rounds: what is there is not run again
     #[arg(long)]
     resume: bool,
     /// Makes table and picture of the numbers at --out once more, and runs nothing
@@ -131,8 +131,22 @@ fn run(args: &Args) -> Result<bool> {
     if args.resume {
         report.resume(Report::read(&out.numbers())?)?;
     }
-    let todo: Vec<&Row> = rows.iter().filter(|row| report.row(&row.group, &row.name).is_none()).collect();
-    let mut runner = Runner { args, images, sides, machines: BTreeMap::new(), bar: bar(&todo, args) };
+    let (mut todo, mut steps) = (Vec::new(), 0);
+    for row in &rows {
+        let there = report.row(&row.group, &row.name);
+        if there.is_some_and(|there| there.work != row.work(args.percent)) {
+            bail!("{} {} did other work in the run to go on with", row.group, row.name);
+        }
+        let missing = |side: &&Side| {
+            usize::from(args.rounds).saturating_sub(there.map_or(0, |there| there.rounds(side.name)))
+        };
+        let missing: usize = sides.iter().filter(|side| side.runs(row)).map(|side| missing(&side)).sum();
+        if missing > 0 {
+            todo.push(row);
+            steps += missing;
+        }
+    }
+    let mut runner = Runner { args, images, sides, machines: BTreeMap::new(), bar: bar(steps) };
     let (stolen, ticks) = (report.stolen, report.ticks);
     let mut held: Option<(&Row, Parts)> = None;
     for row in todo {
@@ -164,14 +178,12 @@ fn takes_turns(a: &Row, b: &Row) -> bool {
 }
 
 /// A step for each run of a row.
-fn bar(rows: &[&Row], args: &Args) -> ProgressBar {
-    let sides = |row: &&Row| Side::all(args).iter().filter(|side| side.runs(row)).count() as u64;
-    let steps = rows.iter().map(sides).sum::<u64>() * u64::from(args.rounds);
+fn bar(steps: usize) -> ProgressBar {
     let target =
         if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, {eta} left, {msg}");
-    ProgressBar::with_draw_target(Some(steps), target)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, {eta} left, {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(steps as u64), target).with_style(style)
 }
 
 /// Where the results go.
@@ -229,18 +241,21 @@ impl Runner<'_> {
         Duration::from_secs(self.args.limit)
     }
 
-    /// Runs a row so many rounds under each side that has not failed.
+    /// Runs a row until it has its rounds under each side that has not failed.
     fn row(&mut self, row: &Row, parts: &Parts, report: &mut Report) -> report::Row {
-        let mut measured = report::Row {
+        let mut measured = report.row(&row.group, &row.name).cloned().unwrap_or_else(|| report::Row {
             group: row.group.clone(),
             name: row.name.clone(),
             work: row.work(self.args.percent),
             processors: row.processors,
             seconds: BTreeMap::new(),
             failures: BTreeMap::new(),
-        };
-        for _ in 0..self.args.rounds {
+        });
+        for round in 0..usize::from(self.args.rounds) {
             for side in self.sides.clone().iter().filter(|side| side.runs(row)) {
+                if measured.rounds(side.name) > round {
+                    continue;
+                }
                 self.bar.set_message(format!("{} {} under {}", row.group, row.name, side.name));
                 if !measured.failures.contains_key(side.name) {
                     match self.time(row, side, parts, report) {

@@ -34,24 +34,24 @@ pub(crate) struct Row {
 /// The kernels to boot, by processors: how often.
 const BOOTS: &[(&str, Flavour, usize, u32)] = &[
     ("cloud-kernel", Flavour::Cloud, 1, 3),
-    ("generic-kernel", Flavour::Generic, 1, 1),
+    ("generic-kernel", Flavour::Generic, 1, 2),
     ("cloud-kernel-2-cpus", Flavour::Cloud, 2, 3),
-    ("generic-kernel-2-cpus", Flavour::Generic, 2, 1),
+    ("generic-kernel-2-cpus", Flavour::Generic, 2, 2),
 ];
 
 /// The rows of benches/guest/bare.
 const BARE: &[(&str, u32)] = &[
-    ("cr3-load", 100),
-    ("invlpg", 100),
-    ("page-walk", 100),
-    ("interrupt", 100),
-    ("exception", 100),
-    ("self-ipi", 100),
-    ("port-io", 100),
-    ("mmio", 100),
-    ("real-16", 100),
-    ("protected-32", 100),
-    ("mode-switch", 100),
+    ("cr3-load", 140),
+    ("invlpg", 680),
+    ("page-walk", 820),
+    ("interrupt", 550),
+    ("exception", 600),
+    ("self-ipi", 320),
+    ("port-io", 2200),
+    ("mmio", 1800),
+    ("real-16", 2500),
+    ("protected-32", 5000),
+    ("mode-switch", 160),
 ];
 
 impl Row {
