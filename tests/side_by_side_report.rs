@@ -123,14 +123,18 @@ fn a_run_goes_on_where_it_ended() {
     other.builds.insert(SOFTMETAL.to_owned(), "1".to_owned());
     let error = other.resume(read).unwrap_err().to_string();
     assert!(error.contains("builds of softmetal"), "{error}");
-    std::fs::write(&path, "{}").unwrap();
-    assert!(Report::read(&path).is_err());
+    std::fs::write(&path, "{\"version\": 1}").unwrap();
+    assert!(Report::read(&path).unwrap_err().to_string().contains("another version"));
 }
 
 /// Bars start at 1: those of rows that are slower end there.
 #[test]
 fn the_picture_has_a_bar_for_each_row_and_group() {
-    let svg = picture::svg(&two_groups());
+    let summary = picture::groups(&two_groups());
+    assert_eq!(summary.matches("<circle").count(), 3, "a dot for each row");
+    // Of the group whose mean is 1, and of the boots.
+    assert_eq!(summary.matches("<rect class=\"faster\"").count(), 2);
+    let svg = picture::rows(&two_groups());
     let bars = |class: &str| svg.matches(&format!("<rect class=\"{class}\"")).count();
     assert_eq!((bars("faster"), bars("slower")), (2, 1));
     assert_eq!(bars("faster mean") + bars("slower mean"), 2);

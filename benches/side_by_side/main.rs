@@ -24,7 +24,7 @@ use clap::Parser;
 use images::Images;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use machine::{Machine, Parts};
-use report::{Report, Seen};
+use report::{QEMU, Report, Seen};
 use rows::{Place, Row};
 use side::{Engine, Side};
 
@@ -68,7 +68,7 @@ struct Args {
     /// Goes on with the run whose numbers are at --out, or with more --rounds: what is there is not run again
     #[arg(long)]
     resume: bool,
-    /// Makes table and picture of the numbers at --out once more, and runs nothing
+    /// Makes table and pictures of the numbers at --out once more, and runs nothing
     #[arg(long, conflicts_with = "resume")]
     show: bool,
     /// The host's cores: for rows of one processor the first, for the others both
@@ -77,7 +77,7 @@ struct Args {
     /// Ends a row after so many seconds as failed
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     limit: u64,
-    /// Where the table (.md), the numbers (.json) and the picture (.svg) go
+    /// Where the table (.md), the numbers (.json) and the pictures (.svg, .groups.svg) go
     #[arg(long, value_name = "PATH", default_value = "target/side-by-side/report")]
     out: PathBuf,
     /// Given by cargo
@@ -200,7 +200,7 @@ impl Output {
     /// What there is so far.
     fn write(&self, report: &Report) -> Result<()> {
         fs::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
-        let write = |extension, text: String| {
+        let write = |extension: &str, text: String| {
             let path = self.path.with_extension(extension);
             // In one step: a reader, or an end in the middle, finds the old numbers or the new ones.
             let new = self.path.with_extension("new");
@@ -210,7 +210,11 @@ impl Output {
         };
         write("json", serde_json::to_string_pretty(report)?)?;
         write("md", table::markdown(report, self.against.as_ref()))?;
-        write("svg", picture::svg(report))
+        if report.has(QEMU) {
+            write("svg", picture::rows(report))?;
+            write("groups.svg", picture::groups(report))?;
+        }
+        Ok(())
     }
 
     fn finish(&self, report: &Report) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! The picture for README: a bar for each row on a logarithmic scale, by groups with their means.
+//! The pictures, on a logarithmic scale: a bar for each row, by groups with their means; and the groups alone, for README.
 
 use std::fmt::Write;
 
@@ -23,6 +23,7 @@ const STYLE: &str = "
   .faster { fill: #0072b2; }
   .slower { fill: #d55e00; }
   .mean { opacity: 0.35; }
+  .dot { fill: #ffffff; stroke: #24292f; stroke-width: 1.2; }
   .failed { fill: #57606a; font-style: italic; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
@@ -30,6 +31,7 @@ const STYLE: &str = "
     .card { fill: #0d1117; stroke: #3d444d; }
     .grid { stroke: #2a313c; }
     .one { stroke: #9198a1; }
+    .dot { fill: #0d1117; stroke: #e6edf3; }
     .faster { fill: #56b4e9; }
     .slower { fill: #e69f00; }
   }
@@ -82,27 +84,21 @@ fn text(out: &mut String, x: f64, y: f64, class: &str, anchor: &str, what: &str)
     );
 }
 
-/// To the right softmetal is faster than QEMU, to the left slower.
-pub(crate) fn svg(report: &Report) -> String {
-    let ratios: Vec<f64> = report.rows.iter().filter_map(Row::ratio).collect();
-    let scale = Scale::around(&ratios);
-    let lines = report.rows.len() + report.groups().len();
-    let bottom = TOP + LINE * (lines as f64 + 0.6 * report.groups().len() as f64) + 6.0;
+/// The card with its title and scale, for so many lines of rows and groups; behind it the drawing goes on.
+fn begin(report: &Report, scale: &Scale, about: &str, bottom: f64) -> String {
     let height = bottom + 34.0;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" width=\"{WIDTH:.0}\" \
-         height=\"{height:.0}\" role=\"img\" aria-label=\"softmetal's speed against QEMU's, row by row\">\n\
+         height=\"{height:.0}\" role=\"img\" aria-label=\"softmetal's speed against QEMU's\">\n\
          <style>{STYLE}</style>\n\
          <rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{:.0}\" height=\"{:.0}\" rx=\"8\"/>\n",
         WIDTH - 1.0,
         height - 1.0
     );
     text(&mut out, 20.0, 26.0, "title", "start", "softmetal against QEMU without KVM (TCG)");
-    let all = geometric_mean(ratios.iter().copied());
-    let mean = all.map_or_else(String::new, |mean| format!(", of all rows {mean:.2}×"));
-    let about = format!(
-        "QEMU's time divided by softmetal's for the same work. Pale bars: a group's geometric mean{mean}. Logarithmic scale."
-    );
+    let all = geometric_mean(report.rows.iter().filter_map(Row::ratio));
+    let all = all.map_or_else(String::new, |mean| format!(" Geometric mean of all rows: {mean:.2}×."));
+    let about = format!("QEMU's time divided by softmetal's for the same work. {about}{all}");
     text(&mut out, 20.0, 46.0, "small", "start", &about);
     for power in scale.low..=scale.high {
         let x = scale.x(2f64.powi(power));
@@ -119,6 +115,19 @@ pub(crate) fn svg(report: &Report) -> String {
     }
     text(&mut out, scale.x(1.0) + 8.0, bottom + 12.0, "small", "start", "softmetal faster →");
     text(&mut out, scale.x(1.0) - 8.0, bottom + 12.0, "small", "end", "← QEMU faster");
+    out
+}
+
+fn scale(report: &Report) -> Scale {
+    Scale::around(&report.rows.iter().filter_map(Row::ratio).collect::<Vec<_>>())
+}
+
+/// A bar for each row. To the right softmetal is faster than QEMU, to the left slower.
+pub(crate) fn rows(report: &Report) -> String {
+    let scale = scale(report);
+    let lines = report.rows.len() + report.groups().len();
+    let bottom = TOP + LINE * (lines as f64 + 0.6 * report.groups().len() as f64) + 6.0;
+    let mut out = begin(report, &scale, "Pale bars: a group's geometric mean.", bottom);
     let mut y = TOP;
     for group in report.groups() {
         y += LINE * 0.6;
@@ -139,6 +148,46 @@ pub(crate) fn svg(report: &Report) -> String {
                 None => text(&mut out, RIGHT + 12.0, y, "failed", "start", "-"),
             }
             y += LINE;
+        }
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// What a group is about, for those who have not read its rows.
+fn subject(group: &str) -> &str {
+    match group {
+        "integer" => "integer programs",
+        "float" => "floating point",
+        "vector" => "SSE, strings",
+        "memory" => "copies",
+        "system" => "system calls, processes",
+        "code" => "new and changing code",
+        "threads" => "two processors, atomics",
+        "programs" => "python, gcc, openssl, ..",
+        "boot" => "boots of Debian's kernels",
+        "bare" => "MMU, interrupts, modes",
+        other => other,
+    }
+}
+
+/// A bar for each group's mean, with a dot for each of its rows.
+pub(crate) fn groups(report: &Report) -> String {
+    const STEP: f64 = 26.0;
+    let scale = scale(report);
+    let bottom = TOP + STEP * report.groups().len() as f64 - 4.0;
+    let about = "Bars: geometric means of groups; dots: their rows.";
+    let mut out = begin(report, &scale, about, bottom);
+    for (k, group) in report.groups().into_iter().enumerate() {
+        let y = TOP + STEP * (k as f64 + 0.3);
+        text(&mut out, NAMES - 10.0, y, "group", "end", subject(group));
+        let ratios: Vec<f64> = report.of_group(group).filter_map(Row::ratio).collect();
+        let Some(mean) = geometric_mean(ratios.iter().copied()) else { continue };
+        bar(&mut out, &scale, y, mean, false);
+        text(&mut out, RIGHT + 12.0, y, "group", "start", &format!("{mean:.2}×"));
+        for ratio in ratios {
+            let _ =
+                writeln!(out, "<circle class=\"dot\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"3\"/>", scale.x(ratio));
         }
     }
     out.push_str("</svg>\n");

@@ -131,10 +131,10 @@ impl Report {
     /// From a file of an earlier run.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let report: Self = serde_json::from_str(&text)
-            .with_context(|| format!("{} holds no measurements of this program", path.display()))?;
-        ensure!(report.version == VERSION, "{} is of another version of this program", path.display());
-        Ok(report)
+        let no_numbers = || format!("{} holds no measurements of this program", path.display());
+        let value: serde_json::Value = serde_json::from_str(&text).with_context(no_numbers)?;
+        ensure!(value["version"] == VERSION, "{} is of another version of this program", path.display());
+        serde_json::from_value(value).with_context(no_numbers)
     }
 
     /// Takes over from an earlier run what did not fail there. It may have had fewer rounds.
