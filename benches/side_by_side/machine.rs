@@ -1,11 +1,10 @@
 //! A machine under one of the emulators, or the host itself, told what to run and timed by the lines it prints.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,8 +37,8 @@ pub(crate) struct Machine {
     child: Child,
     input: ChildStdin,
     lines: Receiver<Line>,
-    /// The end of what it said on standard error.
-    messages: Arc<Mutex<String>>,
+    /// Gives the last line of standard error when it has ended.
+    messages: Option<JoinHandle<String>>,
     /// The last line that it printed.
     last: String,
     began: Instant,
@@ -95,15 +94,12 @@ impl Machine {
                 }
             }
         });
-        let messages = Arc::new(Mutex::new(String::new()));
-        let said = Arc::clone(&messages);
-        thread::spawn(move || {
-            for line in BufReader::new(errors.take(1 << 20)).split(b'\n').map_while(Result::ok) {
-                let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                *said = String::from_utf8_lossy(&line).trim_end().to_owned();
-            }
+        let messages = thread::spawn(move || {
+            let lines = BufReader::new(errors).split(b'\n').map_while(Result::ok);
+            let last = lines.filter(|line| !line.is_empty()).last().unwrap_or_default();
+            String::from_utf8_lossy(&last).trim_end().to_owned()
         });
-        Ok(Self { child, input, lines, messages, last: String::new(), began })
+        Ok(Self { child, input, lines, messages: Some(messages), last: String::new(), began })
     }
 
     /// Waits for the shell of Debian's guests; the answer is how long it took from the start.
@@ -127,15 +123,27 @@ impl Machine {
                         self.last
                     )
                 }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let messages = self.messages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    bail!(
-                        "ended before a line \"{beginning}\"; the last lines are \"{}\" and \"{messages}\"",
-                        self.last
-                    )
-                }
+                Err(RecvTimeoutError::Disconnected) => bail!(
+                    "it has ended ({}) before a line \"{beginning}\"; the last lines are \"{}\" and \"{}\"",
+                    self.end()?,
+                    self.last,
+                    self.messages.take().and_then(|said| said.join().ok()).unwrap_or_default()
+                ),
             }
         }
+    }
+
+    /// Its exit status, sooner or later: who has closed standard output but goes on is of no use.
+    fn end(&mut self) -> Result<ExitStatus> {
+        let soon = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < soon {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill()?;
+        Ok(self.child.wait()?)
     }
 
     fn send(&mut self, command: &str) -> Result<()> {
