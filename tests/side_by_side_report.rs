@@ -10,7 +10,7 @@ mod report;
 #[path = "../benches/side_by_side/table.rs"]
 mod table;
 
-use report::{NATIVE, OTHER, QEMU, Report, Row, SOFTMETAL, Seen};
+use report::{Basis, NATIVE, OTHER, QEMU, Report, Row, SOFTMETAL, Seen};
 
 fn row(group: &str, name: &str, seconds: &[(&str, &[f64])]) -> Row {
     Row {
@@ -19,6 +19,7 @@ fn row(group: &str, name: &str, seconds: &[(&str, &[f64])]) -> Row {
         work: 100,
         processors: 1,
         seconds: seconds.iter().map(|(side, times)| ((*side).to_owned(), times.to_vec())).collect(),
+        used_seconds: Default::default(),
         failures: Default::default(),
     }
 }
@@ -89,6 +90,17 @@ fn a_second_build_and_an_earlier_run_have_columns() {
         text.contains("| integer | sieve | 1.00 | 2.00 | 6.00 | 6.00 | 0.33 | - | - | - | - | - | - |"),
         "{text}"
     );
+}
+
+#[test]
+fn processor_time_takes_the_place_of_the_clocks() {
+    let mut report = two_groups();
+    for (side, seconds) in [(QEMU, 5.0), (SOFTMETAL, 1.0)] {
+        report.rows[0].used_seconds.insert(side.to_owned(), vec![seconds]);
+    }
+    assert_eq!(report.by(Basis::Clock).rows[0].ratio(), Some(3.0));
+    assert_eq!(report.by(Basis::Cpu).rows[0].ratio(), Some(5.0));
+    assert!(table::markdown(&report.by(Basis::Cpu), None).starts_with("Seconds of the host's processors"));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A machine under one of the emulators, or the host itself, told what to run and timed by the lines it prints.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::iter::Sum;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -29,8 +31,33 @@ pub(crate) struct Parts {
     pub(crate) processors: usize,
 }
 
-/// A line, and when it came.
-type Line = (Instant, String);
+/// A line, when it came, and what the machine had used of processors by then.
+struct Line {
+    text: String,
+    when: Instant,
+    used: Duration,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// By the host's clock.
+    pub(crate) clock: Duration,
+    /// Of the host's processors: what all threads of the process used, as user and as system.
+    pub(crate) used: Duration,
+}
+
+impl Taken {
+    fn between(begin: &Line, end: &Line) -> Self {
+        Self { clock: end.when - begin.when, used: end.used.saturating_sub(begin.used) }
+    }
+}
+
+impl Sum for Taken {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self { clock: a.clock + b.clock, used: a.used + b.used })
+    }
+}
 
 /// A machine, or a shell of the host.
 pub(crate) struct Machine {
@@ -86,10 +113,14 @@ impl Machine {
         let output = child.stdout.take().context("standard output is piped")?;
         let errors = child.stderr.take().context("standard error is piped")?;
         let (sender, lines) = channel();
+        let (process, alone) = (child.id(), side.engine != Engine::Native);
         thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let when = Instant::now();
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                if sender.send((Instant::now(), text)).is_err() {
+                let timed = ["begin ", "end ", READY].iter().any(|beginning| text.starts_with(beginning));
+                let used = if timed { used(process, alone) } else { Duration::ZERO };
+                if sender.send(Line { text, when, used }).is_err() {
                     return;
                 }
             }
@@ -103,9 +134,9 @@ impl Machine {
     }
 
     /// Waits for the shell of Debian's guests; the answer is how long it took from the start.
-    pub(crate) fn boot(&mut self, limit: Duration) -> Result<Duration> {
-        let (ready, _) = self.expect(READY, limit).context("it does not boot")?;
-        Ok(ready - self.began)
+    pub(crate) fn boot(&mut self, limit: Duration) -> Result<Taken> {
+        let ready = self.expect(READY, limit).context("it does not boot")?;
+        Ok(Taken { clock: ready.when - self.began, used: ready.used })
     }
 
     /// Waits for a line that begins so.
@@ -113,9 +144,9 @@ impl Machine {
         let deadline = Instant::now() + limit;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.1.starts_with(beginning) => return Ok(line),
-                Ok((_, line)) if line.is_empty() => {}
-                Ok((_, line)) => self.last = line,
+                Ok(line) if line.text.starts_with(beginning) => return Ok(line),
+                Ok(line) if line.text.is_empty() => {}
+                Ok(line) => self.last = line.text,
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
                         "no line \"{beginning}\" within {} s; the last one is \"{}\"",
@@ -154,20 +185,21 @@ impl Machine {
     pub(crate) fn ask(&mut self, command: &str, limit: Duration) -> Result<String> {
         // The shell's echo of the command does not begin so.
         self.send(&format!("echo \"answer: $({command})\""))?;
-        let (_, line) = self.expect("answer: ", limit)?;
-        Ok(line.trim_start_matches("answer: ").to_owned())
+        let line = self.expect("answer: ", limit)?;
+        Ok(line.text.trim_start_matches("answer: ").to_owned())
     }
 
     /// Runs a command that does a row's work, and gives the time from its first line to its last.
-    pub(crate) fn time(&mut self, command: &str, row: &str, limit: Duration) -> Result<Duration> {
+    pub(crate) fn time(&mut self, command: &str, row: &str, limit: Duration) -> Result<Taken> {
         self.send(command)?;
         self.time_what_runs(row, limit)
     }
 
     /// The same for a guest that has been told what to run.
-    pub(crate) fn time_what_runs(&mut self, row: &str, limit: Duration) -> Result<Duration> {
-        let (begin, _) = self.expect("begin ", limit)?;
-        let (end, line) = self.expect("end ", limit)?;
+    pub(crate) fn time_what_runs(&mut self, row: &str, limit: Duration) -> Result<Taken> {
+        let begin = self.expect("begin ", limit)?;
+        let end = self.expect("end ", limit)?;
+        let (taken, line) = (Taken::between(&begin, &end), end.text);
         let words: Vec<&str> = line.split_whitespace().collect();
         ensure!(words.get(2) == Some(&row), "it ends with \"{line}\"");
         ensure!(
@@ -175,7 +207,7 @@ impl Machine {
             "wrong result: {}",
             words.get(5..).unwrap_or_default().join(" ")
         );
-        Ok(end - begin)
+        Ok(taken)
     }
 }
 
@@ -184,5 +216,50 @@ impl Drop for Machine {
         // Fails where it has ended already, which is what we want.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a process, and all that it has started where it is not alone, has used of processors.
+fn used(process: u32, alone: bool) -> Duration {
+    if alone {
+        return Usage::of(process).map_or(Duration::ZERO, |usage| usage.used());
+    }
+    let all: Vec<(u32, Usage)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|process| Some((process, Usage::of(process)?)))
+        .collect();
+    let mut family = vec![process];
+    let mut sum = Duration::ZERO;
+    while let Some(parent) = family.pop() {
+        family.extend(all.iter().filter(|(_, usage)| usage.parent == parent).map(|(child, _)| *child));
+        sum += all.iter().find(|(id, _)| *id == parent).map_or(Duration::ZERO, |(_, usage)| usage.used());
+    }
+    sum
+}
+
+/// From /proc/PID/stat.
+struct Usage {
+    parent: u32,
+    /// Its threads' and its late children's, as user and as system, in ticks.
+    ticks: [u64; 4],
+}
+
+impl Usage {
+    /// proc(5): the name in brackets may hold anything; behind it are state, parent and, from the 12th on, the times.
+    fn of(process: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |n: usize| fields.get(n)?.parse().ok();
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: [number(11)?, number(12)?, number(13)?, number(14)?],
+        })
+    }
+
+    fn used(&self) -> Duration {
+        // USER_HZ is 100 on x86-64 and aarch64 Linux.
+        Duration::from_millis(10 * self.ticks.iter().sum::<u64>())
     }
 }

@@ -23,8 +23,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use images::Images;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use machine::{Machine, Parts};
-use report::{QEMU, Report, Seen};
+use machine::{Machine, Parts, Taken};
+use report::{Basis, QEMU, Report, Seen};
 use rows::{Place, Row};
 use side::{Engine, Side};
 
@@ -65,6 +65,9 @@ struct Args {
     /// Compares with the numbers of an earlier run, a .json file
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
+    /// Which times table and pictures are made of: on a host that is busy with other things, "cpu" is what says something
+    #[arg(long, value_name = "TIMES", default_value = "clock")]
+    by: Basis,
     /// Goes on with the run whose numbers are at --out, or with more --rounds: what is there is not run again
     #[arg(long)]
     resume: bool,
@@ -101,7 +104,8 @@ fn run(args: &Args) -> Result<bool> {
     // Given by cargo, without a meaning here.
     let _ = args.bench;
     let against = args.against.as_deref().map(Report::read).transpose()?;
-    let out = Output { path: args.out.clone(), against };
+    let out =
+        Output { path: args.out.clone(), against: against.map(|report| report.by(args.by)), by: args.by };
     if args.show {
         return out.finish(&Report::read(&out.numbers())?);
     }
@@ -190,6 +194,7 @@ fn bar(steps: usize) -> ProgressBar {
 struct Output {
     path: PathBuf,
     against: Option<Report>,
+    by: Basis,
 }
 
 impl Output {
@@ -209,6 +214,7 @@ impl Output {
                 .with_context(|| path.display().to_string())
         };
         write("json", serde_json::to_string_pretty(report)?)?;
+        let report = &report.by(self.by);
         write("md", table::markdown(report, self.against.as_ref()))?;
         if report.has(QEMU) {
             write("svg", picture::rows(report))?;
@@ -219,7 +225,7 @@ impl Output {
 
     fn finish(&self, report: &Report) -> Result<bool> {
         self.write(report)?;
-        print!("{}", table::markdown(report, self.against.as_ref()));
+        print!("{}", table::markdown(&report.by(self.by), self.against.as_ref()));
         for (row, side, why) in report.failures() {
             eprintln!("failed: {} {} under {side}: {why}", row.group, row.name);
         }
@@ -253,6 +259,7 @@ impl Runner<'_> {
             work: row.work(self.args.percent),
             processors: row.processors,
             seconds: BTreeMap::new(),
+            used_seconds: BTreeMap::new(),
             failures: BTreeMap::new(),
         });
         for round in 0..usize::from(self.args.rounds) {
@@ -263,9 +270,10 @@ impl Runner<'_> {
                 self.bar.set_message(format!("{} {} under {}", row.group, row.name, side.name));
                 if !measured.failures.contains_key(side.name) {
                     match self.time(row, side, parts, report) {
-                        Ok(time) => {
-                            let times = measured.seconds.entry(side.name.to_owned()).or_default();
-                            times.push(time.as_secs_f64());
+                        Ok(taken) => {
+                            let name = || side.name.to_owned();
+                            measured.seconds.entry(name()).or_default().push(taken.clock.as_secs_f64());
+                            measured.used_seconds.entry(name()).or_default().push(taken.used.as_secs_f64());
                         }
                         Err(error) => {
                             measured.failures.insert(side.name.to_owned(), format!("{error:#}"));
@@ -280,7 +288,7 @@ impl Runner<'_> {
         measured
     }
 
-    fn time(&mut self, row: &Row, side: &Side, parts: &Parts, report: &mut Report) -> Result<Duration> {
+    fn time(&mut self, row: &Row, side: &Side, parts: &Parts, report: &mut Report) -> Result<Taken> {
         let limit = self.limit();
         match row.place {
             Place::Boot(_) => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Report, Row, geometric_mean};
+use crate::report::{Basis, Report, Row, geometric_mean};
 
 /// Places, in the picture's units.
 const LINE: f64 = 17.0;
@@ -98,7 +98,11 @@ fn begin(report: &Report, scale: &Scale, about: &str, bottom: f64) -> String {
     text(&mut out, 20.0, 26.0, "title", "start", "softmetal against QEMU without KVM (TCG)");
     let all = geometric_mean(report.rows.iter().filter_map(Row::ratio));
     let all = all.map_or_else(String::new, |mean| format!(" Geometric mean of all rows: {mean:.2}×."));
-    let about = format!("QEMU's time divided by softmetal's for the same work. {about}{all}");
+    let time = match report.basis {
+        Basis::Clock => "time",
+        Basis::Cpu => "processor time",
+    };
+    let about = format!("QEMU's {time} divided by softmetal's for the same work. {about}{all}");
     text(&mut out, 20.0, 46.0, "small", "start", &about);
     for power in scale.low..=scale.high {
         let x = scale.x(2f64.powi(power));

@@ -14,7 +14,7 @@ pub(crate) const SOFTMETAL: &str = "softmetal";
 pub(crate) const OTHER: &str = "other";
 
 /// Of the JSON file; another one is not read.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,10 +25,22 @@ pub(crate) struct Row {
     pub(crate) work: u32,
     /// Cores of the host and processors of the guest.
     pub(crate) processors: usize,
-    /// By side, one for each round.
+    /// By side, one for each round, by the host's clock.
     pub(crate) seconds: BTreeMap<String, Vec<f64>>,
+    /// The same of the host's processors: what the process used.
+    pub(crate) used_seconds: BTreeMap<String, Vec<f64>>,
     /// By side: why there are no more of them.
     pub(crate) failures: BTreeMap<String, String>,
+}
+
+/// Which times count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub(crate) enum Basis {
+    /// The host's clock.
+    #[default]
+    Clock,
+    /// What the process used of the host's processors.
+    Cpu,
 }
 
 /// What a guest, or the host, says of itself.
@@ -59,6 +71,8 @@ pub(crate) struct Report {
     /// How much of each row's work was done, in per cent.
     pub(crate) percent: u32,
     pub(crate) rounds: usize,
+    /// Of the rows' seconds.
+    pub(crate) basis: Basis,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -124,6 +138,7 @@ impl Report {
             ticks: 0.0,
             percent,
             rounds,
+            basis: Basis::Clock,
             rows: Vec::new(),
         }
     }
@@ -135,6 +150,16 @@ impl Report {
         let value: serde_json::Value = serde_json::from_str(&text).with_context(no_numbers)?;
         ensure!(value["version"] == VERSION, "{} is of another version of this program", path.display());
         serde_json::from_value(value).with_context(no_numbers)
+    }
+
+    /// The same with other times in the place of the clock's.
+    pub(crate) fn by(&self, basis: Basis) -> Self {
+        let mut report = self.clone();
+        if basis == Basis::Cpu {
+            report.basis = basis;
+            report.rows.iter_mut().for_each(|row| row.seconds.clone_from(&row.used_seconds));
+        }
+        report
     }
 
     /// Takes over from an earlier run what did not fail there. It may have had fewer rounds.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::report::{NATIVE, OTHER, QEMU, Report, Row, SOFTMETAL, geometric_mean};
+use crate::report::{Basis, NATIVE, OTHER, QEMU, Report, Row, SOFTMETAL, geometric_mean};
 
 /// What a column says of a row.
 type Value<'a> = Box<dyn Fn(&Row) -> Option<f64> + 'a>;
@@ -114,9 +114,14 @@ pub(crate) fn markdown(report: &Report, against: Option<&Report>) -> String {
 
 fn about(out: &mut String, report: &Report, against: Option<&Report>) {
     let steal = 100.0 * report.stolen / report.ticks.max(1.0);
+    let times = match report.basis {
+        Basis::Clock => "by the host's clock",
+        Basis::Cpu => "of the host's processors: what the process used",
+    };
     let _ = writeln!(
         out,
-        "Medians of {} rounds, {} % of each row's work; *spread* is the greatest distance between two rounds of a side.\n\n\
+        "Seconds {times}. Medians of {} rounds, {} % of each row's work; *spread* is the greatest distance between two rounds \
+         of a side.\n\n\
          - Host: {}; load {} before, {} after; {steal:.1} % of its time stolen by its own hypervisor.\n\
          - softmetal {}; {}.",
         report.rounds,
