@@ -15,6 +15,8 @@ struct row {
     unsigned rounds;
     /* What each round gives. */
     uint64_t expected;
+    /* Processors that it keeps busy; 0 is one. */
+    unsigned processors;
 };
 
 /* The rows of one file, ended by one without a name. */

@@ -59,7 +59,7 @@ static function *as_function(unsigned char *p)
 /* Megabytes of code, each instruction of which runs once. The code is another one in each round; it must do what it says. */
 static uint64_t run_once(void)
 {
-    enum { SIZE = 1 << 20 };
+    enum { SIZE = 4 << 20 };
     static unsigned char *area;
     static uint64_t seed;
     if (!area)
@@ -138,9 +138,9 @@ static uint64_t run_beside(void)
 }
 
 const struct row code_rows[] = {
-    { "code", "run-once", run_once, 100, 0x1 },
-    { "code", "rewritten", run_rewritten, 200, 0xf65cb3397095abb1 },
-    { "code", "batches", run_batches, 60, 0x5da8c78f4c8edd0e },
-    { "code", "data-beside-code", run_beside, 60, 0xbc996a473681b0a7 },
+    { "code", "run-once", run_once, 4, 0x1 },
+    { "code", "rewritten", run_rewritten, 44, 0xf65cb3397095abb1 },
+    { "code", "batches", run_batches, 71, 0x5da8c78f4c8edd0e },
+    { "code", "data-beside-code", run_beside, 240, 0xbc996a473681b0a7 },
     { 0 },
 };

@@ -131,11 +131,11 @@ static uint64_t run_conversions(void)
 }
 
 const struct row float_rows[] = {
-    { "float", "matrix", run_matrix, 300, 0xc56f494e17c146ad },
-    { "float", "nbody", run_nbody, 60, 0xf0736567af9e456e },
-    { "float", "libm", run_libm, 60, 0x484f0677 },
-    { "float", "julia", run_julia, 100, 0x332b1489d9246e4b },
-    { "float", "conversions", run_conversions, 40, 0xec145b3fd1119321 },
-    { "float", "x87", run_x87, 100, 0xca0be88918278dca },
+    { "float", "matrix", run_matrix, 340, 0xc56f494e17c146ad },
+    { "float", "nbody", run_nbody, 180, 0xf0736567af9e456e },
+    { "float", "libm", run_libm, 200, 0x484f0677 },
+    { "float", "julia", run_julia, 750, 0x332b1489d9246e4b },
+    { "float", "conversions", run_conversions, 150, 0xec145b3fd1119321 },
+    { "float", "x87", run_x87, 150, 0xca0be88918278dca },
     { 0 },
 };

@@ -295,16 +295,16 @@ static uint64_t run_divide(void)
 }
 
 const struct row integer_rows[] = {
-    { "integer", "sort", run_sort, 100, 0x58b300e11e8f8cc7 },
-    { "integer", "sieve", run_sieve, 300, 0x8ea5603721aee968 },
-    { "integer", "sha256", run_sha256, 100, 0x280aa400e7852baa },
-    { "integer", "crc32", run_crc, 300, 0x7f42499b },
-    { "integer", "bytecode", run_bytecode, 300, 0x347e7 },
-    { "integer", "chase", run_chase, 300, 0x1d1dee04521 },
-    { "integer", "calls", run_calls, 200, 0xcb228 },
-    { "integer", "indirect", run_indirect, 300, 0x28051f0a4177ef83 },
-    { "integer", "load-store", run_load_store, 200, 0xec899cbe9 },
-    { "integer", "flags", run_flags, 200, 0x3a0077e60d4cf448 },
-    { "integer", "divide", run_divide, 200, 0xb257f2c0bcb84a45 },
+    { "integer", "sort", run_sort, 480, 0x58b300e11e8f8cc7 },
+    { "integer", "sieve", run_sieve, 850, 0x8ea5603721aee968 },
+    { "integer", "sha256", run_sha256, 81, 0x280aa400e7852baa },
+    { "integer", "crc32", run_crc, 670, 0x7f42499b },
+    { "integer", "bytecode", run_bytecode, 180, 0x347e7 },
+    { "integer", "chase", run_chase, 460, 0x1d1dee04521 },
+    { "integer", "calls", run_calls, 430, 0xcb228 },
+    { "integer", "indirect", run_indirect, 250, 0x28051f0a4177ef83 },
+    { "integer", "load-store", run_load_store, 340, 0xec899cbe9 },
+    { "integer", "flags", run_flags, 160, 0x3a0077e60d4cf448 },
+    { "integer", "divide", run_divide, 350, 0xb257f2c0bcb84a45 },
     { 0 },
 };

@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     if (argc == 2 && !strcmp(argv[1], "list")) {
         for (size_t g = 0; g < sizeof(all) / sizeof(all[0]); g++)
             for (const struct row *row = all[g]; row->name; row++)
-                printf("%s %s %u\n", row->group, row->name, row->rounds);
+                printf("%s %s %u %u\n", row->group, row->name, row->rounds, row->processors ? row->processors : 1);
         return 0;
     }
     /* Started again by the row that measures fork and exec. */

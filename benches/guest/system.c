@@ -109,11 +109,11 @@ static uint64_t run_exec(void)
 }
 
 const struct row system_rows[] = {
-    { "system", "syscalls", run_syscalls, 500, 20000 },
-    { "system", "clock", run_clock, 300, 50000 },
-    { "system", "page-faults", run_faults, 300, 1000 },
-    { "system", "mprotect", run_mprotect, 200, 0x5bc44 },
-    { "system", "process-switch", run_switch, 60, 2000 },
-    { "system", "fork-exec", run_exec, 60, 140 },
+    { "system", "syscalls", run_syscalls, 720, 20000 },
+    { "system", "clock", run_clock, 2200, 50000 },
+    { "system", "page-faults", run_faults, 480, 1000 },
+    { "system", "mprotect", run_mprotect, 240, 0x5bc44 },
+    { "system", "process-switch", run_switch, 41, 2000 },
+    { "system", "fork-exec", run_exec, 47, 140 },
     { 0 },
 };

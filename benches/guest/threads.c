@@ -65,8 +65,8 @@ static uint64_t run_mutex(void)
 }
 
 const struct row thread_rows[] = {
-    { "threads", "atomics", run_atomics, 60, 0x3eec42cc4f89412e },
-    { "threads", "two-adders", run_two, 60, 2 * EACH },
-    { "threads", "two-lockers", run_mutex, 40, EACH / 4 * 2 },
+    { "threads", "atomics", run_atomics, 670, 0x3eec42cc4f89412e, 2 },
+    { "threads", "two-adders", run_two, 4000, 2 * EACH, 2 },
+    { "threads", "two-lockers", run_mutex, 2500, EACH / 4 * 2, 2 },
     { 0 },
 };

@@ -119,10 +119,10 @@ static uint64_t run_strings(void)
 }
 
 const struct row vector_rows[] = {
-    { "vector", "packed-f32", run_f32, 100, 0x408b989a6d88cc46 },
-    { "vector", "packed-f64", run_f64, 60, 0xa2a85e939df075b },
-    { "vector", "packed-integer", run_integers, 100, 0x727abe0713c424c5 },
-    { "vector", "ssse3-shuffles", run_shuffles, 60, 0x9257044df31bf68b },
-    { "vector", "strings", run_strings, 300, 0xd08c7c22e9591587 },
+    { "vector", "packed-f32", run_f32, 500, 0x408b989a6d88cc46 },
+    { "vector", "packed-f64", run_f64, 750, 0xa2a85e939df075b },
+    { "vector", "packed-integer", run_integers, 1300, 0x727abe0713c424c5 },
+    { "vector", "ssse3-shuffles", run_shuffles, 790, 0x9257044df31bf68b },
+    { "vector", "strings", run_strings, 4200, 0xd08c7c22e9591587 },
     { 0 },
 };

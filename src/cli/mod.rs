@@ -6,6 +6,7 @@ pub mod debian;
 mod demo;
 pub mod initramfs;
 mod messages;
+pub mod packages;
 mod signals;
 mod verify;
 

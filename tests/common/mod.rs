@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use softmetal::cli::debian::{Flavour, Guests, Kernel};
+use softmetal::cli::packages::Root;
 
 #[allow(unused_imports)]
 pub(crate) use clock::check_time;
@@ -69,6 +70,11 @@ pub(crate) fn kernel(flavour: Flavour) -> Result<Kernel> {
 /// The folder of a package's files, fetched when it is not in the cache.
 pub(crate) fn package(name: &str) -> Result<PathBuf> {
     with_guests(|guests| guests.package(name))
+}
+
+/// The files of packages as one tree.
+pub(crate) fn packages(names: &[&str]) -> Result<Root> {
+    with_guests(|guests| Root::new(guests, names))
 }
 
 /// A RAM disk for `kernel` in `folder`; init runs `script` before the shell.
