@@ -21,6 +21,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         Entry::new("links/indirect-call", "pair", indirect_calls),
         Entry::new("code/written-and-run", "write", rewritten),
         Entry::new("code/data-beside-code", "write", beside_code),
+        Entry::new("code/across-pages", "call", across_pages),
         Entry::new("integer/divide", "turn", divide),
         Entry::new("integer/lock-xadd", "turn", lock_xadd),
         Entry::new("float/scalar-f64", "turn", scalar_f64),
@@ -68,6 +69,10 @@ fn decode() -> Work {
 
 /// Code that is seen for the first time: decoded, kept, linked, run.
 fn run_once() -> Work {
+    // The first instruction that a process decodes makes the decoder's tables: before the work.
+    let mut other = workloads::straight(1);
+    other.prepare(1);
+    other.run();
     let mut program = workloads::straight(4000);
     program.prepare(1);
     Work::new(program.per_turn(), move || program.run())
@@ -168,6 +173,18 @@ fn rewritten() -> Work {
 fn beside_code() -> Work {
     let mut program = Loop::new(|a| a.inc(qword_ptr(rbp)));
     program.state.gpr[5] = KERNEL_CODE + 0x800;
+    Work::turns(program, 1000)
+}
+
+/// A function whose first instruction lies in two pages.
+fn across_pages() -> Work {
+    const FUNCTION: u64 = FRAMES + 0xffe;
+    let mut program = Loop::new(|a| a.call(FUNCTION));
+    let code = assemble(FUNCTION, |a| {
+        a.mov(eax, 1)?;
+        a.ret()
+    });
+    program.machine.write(FUNCTION, &code);
     Work::turns(program, 1000)
 }
 
