@@ -161,7 +161,7 @@ impl Pc {
     pub(crate) fn bench(self) -> crate::testing::Bench {
         let Self { board, timers, cpus, ram, front_panel, .. } = self;
         let processor = cpus.first().map(|cpu| cpu.attention()).unwrap_or_default();
-        crate::testing::Bench { board, timers: timers.follow(processor), ram, front_panel }
+        crate::testing::Bench { board, timers: timers.follow(processor), cpus, ram, front_panel }
     }
 
     pub(crate) fn front_panel(&self) -> FrontPanel {

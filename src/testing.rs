@@ -1,9 +1,9 @@
-//! What fuzzers need of a machine and nobody else: its board without running processors.
+//! What fuzzers and benchmarks need of a machine and nobody else: its board, and processors that stand still until told.
 
 use std::sync::Arc;
 
 use anyhow::Result;
-use softmetal_cpu::{Bus, Ram};
+use softmetal_cpu::{Bus, Cpu, Ram};
 
 use crate::board::Board;
 use crate::config::{ClockSource, Config};
@@ -13,10 +13,16 @@ use crate::machine::SerialEnd;
 use crate::pc::{FrontPanel, Pc};
 use crate::timers::CountedTimers;
 
-/// A PC whose processors stand still, to do to its devices what a guest could. Its time moves only by [`Bench::advance`].
+/// A PC whose processors stand still, to do to its devices what a guest could. Its time moves by [`Bench::advance`], and by
+/// what the first processor is told to run.
 pub struct Bench {
     pub(crate) board: Arc<Board>,
     pub(crate) timers: CountedTimers,
+    #[allow(
+        clippy::vec_box,
+        reason = "a CPU is large and holds pointers into itself, so it stays where it was made"
+    )]
+    pub(crate) cpus: Vec<Box<Cpu>>,
     pub(crate) ram: Arc<Ram>,
     pub(crate) front_panel: FrontPanel,
 }
@@ -33,6 +39,11 @@ impl Bench {
     /// The devices, as processors see them.
     pub fn bus(&self) -> &dyn Bus {
         &*self.board
+    }
+
+    /// The first processor, which stands at the kernel's entry.
+    pub fn cpu(&mut self) -> &mut Cpu {
+        &mut self.cpus[0]
     }
 
     /// RAM, as processors see it.

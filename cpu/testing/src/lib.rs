@@ -18,6 +18,7 @@ pub mod sweep;
 pub mod ulp;
 pub mod undefined;
 pub mod verify;
+pub mod workloads;
 
 pub use host::{Child, Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};
