@@ -30,8 +30,10 @@ bitflags::bitflags! {
         const PROTECT = 64;
         /// Another CPU wants to be alone with memory.
         const STOP = 128;
+        /// Somebody wants to know which code runs: [`crate::Whereabouts::sample`].
+        const SAMPLE = 256;
         /// Translations have come.
-        const TRANSLATED = 256;
+        const TRANSLATED = 512;
         /// Set with every request, so that one sign test sees any of them.
         const ANY = i32::MIN;
     }

@@ -16,6 +16,7 @@ use crate::{
     mode::Mode,
     ram::{PAGE, peek},
     state::{Cpu, Why, reg, seg},
+    statistics::Doing,
     width::B,
 };
 use rustc_hash::FxHashMap;
@@ -251,6 +252,7 @@ impl Cpu {
         let e = &self.jumps[jump_index(self.rip)];
         if e.rip == self.rip && e.context == self.context && !e.insn.is_null() {
             self.gpr[reg::PAGE as usize] = self.rip & !(PAGE - 1);
+            self.statistics.jumps += 1;
             return Ok(e.insn);
         }
         self.find_block(self.rip)
@@ -259,6 +261,10 @@ impl Cpu {
     /// The block at a linear address, decoded if need be, and the page register set for it.
     #[inline(never)]
     pub(crate) fn find_block(&mut self, rip: u64) -> Result<*const Insn, Stop> {
+        self.within(Doing::Code, |c| c.look_up(rip))
+    }
+
+    fn look_up(&mut self, rip: u64) -> Result<*const Insn, Stop> {
         self.statistics.lookups += 1;
         self.blocks.linkable = false;
         self.rip = rip;
@@ -343,7 +349,8 @@ impl Cpu {
 
     fn fetch_translate(&mut self, rip: u64) -> Result<u64, Stop> {
         let class = if self.cpl == 3 { Class::User } else { Class::Supervisor };
-        let mapping = self.translate(rip, Access::Execute, class)?;
+        self.statistics.fetch_misses += 1;
+        let mapping = self.within(Doing::Mmu, |c| c.translate(rip, Access::Execute, class))?;
         Ok(mapping.physical | rip & (PAGE - 1))
     }
 
@@ -381,7 +388,9 @@ impl Cpu {
             let end = decoded.end;
             let granules = granules(offset.into(), u64::from(end - offset));
             ram.group().mark(host.marks, page, granules, &self.seat);
-            ram.group().protect(host.marks, page, &self.seat, |pages| self.mmu.protect(pages));
+            self.within(Doing::Mmu, |c| {
+                ram.group().protect(host.marks, page, &c.seat, |pages| c.mmu.protect(pages));
+            });
             fence(SeqCst);
             let same = (start..usize::from(end)).all(|at| {
                 // SAFETY: end is at most the page's size.
@@ -412,6 +421,7 @@ impl Cpu {
 
     /// A block of one instruction that belongs to no page of RAM: it reaches into a second page, or comes from a device.
     fn loose_block(&mut self, rip: u64, physical: u64) -> Result<*const Insn, Stop> {
+        self.statistics.loose += 1;
         let mut bytes = [0; 15];
         let room = (PAGE - (rip & (PAGE - 1))).min(15) as usize;
         self.fetch_bytes(physical, &mut bytes[..room]);

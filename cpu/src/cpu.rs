@@ -12,9 +12,10 @@ use crate::{
     mode::Mode,
     ram::Ram,
     state::{
-        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, Statistics, TableRegister, TrapRule,
-        Why, X87, cr0, seg,
+        Activity, Cpu, CpuState, Msrs, Mxcsr, Options, Segment, Shadow, TableRegister, TrapRule, Why, X87,
+        cr0, seg,
     },
+    statistics::{Doing, Profile, Statistics, Whereabouts},
     sys::{cpuid::SIGNATURE, deliver::Source, msr::MISC_ENABLE_RESET},
 };
 use std::sync::Arc;
@@ -148,6 +149,9 @@ impl Cpu {
             id,
             options,
             statistics: Statistics::default(),
+            whereabouts: Arc::new(Whereabouts::new(Arc::clone(&attention))),
+            profile: Profile::default(),
+            left: None,
             spaces: Default::default(),
             goal: u64::MAX,
             last_ones: false,
@@ -183,7 +187,6 @@ impl Cpu {
         self.enter_guest();
         let exit = self.run_inner();
         self.leave_guest();
-        self.statistics.instructions = self.instructions();
         exit
     }
 
@@ -191,7 +194,6 @@ impl Cpu {
     /// instructions before it run one by one.
     fn count_instructions(&mut self) {
         let done = self.instructions();
-        self.statistics.instructions = done;
         let left = self.goal.saturating_sub(done);
         self.last_ones = left <= BLOCK as u64;
         // Between two looks translated code runs more than a block.
@@ -278,7 +280,9 @@ impl Cpu {
         }
         // An error is a fault of the fetch, or a request to come back.
         if let Ok(first) = self.enter() {
+            self.whereabouts.set(Doing::Interpreter);
             interp::execute(self, first);
+            self.whereabouts.set(Doing::Dispatch);
         }
         if single && !trap {
             // The instruction may have changed the mode: SINGLE goes unless it set TF.
@@ -301,15 +305,21 @@ impl Cpu {
     fn attend(&mut self) -> Option<Exit> {
         self.count_instructions();
         let requests = self.attention_ref().take();
+        if requests.contains(Request::SAMPLE) {
+            self.take_sample();
+        }
+        self.left = None;
         if requests.contains(Request::STOP) {
-            self.leave_guest();
-            self.enter_guest();
+            self.within(Doing::Others, |c| {
+                c.leave_guest();
+                c.enter_guest();
+            });
         }
         if requests.contains(Request::PROTECT) {
-            self.seat.serve(|pages| self.mmu.protect(pages));
+            self.within(Doing::Mmu, |c| c.seat.serve(|pages| c.mmu.protect(pages)));
         }
         if requests.contains(Request::CODE) {
-            self.drop_written();
+            self.within(Doing::Code, Cpu::drop_written);
         }
         if requests.contains(Request::TRANSLATED) {
             self.install_translations();
@@ -372,7 +382,6 @@ impl Cpu {
             Some(vector) => {
                 self.bus.event(self, Event::Interrupt(vector));
                 self.interrupt_pending = self.bus.has_interrupt(self.id);
-                self.statistics.interrupts += 1;
                 self.deliver_interrupt(vector, Source::External);
             }
             None => self.interrupt_pending = false,

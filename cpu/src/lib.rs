@@ -28,6 +28,7 @@ mod sem;
 mod show;
 mod spaces;
 pub mod state;
+mod statistics;
 mod sync;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
@@ -43,6 +44,7 @@ pub use jit::{Counters, NotInline, Translate};
 pub use model::Model;
 pub use ram::{Ram, Rights};
 pub use spaces::{AddressSpace, Trap};
-pub use state::{Activity, Cpu, CpuState, Options, Statistics};
+pub use state::{Activity, Cpu, CpuState, Options};
+pub use statistics::{Doing, Flush, Profile, Sample, Statistics, Whereabouts};
 pub use sys::cpuid::{BRAND, PROCESSOR_ID};
 pub use sys::watch::{Watch, WatchSink, Watched};

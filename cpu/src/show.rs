@@ -1,6 +1,9 @@
 //! The state of a CPU as people read it.
 
-use crate::state::{CpuState, Segment, Statistics, TableRegister};
+use crate::{
+    state::{CpuState, Segment, TableRegister},
+    statistics::Statistics,
+};
 use std::fmt;
 
 const GPR: [&str; 16] = [
@@ -71,8 +74,8 @@ impl fmt::Display for Statistics {
         write!(
             f,
             "  events:  {} exceptions, {} interrupts, {} device accesses, {} times alone with memory",
-            n(self.faults),
-            n(self.interrupts),
+            n(self.exceptions.iter().sum()),
+            n(self.interrupts.iter().sum()),
             n(self.device_accesses),
             n(self.stops),
         )
@@ -85,8 +88,8 @@ mod tests {
 
     #[test]
     fn statistics_are_for_people() {
-        let statistics =
-            Statistics { instructions: 1_234_567, walks: 999, faults: 1_000, ..Statistics::default() };
+        let mut statistics = Statistics { instructions: 1_234_567, walks: 999, ..Statistics::default() };
+        statistics.exceptions[14] = 1_000;
         let text = statistics.to_string();
         assert!(text.starts_with("1,234,567 instructions\n"), "{text}");
         assert!(text.contains("0 TLB misses, 999 page walks") && text.contains("1,000 exceptions"), "{text}");

@@ -108,7 +108,7 @@ impl Cpu {
     }
 
     /// The top page table. Other bits of CR3 name no address space: PCIDs are given to one after the other.
-    fn address_space(&self) -> u64 {
+    pub(crate) fn address_space(&self) -> u64 {
         if !self.paging() {
             0
         } else if self.efer & efer::LMA == 0 && self.cr4 & cr4::PAE != 0 {

@@ -11,6 +11,7 @@ use crate::{
     mode::Mode,
     model::Model,
     ram::Ram,
+    statistics::{Flush, Profile, Statistics, Whereabouts},
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -429,6 +430,10 @@ pub struct Cpu {
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
+    pub(crate) whereabouts: Arc<Whereabouts>,
+    pub(crate) profile: Profile,
+    /// In the block that was left because of the attention word: its last instruction.
+    pub(crate) left: Option<u64>,
     pub(crate) spaces: crate::spaces::Spaces,
     /// How many instructions may have run in all when [`Cpu::run_for`] returns.
     pub(crate) goal: u64,
@@ -466,33 +471,6 @@ pub struct Options {
     pub counting: bool,
 }
 
-/// Counters for `-v`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Statistics {
-    /// Instructions retired.
-    pub instructions: u64,
-    /// Blocks decoded.
-    pub blocks: u64,
-    /// Instructions decoded.
-    pub decoded: u64,
-    /// Data accesses that missed the TLB.
-    pub tlb_misses: u64,
-    /// Page-table walks.
-    pub walks: u64,
-    /// Look-ups that missed the jump cache.
-    pub lookups: u64,
-    /// Blocks dropped because their code was written.
-    pub invalidations: u64,
-    /// Exceptions delivered.
-    pub faults: u64,
-    /// External interrupts delivered.
-    pub interrupts: u64,
-    /// Accesses to device memory and ports.
-    pub device_accesses: u64,
-    /// Steps with all other CPUs stopped: LOCK where the host has no such operation.
-    pub stops: u64,
-}
-
 const _: () = assert!(std::mem::offset_of!(Cpu, gpr) == 0);
 
 impl Cpu {
@@ -517,10 +495,6 @@ impl Cpu {
     /// What other threads use to get this CPU's attention.
     pub fn attention(&self) -> Arc<Attention> {
         self.attention_owner.clone()
-    }
-    /// Counters since the CPU was made.
-    pub fn statistics(&self) -> Statistics {
-        self.statistics
     }
     /// Guest TSC.
     pub(crate) fn tsc(&self) -> u64 {
@@ -603,7 +577,7 @@ impl Cpu {
         self.interrupt_pending = self.bus.has_interrupt(self.id);
         // SDM 3C "Guest Register State": the DPL of SS is always the CPL.
         self.cpl = state.segments[crate::state::seg::SS].dpl();
-        self.flush_all();
+        self.flush_all(Flush::Other);
         self.breakpoints = crate::sys::debug::Breakpoints {
             alone: true,
             pending: state.pending_debug & 0xe00f,

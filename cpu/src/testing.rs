@@ -4,6 +4,7 @@ use crate::{
     fault::Fault,
     flags::bits,
     state::{Activity, Cpu, Why, X87},
+    statistics::Flush,
 };
 
 /// The registers that user code sees: what a test sets, runs and compares.
@@ -116,7 +117,7 @@ impl Cpu {
 
     /// Drops all translations of addresses.
     pub fn flush(&mut self) {
-        self.flush_all();
+        self.flush_all(Flush::Other);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use log::trace;
@@ -93,15 +94,51 @@ impl fmt::Display for MapEntry {
     }
 }
 
+/// How often a device was accessed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Who it is.
+    pub label: String,
+    /// Accesses that read.
+    pub reads: u64,
+    /// Accesses that wrote.
+    pub writes: u64,
+}
+
+/// Accesses to a range.
+#[derive(Debug, Default)]
+struct Accesses {
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+/// One more. The caller holds the lock of the only device that comes here.
+fn count(accesses: &AtomicU64) {
+    accesses.store(accesses.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
 #[derive(Clone)]
 struct Range {
     base: u64,
     last: u64,
     label: Arc<str>,
     device: SharedDevice,
+    accesses: Arc<Accesses>,
 }
 
 impl Range {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut device = self.device.lock();
+        count(&self.accesses.reads);
+        device.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut device = self.device.lock();
+        count(&self.accesses.writes);
+        device.write(offset, data);
+    }
+
     fn entry(&self) -> MapEntry {
         MapEntry { base: self.base, last: self.last, label: self.label.to_string() }
     }
@@ -112,7 +149,18 @@ pub struct AddressSpace {
     name: &'static str,
     /// Sorted by base, disjoint. Readers take the current table; `changes` serialises those who replace it.
     ranges: ArcSwap<Vec<Range>>,
-    changes: Mutex<()>,
+    /// Held by who changes the table: the accesses of all devices that have ever been here.
+    changes: Mutex<Vec<Known>>,
+    /// Accesses that nobody answered.
+    unanswered: Accesses,
+}
+
+/// A device that is or was in an address space. It may come and go as often as the guest likes.
+struct Known {
+    label: Arc<str>,
+    /// Its address on the host, which tells it apart from others with the same label.
+    device: usize,
+    accesses: Arc<Accesses>,
 }
 
 impl fmt::Debug for AddressSpace {
@@ -124,19 +172,35 @@ impl fmt::Debug for AddressSpace {
 impl AddressSpace {
     /// An empty address space; `name` appears in messages.
     pub fn new(name: &'static str) -> Self {
-        Self { name, ranges: ArcSwap::from_pointee(Vec::new()), changes: Mutex::new(()) }
+        Self {
+            name,
+            ranges: ArcSwap::from_pointee(Vec::new()),
+            changes: Mutex::default(),
+            unanswered: Accesses::default(),
+        }
     }
 
     /// Puts `device` at the `len` addresses from `base`. An empty range, and the part of a range that lies above the
     /// last address, are never reached.
     pub fn insert(&self, base: u64, len: u64, label: &str, device: SharedDevice) -> Result<(), Overlap> {
         let Some(span) = len.checked_sub(1) else { return Ok(()) };
-        let range = Range { base, last: base.saturating_add(span), label: label.into(), device };
-        let _changing = self.changes.lock();
+        let accesses = Arc::default();
+        let mut range =
+            Range { base, last: base.saturating_add(span), label: label.into(), device, accesses };
+        let mut known = self.changes.lock();
         let mut ranges = Vec::clone(&self.ranges.load());
         let at = ranges.partition_point(|other| other.last < range.base);
         if let Some(other) = ranges.get(at).filter(|other| other.base <= range.last) {
             return Err(Overlap { space: self.name, wanted: range.entry(), taken: other.entry() });
+        }
+        let device = Arc::as_ptr(&range.device).addr();
+        match known.iter().find(|known| known.device == device && known.label == range.label) {
+            Some(known) => range.accesses = Arc::clone(&known.accesses),
+            None => known.push(Known {
+                label: Arc::clone(&range.label),
+                device,
+                accesses: Arc::clone(&range.accesses),
+            }),
         }
         ranges.insert(at, range);
         self.ranges.store(Arc::new(ranges));
@@ -158,7 +222,7 @@ impl AddressSpace {
     pub fn read(&self, addr: u64, data: &mut [u8]) {
         let ranges = self.ranges.load();
         if let Some(range) = find_whole(&ranges, addr, data.len()) {
-            range.device.lock().read(addr - range.base, data);
+            range.read(addr - range.base, data);
             return;
         }
         // A piece at a time: (where, how much) falls in one range or in none.
@@ -166,9 +230,10 @@ impl AddressSpace {
         while let Some((piece, len)) = next_piece(&ranges, addr, done, data.len()) {
             let part = &mut data[done..done + len];
             match piece {
-                Piece::Device(range, offset) => range.device.lock().read(offset, part),
+                Piece::Device(range, offset) => range.read(offset, part),
                 Piece::Nothing(at) => {
                     trace!("{}: read of {len} at {at:#x}: nothing there", self.name);
+                    self.unanswered.reads.fetch_add(1, Relaxed);
                     part.fill(0xff);
                 }
             }
@@ -180,16 +245,17 @@ impl AddressSpace {
     pub fn write(&self, addr: u64, data: &[u8]) {
         let ranges = self.ranges.load();
         if let Some(range) = find_whole(&ranges, addr, data.len()) {
-            range.device.lock().write(addr - range.base, data);
+            range.write(addr - range.base, data);
             return;
         }
         let mut done = 0;
         while let Some((piece, len)) = next_piece(&ranges, addr, done, data.len()) {
             let part = &data[done..done + len];
             match piece {
-                Piece::Device(range, offset) => range.device.lock().write(offset, part),
+                Piece::Device(range, offset) => range.write(offset, part),
                 Piece::Nothing(at) => {
                     trace!("{}: write of {len} at {at:#x}, {part:02x?}: nothing there", self.name);
+                    self.unanswered.writes.fetch_add(1, Relaxed);
                 }
             }
             done += len;
@@ -199,6 +265,20 @@ impl AddressSpace {
     /// The whole map, in order of address.
     pub fn map(&self) -> Vec<MapEntry> {
         self.ranges.load().iter().map(Range::entry).collect()
+    }
+
+    /// How often each device was accessed, those included that have left, and last of all addresses where nobody is.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        let known = self.changes.lock();
+        let devices = known.iter().map(|known| (known.label.to_string(), &*known.accesses));
+        let all = devices.chain([(format!("{}: nothing there", self.name), &self.unanswered)]);
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        all.map(|(label, Accesses { reads, writes })| Traffic {
+            label,
+            reads: read(reads),
+            writes: read(writes),
+        })
+        .collect()
     }
 
     /// Who is at `addr`, for messages.
@@ -313,6 +393,24 @@ mod tests {
         let mut data = [0; 8];
         space.read(u64::MAX - 1, &mut data);
         assert_eq!(data, [2, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn accesses_are_counted_wherever_a_device_moves() {
+        let space = AddressSpace::new("memory");
+        let (one, other) = (probe(), probe());
+        space.insert(0x100, 4, "card", one.clone()).unwrap();
+        space.insert(0x200, 4, "card", other).unwrap();
+        space.read(0x100, &mut [0; 4]);
+        space.read(0x202, &mut [0; 2]);
+        assert!(space.remove(0x100));
+        space.insert(0x300, 4, "card", one).unwrap();
+        space.write(0x300, &[0]);
+        // Half of it in the device.
+        space.read(0x302, &mut [0; 4]);
+        let traffic: Vec<_> = space.traffic().into_iter().map(|t| (t.label, t.reads, t.writes)).collect();
+        let expected = [("card", 2, 1), ("card", 1, 0), ("memory: nothing there", 2, 0)];
+        assert_eq!(traffic, expected.map(|(label, reads, writes)| (label.to_owned(), reads, writes)));
     }
 
     #[test]

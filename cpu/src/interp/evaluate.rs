@@ -3,7 +3,7 @@
 
 use super::{
     form::Form,
-    links::{links, pause, through_cache},
+    links::{links, pause, pause_at, through_cache},
 };
 use crate::{
     emit::{Emit, HIGH},
@@ -455,9 +455,7 @@ impl<F: Form> Emit for Interp<F> {
         // SAFETY: only semantics that end blocks call this.
         let l = unsafe { links(i) };
         if self.0.attention_ref().due(l.n) {
-            self.0.rip = to;
-            self.0.why = Why::Continue;
-            return null();
+            return pause_at(&mut self.0, i, to);
         }
         through_cache(&mut self.0, to)
     }

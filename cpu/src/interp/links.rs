@@ -31,6 +31,23 @@ impl Cpu {
 #[cold]
 #[inline(never)]
 pub(super) fn pause(c: &mut Cpu, l: &Links, taken: bool) -> *const Insn {
+    // The last byte of the block.
+    c.left = Some(c.page_relative(i64::from(l.fall_offset) - 1));
+    leave(c, l, taken)
+}
+
+/// The same before an indirect jump, which is the instruction.
+#[cold]
+#[inline(never)]
+pub(super) fn pause_at(c: &mut Cpu, i: &Insn, to: u64) -> *const Insn {
+    c.left = Some(c.rip_of(i));
+    c.rip = to;
+    c.why = Why::Continue;
+    null()
+}
+
+/// Goes on by way of the dispatcher.
+fn leave(c: &mut Cpu, l: &Links, taken: bool) -> *const Insn {
     let offset = if taken { l.taken_offset } else { l.fall_offset };
     c.rip = c.page_relative(offset.into());
     c.why = Why::Continue;
@@ -48,6 +65,7 @@ pub(crate) fn unlinked(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.why = Why::Continue;
     let Ok(to) = c.find_block(c.rip) else { return null() };
     if c.blocks.linkable {
+        c.statistics.links += 1;
         if stub.taken { l.taken.set(to) } else { l.fall.set(to) }
     }
     to
@@ -69,11 +87,12 @@ pub(crate) fn leave_link(c: &mut Cpu, i: &Insn) -> *const Insn {
     // SAFETY: this step stands only in stubs.
     let stub = unsafe { &*std::ptr::from_ref(i).cast::<crate::insn::Stub>() };
     // SAFETY: a stub lives in the same allocation as its links.
-    pause(c, unsafe { &*stub.owner }, stub.taken)
+    leave(c, unsafe { &*stub.owner }, stub.taken)
 }
 
 /// What the instructions of a dropped block become: the code there has changed.
 pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
+    c.statistics.stale += 1;
     c.rip = c.rip_of(i);
     c.why = Why::Continue;
     // The jump cache may still lead here.

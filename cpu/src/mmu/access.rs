@@ -11,6 +11,7 @@ use crate::{
     planted::{self, Bug},
     ram::{PAGE, peek, poke},
     state::{Cpu, Segment, cr3, cr4, seg},
+    statistics::Doing,
     vector::wide::{self, Wide},
     width::{B, Width},
 };
@@ -204,12 +205,13 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn place(&mut self, linear: u64, access: Access, class: Class) -> Result<Place, Stop> {
         self.statistics.tlb_misses += 1;
-        if self.long_mode() {
-            if !self.canonical(linear) {
-                return Err(self.raise(Fault::gp(0)));
-            }
-        } else if linear >> 32 != 0 {
-            return self.place(linear as u32 as u64, access, class);
+        let linear = if self.long_mode() { linear } else { linear as u32 as u64 };
+        self.within(Doing::Mmu, |c| c.find_place(linear, access, class))
+    }
+
+    fn find_place(&mut self, linear: u64, access: Access, class: Class) -> Result<Place, Stop> {
+        if self.long_mode() && !self.canonical(linear) {
+            return Err(self.raise(Fault::gp(0)));
         }
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
@@ -229,6 +231,7 @@ impl Cpu {
             let keep = (entry.write ^ tag) >> 12 == 0 && entry.physical == physical;
             let write = if writable || keep { tag } else { tag ^ PAGE };
             *entry = super::TlbEntry { read: tag, write, addend, physical };
+            self.statistics.tlb_fills += 1;
         }
         Ok(Place::Ram(host, physical))
     }
@@ -457,7 +460,7 @@ impl Cpu {
     pub(crate) fn outside<R>(&mut self, work: impl FnOnce(&dyn Bus, usize) -> R) -> R {
         self.statistics.device_accesses += 1;
         self.leave_guest();
-        let result = work(&*self.bus, self.id);
+        let result = self.within(Doing::Device, |c| work(&*c.bus, c.id));
         self.enter_guest();
         result
     }
@@ -479,7 +482,7 @@ impl Cpu {
     #[cold]
     fn alone<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
         let (ram, seat) = (Arc::clone(&self.ram), Arc::clone(&self.seat));
-        let _stopped = ram.group().stop(&seat, |pages| self.mmu.protect(pages));
+        let _stopped = self.within(Doing::Others, |c| ram.group().stop(&seat, |pages| c.mmu.protect(pages)));
         self.statistics.stops += 1;
         work(self)
     }
@@ -489,7 +492,7 @@ impl Cpu {
         let Some(page) = self.ram.page(physical) else { return };
         let (at, granules) = (physical & !(PAGE - 1), granules(physical, len));
         if self.ram.group().written(page.marks, at, granules, Some(&self.seat)) {
-            self.drop_blocks(at, granules);
+            self.within(Doing::Code, |c| c.drop_blocks(at, granules));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     group::EVERYTHING,
     ram::PAGE,
     state::{Cpu, cr0, cr4},
+    statistics::{Doing, Flush},
 };
 use rustc_hash::FxHashSet;
 
@@ -19,6 +20,8 @@ use rustc_hash::FxHashSet;
 pub(crate) const ENTRIES: usize = 512;
 /// Address spaces whose tables are kept; PCIDs share them, least recently used first.
 const SLOTS: usize = 8;
+/// The PCID of a slot that has not been used: beyond the 12 bits that there are.
+const NO_PCID: u16 = u16::MAX;
 /// Entries of the second level.
 const SECOND: usize = 2048;
 
@@ -118,13 +121,14 @@ pub(crate) struct Mmu {
     next_generation: u64,
     global_generation: u64,
     second: Box<[SecondEntry]>,
+    flushes: [u64; Flush::ALL.len()],
     fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
 }
 
 impl Mmu {
     pub(crate) fn new() -> Self {
         let slot = |k| Slot {
-            pcid: if k == 0 { 0 } else { u16::MAX },
+            pcid: if k == 0 { 0 } else { NO_PCID },
             generation: 2 + k as u64,
             used: 0,
             tables: std::array::from_fn(|_| Table::boxed()),
@@ -149,6 +153,7 @@ impl Mmu {
             next_generation: 2 + SLOTS as u64,
             global_generation: 1,
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
+            flushes: [0; Flush::ALL.len()],
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
         }
     }
@@ -220,15 +225,26 @@ impl Mmu {
         slot.huge.clear();
     }
 
+    fn count(&mut self, cause: Flush) {
+        self.flushes[cause as usize] += 1;
+    }
+
+    /// How often translations were dropped, by cause.
+    pub(crate) fn flushes(&self) -> &[u64; Flush::ALL.len()] {
+        &self.flushes
+    }
+
     /// Drops everything of the address space with this PCID; global pages stay in the second level.
-    pub(crate) fn flush_pcid(&mut self, pcid: u16) {
+    pub(crate) fn flush_pcid(&mut self, pcid: u16, cause: Flush) {
+        self.count(cause);
         if let Some(slot) = self.slots.iter().position(|slot| slot.pcid == pcid) {
             self.renew(slot);
         }
     }
 
     /// Drops everything but, unless `globals`, the global pages in the second level.
-    pub(crate) fn flush(&mut self, globals: bool) {
+    pub(crate) fn flush(&mut self, globals: bool, cause: Flush) {
+        self.count(cause);
         for slot in 0..SLOTS {
             self.renew(slot);
         }
@@ -245,6 +261,9 @@ impl Mmu {
             Some(slot) => slot,
             None => {
                 let oldest = (0..SLOTS).min_by_key(|&k| self.slots[k].used).unwrap_or(0);
+                if self.slots[oldest].pcid != NO_PCID {
+                    self.count(Flush::Evicted);
+                }
                 self.renew(oldest);
                 self.slots[oldest].pcid = pcid;
                 oldest
@@ -267,8 +286,9 @@ impl Mmu {
         };
         if self.slots.iter().any(in_pieces) {
             // One instruction must drop all 4 KiB pieces of the page: rare, so drop all there is.
-            return self.flush(true);
+            return self.flush(true, Flush::LargePage);
         }
+        self.count(Flush::Page);
         let second = &mut self.second[Self::second_index(linear >> 12)];
         if second.page == linear >> 12 {
             second.page = u64::MAX;
@@ -291,12 +311,14 @@ impl Mmu {
     /// [`EVERYTHING`] in their place takes away all tags.
     pub(crate) fn protect(&mut self, pages: &[u64]) {
         if pages.contains(&EVERYTHING) {
+            self.count(Flush::Map);
             for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
                 slot.tables.iter_mut().for_each(|table| table.clear());
             }
             self.fetch.fill(crate::blocks::FetchEntry::EMPTY);
             return;
         }
+        self.count(Flush::Decoded);
         for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
             for table in &mut slot.tables {
                 for (i, entry) in table.0.iter_mut().enumerate() {
@@ -322,9 +344,11 @@ impl Cpu {
     }
 
     /// Drops all translations of addresses, global ones too.
-    pub(crate) fn flush_all(&mut self) {
-        self.mmu.flush(true);
-        self.mmu.select(self.pcid());
+    pub(crate) fn flush_all(&mut self, cause: Flush) {
+        self.within(Doing::Mmu, |c| {
+            c.mmu.flush(true, cause);
+            c.mmu.select(c.pcid());
+        });
         self.refresh_tlb();
     }
 
@@ -342,10 +366,13 @@ impl Cpu {
     pub(crate) fn load_cr3(&mut self, value: u64, keep: bool) {
         self.cr3 = value & !(1 << 63);
         let pcid = self.pcid();
-        if !keep {
-            self.mmu.flush_pcid(pcid);
-        }
-        self.mmu.select(pcid);
+        self.statistics.switches += 1;
+        self.within(Doing::Mmu, |c| {
+            if !keep {
+                c.mmu.flush_pcid(pcid, Flush::Cr3);
+            }
+            c.mmu.select(pcid);
+        });
         self.refresh_tlb();
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     fault::{Fault, Stop, vector},
     model::Feature,
     state::{Cpu, cr0, cr4, efer},
+    statistics::Flush,
 };
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -122,6 +123,7 @@ impl Cpu {
             && (access != Access::Write || mapping.dirty)
             && !self.options.no_tlb
         {
+            self.statistics.second_level += 1;
             return Ok(mapping);
         }
         self.statistics.walks += 1;
@@ -182,7 +184,7 @@ impl Cpu {
         let changed = self.pkru ^ v;
         self.pkru = v;
         if changed & 3 != 0 {
-            self.flush_all();
+            self.flush_all(Flush::Control);
         }
     }
 

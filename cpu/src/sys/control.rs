@@ -7,6 +7,7 @@ use crate::{
     mode::Mode,
     model::Feature,
     state::{Cpu, Segment, Why, cr0, cr3, cr4, efer, reg, seg},
+    statistics::Flush,
     sys::debug::{GENERAL_DETECT, dr6},
     width::{D, Q, W},
 };
@@ -64,7 +65,7 @@ impl Cpu {
         }
         self.cr0 = v;
         if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
-            self.flush_all();
+            self.flush_all(Flush::Control);
         }
         if changed & cr0::PE != 0 {
             self.cpl = 0;
@@ -94,7 +95,7 @@ impl Cpu {
             self.refresh_breakpoints();
         }
         if changed & CR4_FLUSHES != 0 {
-            self.flush_all();
+            self.flush_all(Flush::Control);
         }
         self.refresh_mode();
         Ok(())
@@ -286,9 +287,9 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
             c.mmu.invalidate(pcid, linear);
             c.forget_jumps(linear);
         }
-        1 => c.mmu.flush_pcid(pcid),
-        2 => c.mmu.flush(true),
-        _ => c.mmu.flush(false),
+        1 => c.mmu.flush_pcid(pcid, Flush::Invpcid),
+        2 => c.mmu.flush(true, Flush::Invpcid),
+        _ => c.mmu.flush(false, Flush::Invpcid),
     }
     c.refresh_tlb();
     Ok(())

@@ -11,6 +11,7 @@ use crate::{
     mode::Mode,
     ram::PAGE,
     state::{Cpu, Shadow, Why, cr4},
+    statistics::Flush,
 };
 
 /// Bits of DR6.
@@ -102,7 +103,7 @@ impl Cpu {
         self.breakpoints = Breakpoints { code, data, port, ..self.breakpoints };
         if watched || data {
             // Tags of pages that are watched now must go.
-            self.flush_all();
+            self.flush_all(Flush::Other);
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     mode::Mode,
     spaces::Trap,
     state::{Cpu, Segment, Why, cr0, seg},
+    statistics::Doing,
     sys::{
         segment::{Descriptor, rights},
         task::Cause,
@@ -43,7 +44,6 @@ impl Cpu {
         let mut fault = self.fault;
         let mut first = None;
         loop {
-            self.statistics.faults += 1;
             if fault.vector == vector::PF {
                 self.cr2 = fault.address;
             } else if fault.vector == vector::DB {
@@ -94,7 +94,18 @@ impl Cpu {
     }
 
     /// One delivery. State changes only when nothing can fault any more, but for RSP and RFLAGS, which callers restore.
+    #[inline(never)]
     pub(crate) fn deliver(&mut self, vector: u8, source: Source, error: Option<u32>) -> Done {
+        let statistics = &mut self.statistics;
+        match source {
+            Source::Exception => statistics.exceptions[usize::from(vector & 31)] += 1,
+            Source::External => statistics.interrupts[usize::from(vector)] += 1,
+            Source::Software => statistics.software_interrupts[usize::from(vector)] += 1,
+        }
+        self.within(Doing::Delivery, |c| c.enter_handler(vector, source, error))
+    }
+
+    fn enter_handler(&mut self, vector: u8, source: Source, error: Option<u32>) -> Done {
         self.spaces.way = match (source, vector) {
             (Source::External, _) | (_, vector::NMI) => Trap::Interrupt,
             (Source::Software, _) => Trap::SystemCall,

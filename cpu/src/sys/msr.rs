@@ -1,10 +1,12 @@
 //! Model-specific registers: SDM 4 "Architectural MSRs".
 
 use crate::{
+    bus::Bus,
     fault::{Done, Fault, Stop},
     insn::Insn,
     model::Feature,
     state::{Cpu, cr0, cr4, efer, reg, seg},
+    statistics::{Doing, Flush},
     width::D,
 };
 
@@ -109,7 +111,7 @@ impl Cpu {
                 0 => 0,
                 deadline => deadline.wrapping_add(self.tsc_offset),
             },
-            address::X2APIC_FIRST..=address::X2APIC_LAST => match self.bus.apic_msr_read(id, n) {
+            address::X2APIC_FIRST..=address::X2APIC_LAST => match self.apic(|bus| bus.apic_msr_read(id, n)) {
                 Ok(v) => v,
                 Err(crate::bus::Gp) => return Err(self.raise(Fault::gp(0))),
             },
@@ -186,10 +188,12 @@ impl Cpu {
             address::TSC_DEADLINE => {
                 // 0 disarms, so a deadline that our offset makes 0 has long passed: the smallest there is.
                 let deadline = if v == 0 { 0 } else { v.wrapping_sub(self.tsc_offset).max(1) };
-                self.bus.set_tsc_deadline(id, deadline);
+                self.apic(|bus| bus.set_tsc_deadline(id, deadline));
                 Ok(())
             }
-            address::X2APIC_FIRST..=address::X2APIC_LAST => self.bus.apic_msr_write(id, n, v).map_err(|_| ()),
+            address::X2APIC_FIRST..=address::X2APIC_LAST => {
+                self.apic(|bus| bus.apic_msr_write(id, n, v)).map_err(|_| ())
+            }
             // There is no supervisor state.
             address::XSS if self.options.model.has(Feature::Xsaves) => gp(v == 0),
             address::EFER => self.write_efer(v),
@@ -216,6 +220,12 @@ impl Cpu {
         checked.map_err(|()| self.raise(Fault::gp(0)))
     }
 
+    /// Asks this CPU's local APIC.
+    fn apic<R>(&mut self, ask: impl FnOnce(&dyn Bus) -> R) -> R {
+        self.statistics.apic_msrs += 1;
+        self.within(Doing::Device, |c| ask(&*c.bus))
+    }
+
     fn write_efer(&mut self, v: u64) -> Result<(), ()> {
         let may = efer::SCE | efer::LME | efer::NXE;
         if v & !(may | efer::LMA) != 0 {
@@ -227,7 +237,7 @@ impl Cpu {
         }
         self.efer ^= changed;
         if changed & efer::NXE != 0 {
-            self.flush_all();
+            self.flush_all(Flush::Control);
         }
         self.refresh_mode();
         Ok(())

@@ -3,7 +3,7 @@
 use softmetal_cpu::{Bus, Gp};
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// An access that reached the bus.
@@ -31,7 +31,7 @@ struct Inner {
 
 /// See the module. Reads give the low bytes of the address or port, each plus its place: 10h, 11h, 12h from port 10h.
 #[derive(Default)]
-pub struct Recorder(Mutex<Inner>);
+pub struct Recorder(Mutex<Inner>, OnceLock<Box<dyn Fn() + Send + Sync>>);
 
 impl Recorder {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -41,6 +41,11 @@ impl Recorder {
     /// What was asked for since the last call.
     pub fn take(&self) -> Vec<Access> {
         std::mem::take(&mut self.inner().accesses)
+    }
+
+    /// Has this called within each OUT, once for all.
+    pub fn on_port_write(&self, call: impl Fn() + Send + Sync + 'static) {
+        assert!(self.1.set(Box::new(call)).is_ok(), "one caller");
     }
 
     /// Queues an external interrupt. The CPU's attention is the caller's business.
@@ -63,6 +68,9 @@ impl Bus for Recorder {
     }
     fn port_write(&self, _: usize, port: u16, data: &[u8]) {
         self.inner().accesses.push(Access::PortWrite(port, data.to_vec()));
+        if let Some(call) = self.1.get() {
+            call();
+        }
     }
     fn has_interrupt(&self, _: usize) -> bool {
         let inner = self.inner();
