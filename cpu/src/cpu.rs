@@ -146,6 +146,7 @@ impl Cpu {
             spaces: Default::default(),
             goal: u64::MAX,
             last_ones: false,
+            overruns: false,
             pauses: 0,
             ram,
             bus,
@@ -165,6 +166,14 @@ impl Cpu {
     /// boundary is delivered before it returns. See [`Options::counting`] for what counts.
     pub fn run_for(&mut self, instructions: u64) -> Exit {
         self.run_until(self.instructions().saturating_add(instructions))
+    }
+
+    /// As [`Cpu::run_for`], and on to the end of the block in which that is: no instruction runs alone that would not have.
+    pub fn run_past(&mut self, instructions: u64) -> Exit {
+        self.overruns = true;
+        let exit = self.run_for(instructions);
+        self.overruns = false;
+        exit
     }
 
     /// How many instructions have run since the CPU was made. Within a block, how many had at its beginning.
@@ -188,8 +197,9 @@ impl Cpu {
         let done = self.instructions();
         self.statistics.instructions = done;
         let left = self.goal.saturating_sub(done);
-        self.last_ones = left <= BLOCK as u64;
-        let budget = if self.last_ones { left.saturating_sub(1) } else { left - BLOCK as u64 };
+        self.last_ones = left <= BLOCK as u64 && !self.overruns;
+        let up_to_goal = self.last_ones || self.overruns;
+        let budget = if up_to_goal { left.saturating_sub(1) } else { left - BLOCK as u64 };
         self.attention_ref().grant(budget.min(BUDGET) as i32);
     }
 
@@ -224,7 +234,7 @@ impl Cpu {
                 // A triple fault of the delivery.
                 continue;
             }
-            if self.last_ones && self.instructions() >= self.goal {
+            if (self.last_ones || self.overruns) && self.instructions() >= self.goal {
                 if !injected {
                     // It is for the next instruction, which has not run yet.
                     self.shadow = shadow;

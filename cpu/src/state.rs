@@ -431,6 +431,8 @@ pub struct Cpu {
     pub(crate) goal: u64,
     /// So few are left that they run one by one.
     pub(crate) last_ones: bool,
+    /// The block that reaches the goal runs to its end: [`Cpu::run_past`].
+    pub(crate) overruns: bool,
     /// PAUSEs executed.
     pub(crate) pauses: u32,
     pub(crate) ram: Arc<Ram>,

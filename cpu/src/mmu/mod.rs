@@ -4,6 +4,7 @@
 //! context switches swap a pointer and flush nothing. A second level shared by the classes refills it without a walk.
 
 pub(crate) mod access;
+mod log;
 mod walk;
 
 pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
@@ -119,6 +120,8 @@ pub(crate) struct Mmu {
     global_generation: u64,
     second: Box<[SecondEntry]>,
     fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
+    /// Where somebody wants to know which pages are written.
+    log: Option<log::WriteLog>,
 }
 
 impl Mmu {
@@ -150,6 +153,7 @@ impl Mmu {
             global_generation: 1,
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
+            log: None,
         }
     }
 
