@@ -147,6 +147,8 @@ impl Cpu {
             goal: u64::MAX,
             last_ones: false,
             overruns: false,
+            #[cfg(feature = "planted")]
+            planted: None,
             pauses: 0,
             ram,
             bus,
@@ -185,7 +187,11 @@ impl Cpu {
         self.goal = goal;
         self.count_instructions();
         self.enter_guest();
+        #[cfg(feature = "planted")]
+        let before = self.infect();
         let exit = self.run_inner();
+        #[cfg(feature = "planted")]
+        crate::planted::cure(before);
         self.leave_guest();
         self.statistics.instructions = self.instructions();
         exit

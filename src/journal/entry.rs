@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use softmetal_cpu::Event;
+
 /// A point between two instructions of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -102,6 +104,16 @@ pub enum Happening {
     Checkpoint,
     /// The run is over; guest memory has this digest.
     End(End, u64),
+}
+
+impl From<Event> for Happening {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Interrupt(vector) => Self::Interrupt(vector),
+            Event::Nmi => Self::Nmi,
+            Event::Init => Self::Init,
+        }
+    }
 }
 
 impl std::fmt::Display for Happening {

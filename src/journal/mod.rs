@@ -6,6 +6,7 @@
 //! how many instructions had run, and what was in the registers. A replay asks the log in place of the board, runs to each
 //! such moment, and compares.
 
+mod answers;
 pub mod entry;
 mod recorder;
 mod replayer;
@@ -28,13 +29,16 @@ use crate::config::{Config, KernelSource, UseError};
 use crate::outcome::Outcome;
 use entry::{Entry, Last, Moment};
 
+pub(crate) use answers::{Answers, Script};
 pub(crate) use recorder::{Recorder, Tape};
-pub(crate) use replayer::{Answers, Replayer, Start, execute};
+pub(crate) use replayer::{Playback, Replayer, Start, execute};
 
 /// The first bytes of every log.
 const MAGIC: &[u8] = b"softmetal log\n";
 /// What this build reads and writes.
 const FORMAT: u32 = 2;
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
 /// More than any header has.
 const MAX_HEADER: usize = 1 << 20;
 
@@ -283,23 +287,29 @@ fn digest(bytes: &[u8]) -> u64 {
 /// A number that equal guest memories share. Only what the memory file holds is looked at: pages that nobody has written are
 /// zeros.
 pub(crate) fn digest_memory(memory: &GuestMemoryMmap) -> u64 {
-    const PAGE: u64 = 4096;
     let mut sum = 0_u64;
-    let mut page = [0; PAGE as usize];
+    let mut page = [0; PAGE];
+    for_each_used_page(memory, |at| {
+        let there = memory.read_slice(&mut page, GuestAddress(at));
+        if there.is_ok() && page.iter().any(|byte| *byte != 0) {
+            // The order does not matter, the place does.
+            let place = at.wrapping_mul(0xff51_afd7_ed55_8ccd);
+            sum = sum.wrapping_add(digest(&page).wrapping_mul(place | 1));
+        }
+    });
+    sum
+}
+
+/// Goes through the pages that the memory file holds: the others have never been written.
+pub(crate) fn for_each_used_page(memory: &GuestMemoryMmap, mut visit: impl FnMut(u64)) {
     for region in memory.iter() {
         let mut at = 0;
         while let Some(used) = next_used(region, at).filter(|used| *used < region.len()) {
-            at = used & !(PAGE - 1);
-            let there = memory.read_slice(&mut page, GuestAddress(region.start_addr().0 + at));
-            if there.is_ok() && page.iter().any(|byte| *byte != 0) {
-                // The order does not matter, the place does.
-                let place = (region.start_addr().0 + at).wrapping_mul(0xff51_afd7_ed55_8ccd);
-                sum = sum.wrapping_add(digest(&page).wrapping_mul(place | 1));
-            }
-            at += PAGE;
+            at = used & !(PAGE as u64 - 1);
+            visit(region.start_addr().0 + at);
+            at += PAGE as u64;
         }
     }
-    sum
 }
 
 /// Where in a region, from `at` on, its file has the next byte that was ever written; `at` where the file cannot tell.
