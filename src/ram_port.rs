@@ -30,7 +30,8 @@ impl RamPort {
 
     /// Changes which accesses reach pages.
     pub(crate) fn set_rights(&self, range: Range<u64>, rights: Rights) {
-        self.ram.set_rights(range, rights);
+        self.ram.set_rights(range.clone(), rights);
+        self.tapes.iter().for_each(|tape| tape.rights(range.clone(), rights));
     }
 }
 

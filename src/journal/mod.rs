@@ -361,6 +361,34 @@ mod tests {
     }
 
     #[test]
+    fn a_replay_knows_when_memory_has_become_read_only() {
+        let code = [
+            0xb8, 0x90, 0, 0, 0x80, 0x66, 0xba, 0xf8, 0x0c,
+            0xef, // out 0xcf8, 0x80000090: the host bridge's PAM0
+            0xb0, 0x10, 0x66, 0xba, 0xfc, 0x0c, 0xee, // out 0xcfc, 0x10: 0xf0000 can only be read
+            0xc6, 0x05, 0, 0, 0x0f, 0, 0x55, // mov byte [0xf0000], 0x55
+            0xb0, 0x30, 0xee, // out 0xcfc, 0x30: it is RAM again
+            0xa0, 0, 0, 0x0f, 0, 0x34, 0x2a, 0xe6,
+            0xf4, // mov al, [0xf0000]; xor al, 0x2a; out 0xf4, al
+            0xf4, 0xeb, 0xfd, // hlt, for ever
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut config = config();
+        config.kernel = KernelSource::BuiltIn(crate::bare::kernel(&code).leak());
+        config.debug_exit = true;
+        config.record = Some(log.clone());
+        let Outcome::DebugExit(value) = run(&config) else { panic!("the guest ends otherwise") };
+        assert_ne!(value, 0x55 ^ 0x2a, "the guest has written there");
+        config.record = None;
+        config.replay = Some(log);
+        assert_eq!(run(&config), Outcome::DebugExit(value));
+        config.replay = None;
+        config.lockstep = Some(1000);
+        assert_eq!(run(&config), Outcome::DebugExit(value));
+    }
+
+    #[test]
     fn a_replay_leaves_a_forged_log_where_it_was_forged() {
         let folder = tempfile::tempdir().unwrap();
         let (log, forged) = (folder.path().join("log"), folder.path().join("forged"));

@@ -1,12 +1,13 @@
 //! Writing a log: a bus that passes everything on to the board and notes what comes back.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
 use anyhow::Result;
 use parking_lot::Mutex;
-use softmetal_cpu::{Bus, Cpu, Event, Gp};
+use softmetal_cpu::{Bus, Cpu, Event, Gp, Rights};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::entry::{DMA_CHUNK, Data, End, Entry, Happening, Question};
@@ -158,6 +159,13 @@ impl Tape {
             if memory.read_slice(&mut bytes, GuestAddress(at + done)).is_ok() {
                 self.note(Entry::Dma(at + done, bytes));
             }
+        }
+    }
+
+    /// A chip has changed which accesses reach pages of guest memory.
+    pub(crate) fn rights(&self, range: Range<u64>, rights: Rights) {
+        if self.holds("a chip has changed what memory answers to") {
+            self.note(Entry::Rights(range, rights));
         }
     }
 

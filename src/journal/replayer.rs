@@ -181,6 +181,7 @@ fn apply_writes(state: &mut State, memory: &RamPort) {
     loop {
         match state.queue.front() {
             Some(Entry::Dma(at, bytes)) => memory.write(*at, bytes),
+            Some(Entry::Rights(range, rights)) => memory.set_rights(range.clone(), *rights),
             _ => return,
         }
         state.queue.pop_front();

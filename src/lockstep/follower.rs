@@ -45,6 +45,7 @@ impl State {
         loop {
             match self.entries.get(self.next) {
                 Some(Entry::Dma(at, bytes)) => self.memory.write(*at, bytes),
+                Some(Entry::Rights(range, rights)) => self.memory.set_rights(range.clone(), *rights),
                 _ => return,
             }
             self.next += 1;

@@ -109,11 +109,14 @@ impl Memories {
     }
 
     /// Both are the same: remembers these pages as they are.
-    pub(super) fn keep(&mut self, pages: &[u64]) {
+    pub(super) fn keep(&mut self, pages: &[u64], rights_changed: bool) {
         for at in pages {
             if let Some(page) = read(self.first.memory(), *at) {
                 let _ = self.base.write_slice(&page, GuestAddress(*at));
             }
+        }
+        if rights_changed {
+            self.rights = rights(&self.first);
         }
     }
 

@@ -202,7 +202,8 @@ impl Lockstep {
             let found = search::trace_back(self, &entries, end, difference, pages);
             return self.stop(found);
         }
-        self.memories.keep(&pages);
+        let rights_changed = entries.iter().any(|entry| matches!(entry, Entry::Rights(..)));
+        self.memories.keep(&pages, rights_changed);
         self.start = Start { instructions: end, state };
         if end >= self.whole {
             self.whole = end.saturating_add(WHOLE);
