@@ -14,6 +14,7 @@ use std::str::FromStr;
 use softmetal_cpu::Model;
 use thiserror::Error;
 
+use crate::lockstep::STRETCH;
 use crate::watch::WatchRange;
 
 /// The least guest memory that makes sense: the real-mode area and one MiB above it.
@@ -22,6 +23,8 @@ pub const MIN_MEMORY: u64 = 2 << 20;
 pub const MAX_MEMORY: u64 = 512 << 30;
 /// The most vCPUs: local APIC ids are 8 bits wide and 255 is the broadcast id.
 pub const MAX_CPUS: u32 = 255;
+/// The most instructions between two comparisons of [`Config::lockstep`]: the log of a stretch stays in memory.
+pub const MAX_STRETCH: u64 = 1 << 26;
 /// Guest memory where the user does not say.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub watch: Vec<WatchRange>,
     /// Speed-ups that are switched off.
     pub debug: DebugFlags,
+    /// Two engines run the guest and are compared every so many instructions, 1 to [`MAX_STRETCH`].
+    pub lockstep: Option<u64>,
     /// How talkative the messages on standard error are: 0 warnings, 1 info, 2 debug, 3 trace.
     pub verbosity: u8,
 }
@@ -85,13 +90,17 @@ impl Config {
             replay: None,
             watch: Vec::new(),
             debug: DebugFlags::empty(),
+            lockstep: None,
             verbosity: 0,
         }
     }
 
     /// Whether the processor has to know at each instruction how many it has run.
     pub(crate) fn counts_instructions(&self) -> bool {
-        self.clock == ClockSource::Instructions || self.record.is_some() || self.replay.is_some()
+        self.clock == ClockSource::Instructions
+            || self.record.is_some()
+            || self.replay.is_some()
+            || self.lockstep.is_some()
     }
 
     /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
@@ -217,7 +226,7 @@ pub enum SerialTarget {
 
 bitflags::bitflags! {
     /// Speed-ups of the engines that the user can switch off, to find out which of them a bug is in.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct DebugFlags: u32 {
         /// Every block goes back to the dispatcher instead of jumping to its successor.
         const NO_CHAIN = 1 << 0;
@@ -243,19 +252,54 @@ impl DebugFlags {
     ];
 }
 
-impl FromStr for DebugFlags {
+/// What `--debug` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Debug {
+    /// What is switched off.
+    pub flags: DebugFlags,
+    /// As [`Config::lockstep`].
+    pub lockstep: Option<u64>,
+}
+
+impl Debug {
+    /// The word that asks for two engines in lockstep, and what it does.
+    pub const LOCKSTEP: (&'static str, &'static str) = (
+        "lockstep[=N]",
+        "runs the guest on two engines, compared every N instructions: the plain interpreter, and what the other options ask for",
+    );
+
+    fn word(self, word: &str) -> Result<Self, UseError> {
+        if let Some((_, flag, _)) = DebugFlags::LIST.iter().find(|(name, ..)| *name == word) {
+            return Ok(Self { flags: self.flags | *flag, ..self });
+        }
+        match word.split_once('=') {
+            None if word == "lockstep" => Ok(Self { lockstep: Some(STRETCH), ..self }),
+            Some(("lockstep", count)) => {
+                let count = count.parse().ok().filter(|count| (1..=MAX_STRETCH).contains(count));
+                let wrong = || {
+                    UseError::new(format!(
+                        "'{word}' is no number of instructions; right are lockstep=1 to lockstep={MAX_STRETCH}"
+                    ))
+                };
+                Ok(Self { lockstep: Some(count.ok_or_else(wrong)?), ..self })
+            }
+            _ => {
+                let names = DebugFlags::LIST.iter().map(|(name, ..)| *name);
+                let names: Vec<&str> = names.chain([Self::LOCKSTEP.0]).collect();
+                Err(UseError::new(format!(
+                    "'{word}' is no debug flag; right are {} (see --debug help)",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+}
+
+impl FromStr for Debug {
     type Err = UseError;
 
     fn from_str(list: &str) -> Result<Self, UseError> {
-        list.split(',').try_fold(Self::empty(), |flags, word| {
-            match Self::LIST.iter().find(|(name, ..)| *name == word) {
-                Some((_, flag, _)) => Ok(flags | *flag),
-                None => Err(UseError::new(format!(
-                    "'{word}' is no debug flag; right are {} (see --debug help)",
-                    Self::LIST.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
-                ))),
-            }
-        })
+        list.split(',').try_fold(Self::default(), Self::word)
     }
 }
 
@@ -408,10 +452,10 @@ mod tests {
     #[test]
     fn debug_flags_are_known_by_name() {
         assert_eq!(
-            "no-tlb,no-chain".parse::<DebugFlags>().unwrap(),
+            "no-tlb,no-chain".parse::<Debug>().unwrap().flags,
             DebugFlags::NO_TLB | DebugFlags::NO_CHAIN
         );
-        let message = "no-tlb,fast".parse::<DebugFlags>().unwrap_err().to_string();
+        let message = "no-tlb,fast".parse::<Debug>().unwrap_err().to_string();
         assert!(
             message.contains("'fast' is no debug flag") && message.contains("no-specialise"),
             "{message}"

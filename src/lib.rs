@@ -1,5 +1,7 @@
 //! softmetal: a full-system x86 emulator.
 
+#[cfg(test)]
+mod bare;
 mod board;
 mod boot;
 pub mod cli;
@@ -8,11 +10,13 @@ pub mod console;
 mod debug_log;
 mod guest_ram;
 pub mod journal;
+mod lockstep;
 pub mod machine;
 pub mod memory_map;
 mod origin;
 mod outcome;
 mod pc;
+mod ram_port;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timers;

@@ -1,6 +1,5 @@
 //! The PC: what is on the board and where.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -21,7 +20,7 @@ use softmetal_devices::chipset::reset::{ResetControl, SYSTEM_CONTROL_A_PORT, Sys
 use softmetal_devices::chipset::rtc::Rtc;
 use softmetal_devices::chipset::uart::{COM1, COM1_IRQ, COM2, COM2_IRQ, UART_PORTS, Uart};
 use softmetal_devices::clock::{Alarm, Clock};
-use softmetal_devices::dma::{Dma, DmaSink};
+use softmetal_devices::dma::Dma;
 use softmetal_devices::interrupts::Interrupts;
 use softmetal_devices::irq::IrqLine;
 use softmetal_devices::pci::access::{CONFIG_PORT, CONFIG_PORTS, ConfigPorts, ECAM_SIZE, Ecam};
@@ -38,13 +37,15 @@ use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
 use crate::journal::entry::Entry;
-use crate::journal::{Answers, Journal, Recorder, Replayer, Tape, digest_memory};
+use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
+use crate::lockstep::{self, Lockstep};
 use crate::machine::SerialEnd;
 use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
+use crate::ram_port::RamPort;
 use crate::timers::{Timers, Waker};
-use crate::vcpu::{self, Course};
+use crate::vcpu::{self, Course, Engine};
 use crate::{boot, guest_ram, watch};
 
 /// Where the functions sit that are no chips of the board's.
@@ -55,12 +56,8 @@ const TESTDEV_SLOT: Slot = Slot::new(2, 0);
 pub(crate) struct Pc {
     board: Arc<Board>,
     timers: Timers,
-    #[allow(
-        clippy::vec_box,
-        reason = "a CPU is large and holds pointers into itself, so it stays where it was made"
-    )]
-    cpus: Vec<Box<Cpu>>,
-    ram: Arc<Ram>,
+    engines: Vec<Engine>,
+    memory: RamPort,
     how: How,
     front_panel: FrontPanel,
 }
@@ -101,8 +98,10 @@ impl Pc {
             Journal::Record(tape) => Some(Arc::clone(tape)),
             _ => None,
         };
-        let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(Arc::clone(&ram), tape.clone())));
-        bench.pci(&ram, &dma, random, config.testdev)?;
+        let follows = config.lockstep.map(|stretch| (stretch, Tape::in_memory()));
+        let tapes = tape.iter().chain(follows.iter().map(|(_, tape)| tape)).cloned().collect();
+        let memory = RamPort::new(Arc::clone(&ram), tapes);
+        bench.pci(&memory, random, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -110,15 +109,22 @@ impl Pc {
 
         let Bench { board, timers, sockets, .. } = bench;
         let board = Arc::new(board);
-        let bus: Arc<dyn Bus> = match journal {
+        let mut bus: Arc<dyn Bus> = match journal {
             Journal::None => board.clone(),
             Journal::Record(tape) => Arc::new(Recorder::new(board.clone(), Arc::clone(tape))),
             Journal::Replay(log) => {
-                Arc::new(Answers::new(Arc::clone(&board), Arc::clone(log), Arc::clone(&ram)))
+                let log = Playback::new(Arc::clone(&board), Arc::clone(log), memory.clone());
+                Arc::new(Answers::new(Arc::clone(&board), Arc::new(log)))
             }
         };
+        let options = cpu_options(config);
+        let follows = follows.map(|(stretch, tape)| (lockstep::Plan::new(options, stretch), tape));
+        if let Some((_, tape)) = &follows {
+            bus = Arc::new(Recorder::new(bus, Arc::clone(tape)));
+        }
+        let options = follows.as_ref().map_or(options, |(plan, _)| plan.first);
         let mut cpus: Vec<Box<Cpu>> = (0..config.cpus as usize)
-            .map(|index| Cpu::new(index, cpu_options(config), Arc::clone(&ram), Arc::clone(&bus)))
+            .map(|index| Cpu::new(index, options, Arc::clone(&ram), Arc::clone(&bus)))
             .collect();
         sockets.plug(cpus.iter().map(|cpu| cpu.attention()).collect());
 
@@ -136,7 +142,7 @@ impl Pc {
             let (memory, registers) = (|| digest_memory(ram.memory()), cpu.digest());
             if let Some(tape) = &tape {
                 let (tsc_hz, memory) = (board.clock.tsc_hz(), memory());
-                tape.note(&Entry::Start { tsc_hz, uuid, rng_seed, memory, registers });
+                tape.note(Entry::Start { tsc_hz, uuid, rng_seed, memory, registers });
             }
             if start.is_some_and(|start| start.registers != registers || start.memory != memory()) {
                 return Err(UseError::new(
@@ -153,15 +159,30 @@ impl Pc {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
         };
-        Ok(Self { board, timers, cpus, ram, how, front_panel })
+        let engines = match (follows, cpus.pop()) {
+            (Some((plan, tape)), Some(cpu)) => {
+                let both = Lockstep::new(plan, cpu, tape, &ram, &board, &front_panel.run, timers.waker())?;
+                vec![Engine::Lockstep(Box::new(both))]
+            }
+            (_, last) => cpus.into_iter().chain(last).map(Engine::One).collect(),
+        };
+        Ok(Self { board, timers, engines, memory, how, front_panel })
     }
 
     /// The board alone, without the CPUs.
     #[cfg(feature = "testing")]
     pub(crate) fn bench(self) -> crate::testing::Bench {
-        let Self { board, timers, cpus, ram, front_panel, .. } = self;
-        let processor = cpus.first().map(|cpu| cpu.attention()).unwrap_or_default();
-        crate::testing::Bench { board, timers: timers.follow(processor), cpus, ram, front_panel }
+        let Self { board, timers, engines, memory, front_panel, .. } = self;
+        let processor = engines.first().map(|engine| engine.cpu().attention()).unwrap_or_default();
+        let cpus = engines.into_iter().map(Engine::into_cpu).collect();
+        crate::testing::Bench { board, timers: timers.follow(processor), cpus, ram: memory.ram, front_panel }
+    }
+
+    /// What is not the processor, and the state in which that begins.
+    #[cfg(test)]
+    pub(crate) fn parts(self) -> (Arc<Board>, Arc<Ram>, FrontPanel, Option<softmetal_cpu::CpuState>) {
+        let Self { board, engines, memory, front_panel, .. } = self;
+        (board, memory.ram, front_panel, engines.first().map(|engine| engine.cpu().state()))
     }
 
     pub(crate) fn front_panel(&self) -> FrontPanel {
@@ -170,7 +191,7 @@ impl Pc {
 
     /// Runs the CPUs until the guest or the user ends it.
     pub(crate) fn run(self) -> Result<Outcome> {
-        let Self { board, timers, cpus, ram, how, front_panel: FrontPanel { run, .. } } = self;
+        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, .. } } = self;
         let mut timers = Some(timers);
         let running = match how {
             How::Live { counted: false, .. } => timers.take().map(Timers::start).transpose(),
@@ -178,30 +199,32 @@ impl Pc {
         };
         let running = running.context("cannot start the timer thread")?;
         let mut threads = Vec::new();
-        let started = cpus.into_iter().enumerate().try_for_each(|(index, cpu)| {
+        let started = engines.into_iter().enumerate().try_for_each(|(index, engine)| {
             let course = match &how {
                 How::Live { tape, .. } => {
-                    let timers = timers.take().map(|timers| timers.follow(cpu.attention()));
+                    let timers = timers.take().map(|timers| timers.follow(engine.cpu().attention()));
                     Course::Live { tape: tape.clone(), timers }
                 }
-                How::Replay(log) => Course::Replay(Arc::clone(log), Arc::clone(&ram)),
+                How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
-            threads.push(vcpu::start(index, cpu, &run, course)?);
+            threads.push(vcpu::start(index, engine, &run, course)?);
             Ok::<_, std::io::Error>(())
         });
         if started.is_err() {
             run.end(Outcome::Terminated);
         }
-        let outcome = run.wait();
+        let mut outcome = run.wait();
         for (index, thread) in threads.into_iter().enumerate() {
             match thread.join() {
-                Ok(cpu) => {
+                Ok(mut engine) => {
+                    let cpu = engine.cpu();
                     log::info!("CPU {index}: {}", cpu.statistics());
-                    describe_translations(&cpu);
-                    describe_user_time(&cpu);
+                    describe_translations(cpu);
+                    describe_user_time(cpu);
                     if let How::Live { tape: Some(tape), .. } = &how {
-                        tape.end(&cpu, &outcome, digest_memory(ram.memory()));
+                        tape.end(cpu, &outcome, digest_memory(memory.ram.memory()));
                     }
+                    outcome = engine.finish(outcome);
                 }
                 Err(panic) => std::panic::resume_unwind(panic),
             }
@@ -380,12 +403,13 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self, ram: &Arc<Ram>, dma: &Dma, random: Random, testdev: bool) -> Result<()> {
+    fn pci(&mut self, memory: &RamPort, random: Random, testdev: bool) -> Result<()> {
+        let chips = memory.clone();
+        let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
         let mut bus = PciBus::new(Arc::clone(ports), Arc::clone(memory));
-        let shadowed = Arc::clone(ram);
-        let shadow = move |Shadow { range, read, write }| shadowed.set_rights(range, Rights { read, write });
+        let shadow = move |Shadow { range, read, write }| chips.set_rights(range, Rights { read, write });
         bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start, Box::new(shadow))))?;
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
         let rng =
@@ -448,19 +472,6 @@ impl Bench {
     }
 }
 
-/// Tells the CPUs what devices write, so that they drop code that they have decoded there; and the log.
-struct DeviceWrites(Arc<Ram>, Option<Arc<Tape>>);
-
-impl DmaSink for DeviceWrites {
-    fn written(&self, range: Range<u64>) {
-        let len = range.end.saturating_sub(range.start);
-        self.0.written(range.start, len);
-        if let Some(tape) = &self.1 {
-            tape.written(self.0.memory(), range.start, len);
-        }
-    }
-}
-
 /// A device as its address range, the timers and its wires share it.
 fn shared<T>(device: T) -> Arc<Mutex<T>> {
     Arc::new(Mutex::new(device))
@@ -495,8 +506,8 @@ mod tests {
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
-        let dma = Dma::new(ram.memory().clone(), Arc::new(DeviceWrites(Arc::clone(&ram), None)));
-        bench.pci(&ram, &dma, Box::new(|_| true), true).unwrap();
+        let memory = RamPort::new(Arc::clone(&ram), Vec::new());
+        bench.pci(&memory, Box::new(|_| true), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);

@@ -5,44 +5,97 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use softmetal_cpu::{Cpu, Exit, Ram};
+use softmetal_cpu::{Cpu, Exit};
 
 use crate::journal::{self, Replayer, Tape};
+use crate::lockstep::Lockstep;
 use crate::outcome::{Outcome, Run};
+use crate::ram_port::RamPort;
 use crate::timers::CountedTimers;
+
+/// What runs a processor's instructions.
+pub(crate) enum Engine {
+    /// The CPU that the machine was built with.
+    One(Box<Cpu>),
+    /// That, and another behind it.
+    Lockstep(Box<Lockstep>),
+}
+
+impl Engine {
+    /// The calling thread runs the guest from here on.
+    pub(crate) fn begin(&self) {
+        if let Self::Lockstep(both) = self {
+            both.begin();
+        }
+    }
+
+    /// As [`Cpu::run_for`].
+    pub(crate) fn run_for(&mut self, instructions: u64) -> Exit {
+        match self {
+            Self::One(cpu) => cpu.run_for(instructions),
+            Self::Lockstep(both) => both.run_for(instructions),
+        }
+    }
+
+    /// The processor as the machine knows it.
+    pub(crate) fn cpu(&self) -> &Cpu {
+        match self {
+            Self::One(cpu) => cpu,
+            Self::Lockstep(both) => both.cpu(),
+        }
+    }
+
+    /// The processor without what ran it; of two, the one that the machine knows.
+    #[cfg(feature = "testing")]
+    pub(crate) fn into_cpu(self) -> Box<Cpu> {
+        match self {
+            Self::One(cpu) => cpu,
+            Self::Lockstep(both) => both.into_cpu(),
+        }
+    }
+
+    /// The guest runs no more. What is wrong with the engine takes the place of how the run ended.
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> Outcome {
+        match self {
+            Self::One(_) => outcome,
+            Self::Lockstep(both) => both.finish().map_or(outcome, Outcome::Failed),
+        }
+    }
+}
 
 /// What makes a CPU look up besides what others ask of it.
 pub(crate) enum Course {
     /// It runs; its log, if there is one, and the devices' timers, if its instructions are the time.
     Live { tape: Option<Arc<Tape>>, timers: Option<CountedTimers> },
     /// It follows a log.
-    Replay(Arc<Replayer>, Arc<Ram>),
+    Replay(Arc<Replayer>, RamPort),
 }
 
 /// Starts the thread of vCPU number `index`. It runs until `run` ends.
 pub(crate) fn start(
     index: usize,
-    cpu: Box<Cpu>,
+    engine: Engine,
     run: &Arc<Run>,
     course: Course,
-) -> io::Result<JoinHandle<Box<Cpu>>> {
-    run.join(cpu.attention());
+) -> io::Result<JoinHandle<Engine>> {
+    run.join(engine.cpu().attention());
     let guard = EndOnPanic(Arc::clone(run));
     let work = move || match course {
-        Course::Live { tape, timers } => execute(index, cpu, &guard.0, tape.as_deref(), timers.as_ref()),
-        Course::Replay(log, ram) => journal::execute(cpu, &guard.0, &log, &ram),
+        Course::Live { tape, timers } => execute(index, engine, &guard.0, tape.as_deref(), timers.as_ref()),
+        Course::Replay(log, memory) => journal::execute(engine, &guard.0, &log, &memory),
     };
     thread::Builder::new().name(format!("vcpu {index}")).spawn(work)
 }
 
 fn execute(
     index: usize,
-    mut cpu: Box<Cpu>,
+    mut engine: Engine,
     run: &Run,
     tape: Option<&Tape>,
     timers: Option<&CountedTimers>,
-) -> Box<Cpu> {
-    let attention = cpu.attention();
+) -> Engine {
+    let attention = engine.cpu().attention();
+    engine.begin();
     if let Some(tape) = tape {
         tape.begin();
     }
@@ -50,26 +103,25 @@ fn execute(
     while run.goes_on() {
         let mut limit = timers.map_or(u64::MAX, CountedTimers::serve);
         if let Some(tape) = tape {
-            limit = limit.min(tape.limit(&cpu));
+            limit = limit.min(tape.limit(engine.cpu()));
             if let Some(failure) = tape.failure() {
                 run.end(Outcome::Failed(failure));
                 break;
             }
         }
-        let exit = if limit == u64::MAX { cpu.run() } else { cpu.run_for(limit) };
-        match exit {
+        match engine.run_for(limit) {
             Exit::Halted if timers.is_some_and(CountedTimers::skip) => {
-                if idle.for_long(&cpu) {
+                if idle.for_long(engine.cpu()) {
                     attention.wait(Some(Duration::from_millis(1)));
                 }
             }
             // A request that came before the wait began ends it at once: nothing is lost.
             Exit::Halted | Exit::WaitForSipi => attention.wait(None),
             Exit::Requested | Exit::Counted => {}
-            Exit::TripleFault => run.end(Outcome::Crashed(describe(index, &cpu))),
+            Exit::TripleFault => run.end(Outcome::Crashed(describe(index, engine.cpu()))),
         }
     }
-    cpu
+    engine
 }
 
 /// Whether a guest for which halted time passes at once has been asleep for so many deadlines that it may never wake: then

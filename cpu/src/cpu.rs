@@ -155,6 +155,9 @@ impl Cpu {
             spaces: Default::default(),
             goal: u64::MAX,
             last_ones: false,
+            overruns: false,
+            #[cfg(feature = "planted")]
+            planted: None,
             pauses: 0,
             ram,
             bus,
@@ -176,6 +179,14 @@ impl Cpu {
         self.run_until(self.instructions().saturating_add(instructions))
     }
 
+    /// As [`Cpu::run_for`], and on to the end of the block in which that is: no instruction runs alone that would not have.
+    pub fn run_past(&mut self, instructions: u64) -> Exit {
+        self.overruns = true;
+        let exit = self.run_for(instructions);
+        self.overruns = false;
+        exit
+    }
+
     /// How many instructions have run since the CPU was made. Within a block, how many had at its beginning.
     pub fn instructions(&self) -> u64 {
         self.attention_ref().instructions()
@@ -185,7 +196,11 @@ impl Cpu {
         self.goal = goal;
         self.count_instructions();
         self.enter_guest();
+        #[cfg(feature = "planted")]
+        let before = self.infect();
         let exit = self.run_inner();
+        #[cfg(feature = "planted")]
+        crate::planted::cure(before);
         self.leave_guest();
         exit
     }
@@ -195,12 +210,12 @@ impl Cpu {
     fn count_instructions(&mut self) {
         let done = self.instructions();
         let left = self.goal.saturating_sub(done);
-        self.last_ones = left <= BLOCK as u64;
+        self.last_ones = left <= BLOCK as u64 && !self.overruns;
         // Between two looks translated code runs more than a block.
         let longest = (INSTRUCTIONS + BLOCK) as u64;
-        self.translated.off = left <= longest;
+        self.translated.off = left <= longest && !self.overruns;
         let budget = match () {
-            () if self.last_ones => left.saturating_sub(1),
+            () if self.last_ones || self.overruns => left.saturating_sub(1),
             () if self.translated.off => left - BLOCK as u64,
             () => left - longest,
         };
@@ -238,7 +253,7 @@ impl Cpu {
                 // A triple fault of the delivery.
                 continue;
             }
-            if self.last_ones && self.instructions() >= self.goal {
+            if (self.last_ones || self.overruns) && self.instructions() >= self.goal {
                 if !injected {
                     // It is for the next instruction, which has not run yet.
                     self.shadow = shadow;

@@ -46,6 +46,7 @@ impl Bug {
 #[cfg(feature = "planted")]
 mod active {
     use super::Bug;
+    use crate::state::Cpu;
     use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
     /// 0 is none.
@@ -60,12 +61,31 @@ mod active {
     pub(crate) fn is(bug: Bug) -> bool {
         ACTIVE.load(Relaxed) == bug as u8
     }
+
+    impl Cpu {
+        /// Plants one in this CPU alone. No other CPU of the process may run while it does.
+        pub fn plant(&mut self, bug: Bug) {
+            self.planted = Some(bug);
+        }
+
+        /// The CPU begins to run with its own bug; gives what was planted before.
+        pub(crate) fn infect(&self) -> Option<u8> {
+            self.planted.map(|bug| ACTIVE.swap(bug as u8, Relaxed))
+        }
+    }
+
+    /// The CPU runs no more.
+    pub(crate) fn cure(before: Option<u8>) {
+        if let Some(before) = before {
+            ACTIVE.store(before, Relaxed);
+        }
+    }
 }
 
 #[cfg(feature = "planted")]
-pub(crate) use active::is;
-#[cfg(feature = "planted")]
 pub use active::plant;
+#[cfg(feature = "planted")]
+pub(crate) use active::{cure, is};
 
 /// Whether this one is planted.
 #[cfg(not(feature = "planted"))]

@@ -439,6 +439,11 @@ pub struct Cpu {
     pub(crate) goal: u64,
     /// So few are left that they run one by one.
     pub(crate) last_ones: bool,
+    /// The block that reaches the goal runs to its end: [`Cpu::run_past`].
+    pub(crate) overruns: bool,
+    /// A fault on purpose that is this CPU's own.
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::planted::Bug>,
     /// PAUSEs executed.
     pub(crate) pauses: u32,
     pub(crate) ram: Arc<Ram>,

@@ -174,3 +174,23 @@ fn a_shadow_outlasts_the_stop_behind_it() {
     assert_eq!(machine.cpu.state().rip, HANDLERS + 16 * 0x40, "it came behind one instruction");
     assert_eq!(machine.cpu.state().gpr[0], 1);
 }
+
+#[test]
+fn run_past_stops_where_blocks_end() {
+    // Each stop is one of those that blocks run whole would make: the second machine, which runs exactly so many, agrees.
+    let (mut blocks, mut exact) = (machine(COUNTING), machine(COUNTING));
+    let mut longest = 0;
+    loop {
+        let before = blocks.cpu.instructions();
+        let exit = blocks.cpu.run_past(1);
+        let ran = blocks.cpu.instructions() - before;
+        assert_eq!(exact.cpu.run_for(ran), exit);
+        assert_eq!(exact.cpu.instructions(), blocks.cpu.instructions());
+        assert_eq!(exact.cpu.state(), blocks.cpu.state());
+        longest = longest.max(ran);
+        if exit == Exit::Halted {
+            break;
+        }
+    }
+    assert!((2..=64).contains(&longest), "{longest}");
+}

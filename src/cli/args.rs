@@ -10,7 +10,8 @@ use softmetal_cpu::Model;
 
 use crate::cli::verify;
 use crate::config::{
-    Accel, ClockSource, Config, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError, parse_memory,
+    Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
+    parse_memory,
 };
 use crate::watch::WatchRange;
 
@@ -28,7 +29,8 @@ Exit status:
   0    the guest powered off, or reset with --no-reboot, or Ctrl-A x ended it
   1    verify: something differs
   2    wrong use: an option or a file that cannot be right
-  4    the host refused something: memory, a file, a socket; or a replay went another way than its log
+  4    the host refused something: memory, a file, a socket; a replay went another way than its log; or the two
+       engines of --debug lockstep differ
   6    the guest crashed (triple fault); the message holds the CPU's state
   odd  with --debug-exit, the guest wrote V to port 0xf4: (V << 1) | 1
 
@@ -135,17 +137,17 @@ struct MachineArgs {
     /// Print who touches memory, the first 1000 times: [phys:]ADDRESS[+LENGTH][:r|:w|:rw]; several times if you like
     #[arg(long, value_name = "RANGE")]
     watch: Vec<WatchRange>,
-    /// Switch off speed-ups to find a bug: names with commas between; help lists them
+    /// Find a bug: switch off speed-ups, run two engines in lockstep; names with commas between; help lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
-    debug: Option<Debug>,
+    debug: Option<DebugChoice>,
     /// Say more on standard error; twice and thrice for still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Debug {
-    Flags(DebugFlags),
+enum DebugChoice {
+    List(Debug),
     Help,
 }
 
@@ -203,15 +205,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
     };
     let debug = match machine.debug {
-        None => DebugFlags::empty(),
-        Some(Debug::Flags(flags)) => flags,
-        Some(Debug::Help) => return Ok(Request::Print(debug_help())),
+        None => Debug::default(),
+        Some(DebugChoice::List(list)) => list,
+        Some(DebugChoice::Help) => return Ok(Request::Print(debug_help())),
     };
     let cpu = match machine.cpu {
         ModelChoice::Model(model) => model,
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
-    one_processor(machine)?;
+    one_processor(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel,
         cpu,
@@ -225,7 +227,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         record: machine.record.clone(),
         replay: machine.replay.clone(),
         watch: machine.watch.clone(),
-        debug,
+        debug: debug.flags,
+        lockstep: debug.lockstep,
         verbosity: machine.verbose,
         ..Config::new(kernel)
     };
@@ -293,12 +296,13 @@ fn parse_accel(text: &str) -> Result<Accel, UseError> {
 }
 
 /// What needs to know the order of all that happens knows it of one processor only.
-fn one_processor(machine: &MachineArgs) -> Result<(), UseError> {
+fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
     let MachineArgs { cpus, clock, record, replay, .. } = machine;
     let options = [
         ("--clock instructions", *clock == ClockSource::Instructions),
         ("--record", record.is_some()),
         ("--replay", replay.is_some()),
+        ("--debug lockstep", debug.lockstep.is_some()),
     ];
     match options.into_iter().find(|(_, on)| *on && *cpus > 1) {
         Some((option, _)) => Err(UseError::new(format!(
@@ -340,8 +344,8 @@ fn model_help() -> String {
     text
 }
 
-fn parse_debug(text: &str) -> Result<Debug, UseError> {
-    if text == "help" { Ok(Debug::Help) } else { text.parse().map(Debug::Flags) }
+fn parse_debug(text: &str) -> Result<DebugChoice, UseError> {
+    if text == "help" { Ok(DebugChoice::Help) } else { text.parse().map(DebugChoice::List) }
 }
 
 fn debug_help() -> String {
@@ -349,12 +353,15 @@ fn debug_help() -> String {
     for (name, _, what) in DebugFlags::LIST {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
+    let (name, what) = Debug::LOCKSTEP;
+    text.push_str(&format!("And what it can do:\n  {name:<16}{what}\n"));
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lockstep::STRETCH;
 
     fn parse_words(words: &str) -> Result<Request, UseError> {
         parse(std::iter::once("softmetal").chain(words.split_whitespace()).map(OsString::from))
@@ -407,9 +414,19 @@ mod tests {
             replay: None,
             watch: vec!["phys:0x1000+8:w".parse().unwrap(), "64".parse().unwrap()],
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
+            lockstep: None,
             verbosity: 2,
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn lockstep_stands_among_the_switches() {
+        for (words, stretch) in [("lockstep", STRETCH), ("lockstep=1", 1), ("no-tlb,lockstep=77", 77)] {
+            let config = run(&format!("run --kernel k --debug {words}"));
+            assert_eq!(config.lockstep, Some(stretch));
+            assert_eq!(config.debug.contains(DebugFlags::NO_TLB), words.contains("no-tlb"));
+        }
     }
 
     #[test]
@@ -437,6 +454,12 @@ mod tests {
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
             ("run --kernel k --serial tcp", ["--serial: 'tcp' is no serial target", "unix=PATH"]),
             ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),
+            ("run --kernel k --debug lockstep=0", ["--debug: 'lockstep=0' is no number", "lockstep=1 to"]),
+            ("run --kernel k --debug lockstep=x", ["--debug: 'lockstep=x' is no number", "lockstep=1 to"]),
+            (
+                "run --kernel k --debug lockstep --cpus 2",
+                ["--debug lockstep is for machines with one", "--cpus 2"],
+            ),
             ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
             ("run --kernel", ["--kernel", "value"]),
             ("demo windows", ["windows", "debian"]),
@@ -470,6 +493,7 @@ mod tests {
         for (name, ..) in DebugFlags::LIST {
             assert!(help.contains(name));
         }
+        assert!(help.contains("lockstep[=N]"));
         let Ok(Request::Print(help)) = parse_words("run --cpu help") else { panic!() };
         for (name, _, what) in Model::LIST {
             assert!(help.contains(name) && help.contains(what));

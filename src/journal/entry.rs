@@ -1,6 +1,9 @@
 //! What a log holds, as bytes: a tag, then numbers of 7 bits a byte. Reading is pure and takes any bytes.
 
 use std::io::{self, Read};
+use std::ops::Range;
+
+use softmetal_cpu::{Event, Rights};
 
 /// A point between two instructions of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,16 @@ pub enum Happening {
     End(End, u64),
 }
 
+impl From<Event> for Happening {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Interrupt(vector) => Self::Interrupt(vector),
+            Event::Nmi => Self::Nmi,
+            Event::Init => Self::Init,
+        }
+    }
+}
+
 impl std::fmt::Display for Happening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -136,12 +149,16 @@ pub enum Entry {
     Asked(Question, Option<u64>),
     /// A device has written into guest memory.
     Dma(u64, Vec<u8>),
+    /// A chip has changed which accesses reach pages of guest memory.
+    Rights(Range<u64>, Rights),
     /// Something between two instructions.
     At(Moment, Happening),
 }
 
 /// Most bytes of one [`Entry::Dma`].
 pub(crate) const DMA_CHUNK: usize = 4096;
+/// Most bytes of one [`Entry::Rights`]: the chips that change them govern the first MiB.
+const RIGHTS_RANGE: u64 = 1 << 20;
 
 /// What numbers are written relative to.
 #[derive(Default)]
@@ -245,6 +262,12 @@ pub(crate) fn write(out: &mut Vec<u8>, entry: &Entry, last: &mut Last) {
             number(out, *at);
             number(out, bytes.len() as u64);
             out.extend(bytes);
+        }
+        Entry::Rights(range, rights) => {
+            out.push(21);
+            number(out, range.start);
+            number(out, range.end);
+            out.push(u8::from(rights.read) | u8::from(rights.write) << 1);
         }
         Entry::At(moment, happening) => {
             match happening {
@@ -389,6 +412,14 @@ pub(crate) fn read(from: &mut impl Read, last: &mut Last) -> io::Result<Option<E
             return Ok(Some(Entry::At(moment, happening)));
         }
         20 => Question::Random,
+        21 => {
+            let range = read_number(from)?..read_number(from)?;
+            if range.end.checked_sub(range.start).is_none_or(|len| len > RIGHTS_RANGE) {
+                return Err(wrong("a range of memory that is too long"));
+            }
+            let bits = byte(from)?;
+            return Ok(Some(Entry::Rights(range, Rights { read: bits & 1 != 0, write: bits & 2 != 0 })));
+        }
         _ => return Err(wrong("a record of no known kind")),
     };
     let answer = match question {
@@ -434,6 +465,7 @@ mod tests {
             asked(Question::Random, Some(u64::MAX)),
             asked(Question::Random, None),
             Entry::Dma(0x1000, vec![5; DMA_CHUNK]),
+            Entry::Rights(0xf_0000..0x10_0000, Rights { read: true, write: false }),
             Entry::At(moment(10, u64::MAX), Happening::Interrupt(0x20)),
             Entry::At(moment(10, 3), Happening::Nmi),
             Entry::At(moment(11, 0), Happening::Init),

@@ -6,6 +6,7 @@
 //! how many instructions had run, and what was in the registers. A replay asks the log in place of the board, runs to each
 //! such moment, and compares.
 
+mod answers;
 pub mod entry;
 mod recorder;
 mod replayer;
@@ -28,13 +29,16 @@ use crate::config::{Config, KernelSource, UseError};
 use crate::outcome::Outcome;
 use entry::{Entry, Last, Moment};
 
+pub(crate) use answers::{Answers, Script};
 pub(crate) use recorder::{Recorder, Tape};
-pub(crate) use replayer::{Answers, Replayer, Start, execute};
+pub(crate) use replayer::{Playback, Replayer, Start, execute};
 
 /// The first bytes of every log.
 const MAGIC: &[u8] = b"softmetal log\n";
 /// What this build reads and writes.
 const FORMAT: u32 = 2;
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
 /// More than any header has.
 const MAX_HEADER: usize = 1 << 20;
 
@@ -283,23 +287,29 @@ fn digest(bytes: &[u8]) -> u64 {
 /// A number that equal guest memories share. Only what the memory file holds is looked at: pages that nobody has written are
 /// zeros.
 pub(crate) fn digest_memory(memory: &GuestMemoryMmap) -> u64 {
-    const PAGE: u64 = 4096;
     let mut sum = 0_u64;
-    let mut page = [0; PAGE as usize];
+    let mut page = [0; PAGE];
+    for_each_used_page(memory, |at| {
+        let there = memory.read_slice(&mut page, GuestAddress(at));
+        if there.is_ok() && page.iter().any(|byte| *byte != 0) {
+            // The order does not matter, the place does.
+            let place = at.wrapping_mul(0xff51_afd7_ed55_8ccd);
+            sum = sum.wrapping_add(digest(&page).wrapping_mul(place | 1));
+        }
+    });
+    sum
+}
+
+/// Goes through the pages that the memory file holds: the others have never been written.
+pub(crate) fn for_each_used_page(memory: &GuestMemoryMmap, mut visit: impl FnMut(u64)) {
     for region in memory.iter() {
         let mut at = 0;
         while let Some(used) = next_used(region, at).filter(|used| *used < region.len()) {
-            at = used & !(PAGE - 1);
-            let there = memory.read_slice(&mut page, GuestAddress(region.start_addr().0 + at));
-            if there.is_ok() && page.iter().any(|byte| *byte != 0) {
-                // The order does not matter, the place does.
-                let place = (region.start_addr().0 + at).wrapping_mul(0xff51_afd7_ed55_8ccd);
-                sum = sum.wrapping_add(digest(&page).wrapping_mul(place | 1));
-            }
-            at += PAGE;
+            at = used & !(PAGE as u64 - 1);
+            visit(region.start_addr().0 + at);
+            at += PAGE as u64;
         }
     }
-    sum
 }
 
 /// Where in a region, from `at` on, its file has the next byte that was ever written; `at` where the file cannot tell.
@@ -348,6 +358,34 @@ mod tests {
             writer.write(&entry).unwrap();
         }
         writer.finish().unwrap();
+    }
+
+    #[test]
+    fn a_replay_knows_when_memory_has_become_read_only() {
+        let code = [
+            0xb8, 0x90, 0, 0, 0x80, 0x66, 0xba, 0xf8, 0x0c,
+            0xef, // out 0xcf8, 0x80000090: the host bridge's PAM0
+            0xb0, 0x10, 0x66, 0xba, 0xfc, 0x0c, 0xee, // out 0xcfc, 0x10: 0xf0000 can only be read
+            0xc6, 0x05, 0, 0, 0x0f, 0, 0x55, // mov byte [0xf0000], 0x55
+            0xb0, 0x30, 0xee, // out 0xcfc, 0x30: it is RAM again
+            0xa0, 0, 0, 0x0f, 0, 0x34, 0x2a, 0xe6,
+            0xf4, // mov al, [0xf0000]; xor al, 0x2a; out 0xf4, al
+            0xf4, 0xeb, 0xfd, // hlt, for ever
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut config = config();
+        config.kernel = KernelSource::BuiltIn(crate::bare::kernel(&code).leak());
+        config.debug_exit = true;
+        config.record = Some(log.clone());
+        let Outcome::DebugExit(value) = run(&config) else { panic!("the guest ends otherwise") };
+        assert_ne!(value, 0x55 ^ 0x2a, "the guest has written there");
+        config.record = None;
+        config.replay = Some(log);
+        assert_eq!(run(&config), Outcome::DebugExit(value));
+        config.replay = None;
+        config.lockstep = Some(1000);
+        assert_eq!(run(&config), Outcome::DebugExit(value));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Writing a log: a bus that passes everything on to the board and notes what comes back.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
 use anyhow::Result;
 use parking_lot::Mutex;
-use softmetal_cpu::{Bus, Cpu, Event, Gp};
+use softmetal_cpu::{Bus, Cpu, Event, Gp, Rights};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::entry::{DMA_CHUNK, Data, End, Entry, Happening, Question};
@@ -19,9 +20,52 @@ const STRIDE: u64 = 1 << 22;
 /// The log that is being written. What goes wrong is kept for the one who runs the machine.
 pub(crate) struct Tape(Mutex<State>);
 
+/// Where a log goes.
+enum Sink {
+    File {
+        writer: Box<Writer>,
+        name: String,
+    },
+    /// For who takes it away again soon.
+    Memory(Vec<Entry>),
+}
+
+impl Sink {
+    fn write(&mut self, entry: Entry) -> Result<(), String> {
+        match self {
+            Self::File { writer, .. } => writer.write(&entry).map_err(|error| self.wrong(&error)),
+            Self::Memory(entries) => {
+                entries.push(entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// What has been written reaches the file.
+    fn flush(&mut self) -> Result<(), String> {
+        match self {
+            Self::File { writer, .. } => writer.flush().map_err(|error| self.wrong(&error)),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        match self {
+            Self::File { writer, .. } => writer.finish().map_err(|error| self.wrong(&error)),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    fn wrong(&self, error: &std::io::Error) -> String {
+        match self {
+            Self::File { name, .. } => format!("cannot write the log {name}: {error}"),
+            Self::Memory(_) => format!("cannot keep the log: {error}"),
+        }
+    }
+}
+
 struct State {
-    writer: Writer,
-    name: String,
+    sink: Sink,
     failure: Option<String>,
     /// The CPU's thread: what others do is not between two of its instructions.
     cpu: Option<ThreadId>,
@@ -30,19 +74,30 @@ struct State {
 
 impl Tape {
     pub(super) fn create(path: &Path, header: &Header) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self(Mutex::new(State {
-            writer: Writer::create(path, header)?,
-            name: path.display().to_string(),
-            failure: None,
-            cpu: None,
-            checkpoint: 0,
-        }))))
+        let writer = Box::new(Writer::create(path, header)?);
+        Ok(Self::new(Sink::File { writer, name: path.display().to_string() }))
     }
 
-    pub(crate) fn note(&self, entry: &Entry) {
+    /// A log that is taken away piece by piece.
+    pub(crate) fn in_memory() -> Arc<Self> {
+        Self::new(Sink::Memory(Vec::new()))
+    }
+
+    fn new(sink: Sink) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State { sink, failure: None, cpu: None, checkpoint: 0 })))
+    }
+
+    pub(crate) fn note(&self, entry: Entry) {
         let mut state = self.0.lock();
-        if let Err(error) = state.writer.write(entry) {
-            state.fail(&error);
+        let written = state.sink.write(entry);
+        state.check(written);
+    }
+
+    /// What was noted since the last time, of a log in memory.
+    pub(crate) fn take(&self) -> Vec<Entry> {
+        match &mut self.0.lock().sink {
+            Sink::Memory(entries) => std::mem::take(entries),
+            Sink::File { .. } => Vec::new(),
         }
     }
 
@@ -64,10 +119,9 @@ impl Tape {
         let now = cpu.instructions();
         if now >= state.checkpoint {
             state.checkpoint = now + STRIDE;
-            let written = state.writer.write(&Entry::At(moment(cpu), Happening::Checkpoint));
-            if let Err(error) = written.and_then(|()| state.writer.flush()) {
-                state.fail(&error);
-            }
+            let written = state.sink.write(Entry::At(moment(cpu), Happening::Checkpoint));
+            let written = written.and_then(|()| state.sink.flush());
+            state.check(written);
         }
         state.checkpoint - now
     }
@@ -81,50 +135,63 @@ impl Tape {
             Outcome::Crashed(_) => End::Crashed,
             Outcome::Terminated | Outcome::Failed(_) => End::Terminated,
         };
-        self.note(&Entry::At(moment(cpu), Happening::End(end, memory)));
+        self.note(Entry::At(moment(cpu), Happening::End(end, memory)));
         let mut state = self.0.lock();
         state.cpu = None;
-        if let Err(error) = state.writer.flush() {
-            state.fail(&error);
-        }
+        let written = state.sink.flush();
+        state.check(written);
     }
 
     /// Nothing more comes.
     pub(crate) fn finish(&self) {
         let mut state = self.0.lock();
-        if let Err(error) = state.writer.finish() {
-            state.fail(&error);
-        }
+        let written = state.sink.finish();
+        state.check(written);
     }
 
     /// A device has written to guest memory.
     pub(crate) fn written(&self, memory: &GuestMemoryMmap, at: u64, len: u64) {
-        {
-            let mut state = self.0.lock();
-            match state.cpu {
-                // What is there before the first instruction belongs to the start.
-                None => return,
-                Some(cpu) if cpu == thread::current().id() => {}
-                Some(_) => {
-                    let what = "a device has written to memory while the processor ran; no log can hold that";
-                    state.failure.get_or_insert(what.into());
-                    return;
-                }
-            }
+        if !self.holds("a device has written to memory") {
+            return;
         }
         for done in (0..len).step_by(DMA_CHUNK) {
             let mut bytes = vec![0; (len - done).min(DMA_CHUNK as u64) as usize];
             if memory.read_slice(&mut bytes, GuestAddress(at + done)).is_ok() {
-                self.note(&Entry::Dma(at + done, bytes));
+                self.note(Entry::Dma(at + done, bytes));
+            }
+        }
+    }
+
+    /// A chip has changed which accesses reach pages of guest memory.
+    pub(crate) fn rights(&self, range: Range<u64>, rights: Rights) {
+        if self.holds("a chip has changed what memory answers to") {
+            self.note(Entry::Rights(range, rights));
+        }
+    }
+
+    /// Whether something that happens to memory now has its place among the processor's instructions.
+    fn holds(&self, what: &str) -> bool {
+        let mut state = self.0.lock();
+        match state.cpu {
+            // What is there before the first instruction belongs to the start.
+            None => false,
+            Some(cpu) if cpu == thread::current().id() => true,
+            Some(_) => {
+                state
+                    .failure
+                    .get_or_insert_with(|| format!("{what} while the processor ran; no log can hold that"));
+                false
             }
         }
     }
 }
 
 impl State {
-    fn fail(&mut self, error: &std::io::Error) {
-        let message = format!("cannot write the log {}: {error}", self.name);
-        self.failure.get_or_insert(message);
+    /// The first thing that goes wrong is kept.
+    fn check(&mut self, done: Result<(), String>) {
+        if let Err(what) = done {
+            self.failure.get_or_insert(what);
+        }
     }
 }
 
@@ -140,7 +207,7 @@ impl Recorder {
     }
 
     fn note(&self, question: Question, answer: Option<u64>) {
-        self.tape.note(&Entry::Asked(question, answer));
+        self.tape.note(Entry::Asked(question, answer));
     }
 }
 
@@ -182,12 +249,7 @@ impl Bus for Recorder {
     }
 
     fn event(&self, cpu: &Cpu, event: Event) {
-        let happening = match event {
-            Event::Interrupt(vector) => Happening::Interrupt(vector),
-            Event::Nmi => Happening::Nmi,
-            Event::Init => Happening::Init,
-        };
-        self.tape.note(&Entry::At(moment(cpu), happening));
+        self.tape.note(Entry::At(moment(cpu), event.into()));
     }
 
     fn cr8(&self, cpu: usize) -> u8 {

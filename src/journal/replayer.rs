@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use parking_lot::Mutex;
-use softmetal_cpu::{Attention, Bus, Cpu, Event, Exit, Gp, Ram, Request};
+use softmetal_cpu::{Attention, Bus, Cpu, Event, Exit, Request};
 use softmetal_devices::chipset::debug_console::DEBUG_CONSOLE_PORT;
 use softmetal_devices::chipset::uart::{COM1, UART_PORTS};
-use vm_memory::{Bytes, GuestAddress};
 
-use super::entry::{Data, End, Entry, Happening, Moment, Question};
+use super::answers::Script;
+use super::entry::{End, Entry, Happening, Moment, Question};
 use super::{Reader, digest_memory, moment};
 use crate::board::Board;
 use crate::outcome::{Outcome, Run};
+use crate::ram_port::RamPort;
+use crate::vcpu::Engine;
 
 /// More questions than there can be between two checkpoints.
 const MOST_QUESTIONS: usize = 1 << 24;
@@ -93,20 +95,11 @@ impl Replayer {
         self.fail(state, format!("the replay leaves its log at instruction {instructions}: {what}"));
     }
 
-    /// Whether an interrupt is on its way.
-    fn has_interrupt(&self) -> bool {
-        matches!(self.state.lock().armed, Some((_, Happening::Interrupt(_))))
-    }
-
     /// Something comes to the CPU: is it what the log has, and where?
     fn event(&self, cpu: &Cpu, event: Event) {
         let mut state = self.state.lock();
         let here = moment(cpu);
-        let happening = match event {
-            Event::Interrupt(vector) => Happening::Interrupt(vector),
-            Event::Nmi => Happening::Nmi,
-            Event::Init => Happening::Init,
-        };
+        let happening = Happening::from(event);
         match state.armed.take() {
             Some((then, what)) if what == happening => self.compare(&mut state, &what, then, here),
             _ => self.diverge(
@@ -131,10 +124,10 @@ impl Replayer {
     }
 
     /// The CPU has come as far as the next moment, or halts before it. Brings what is there; an end gives its outcome.
-    fn arrive(&self, cpu: &mut Cpu, ram: &Ram) -> Option<Outcome> {
+    fn arrive(&self, cpu: &Cpu, memory: &RamPort) -> Option<Outcome> {
         let mut state = self.state.lock();
         let here = moment(cpu);
-        apply_writes(&mut state, ram);
+        apply_writes(&mut state, memory);
         if let Some((_, what)) = &state.armed {
             let difference = format!("{what} does not come to the guest, which holds it back");
             self.diverge(&mut state, here.instructions, &difference);
@@ -160,8 +153,8 @@ impl Replayer {
             Happening::Init => Request::INIT,
             Happening::Checkpoint | Happening::End(..) => {
                 self.compare(&mut state, &what, then, here);
-                let Happening::End(end, memory) = what else { return None };
-                if state.failure.is_none() && digest_memory(ram.memory()) != memory {
+                let Happening::End(end, digest) = what else { return None };
+                if state.failure.is_none() && digest_memory(memory.ram.memory()) != digest {
                     self.diverge(
                         &mut state,
                         here.instructions,
@@ -183,23 +176,26 @@ impl Replayer {
     }
 }
 
-/// What devices have written to memory at this point of the log.
-fn apply_writes(state: &mut State, ram: &Ram) {
-    while let Some(Entry::Dma(at, bytes)) = state.queue.front() {
-        if ram.memory().write_slice(bytes, GuestAddress(*at)).is_ok() {
-            ram.written(*at, bytes.len() as u64);
+/// What devices and chips have done to memory at this point of the log.
+fn apply_writes(state: &mut State, memory: &RamPort) {
+    loop {
+        match state.queue.front() {
+            Some(Entry::Dma(at, bytes)) => memory.write(*at, bytes),
+            Some(Entry::Rights(range, rights)) => memory.set_rights(range.clone(), *rights),
+            _ => return,
         }
         state.queue.pop_front();
     }
 }
 
-/// Runs a CPU from the log until its end, or until it is not as the log says.
-pub(crate) fn execute(mut cpu: Box<Cpu>, run: &Run, log: &Replayer, ram: &Ram) -> Box<Cpu> {
-    log.state.lock().attention = Some(cpu.attention());
+/// Runs a guest from the log until its end, or until it is not as the log says.
+pub(crate) fn execute(mut engine: Engine, run: &Run, log: &Replayer, memory: &RamPort) -> Engine {
+    log.state.lock().attention = Some(engine.cpu().attention());
+    engine.begin();
     while run.goes_on() {
         let next = log.state.lock().next_moment();
         let exit = match next {
-            Ok(next) => cpu.run_for(next.instructions.saturating_sub(cpu.instructions())),
+            Ok(next) => engine.run_for(next.instructions.saturating_sub(engine.cpu().instructions())),
             Err(what) => {
                 run.end(Outcome::Failed(what));
                 break;
@@ -207,36 +203,51 @@ pub(crate) fn execute(mut cpu: Box<Cpu>, run: &Run, log: &Replayer, ram: &Ram) -
         };
         let outcome = match exit {
             Exit::Requested => None,
-            Exit::Counted | Exit::Halted | Exit::WaitForSipi | Exit::TripleFault => log.arrive(&mut cpu, ram),
+            Exit::Counted | Exit::Halted | Exit::WaitForSipi | Exit::TripleFault => {
+                log.arrive(engine.cpu(), memory)
+            }
         };
         let failure = log.state.lock().failure.clone();
         if let Some(outcome) = failure.map(Outcome::Failed).or(outcome) {
             run.end(outcome);
         }
     }
-    cpu
+    engine
 }
 
-/// Answers for the board. Of its devices only those hear the guest that bring its output to the host.
-pub(crate) struct Answers {
+/// The log as the guest hears it. Of the board's devices only those hear the guest that bring its output to the host.
+pub(crate) struct Playback {
     board: Arc<Board>,
     log: Arc<Replayer>,
-    ram: Arc<Ram>,
+    memory: RamPort,
 }
 
-impl Answers {
-    pub(crate) fn new(board: Arc<Board>, log: Arc<Replayer>, ram: Arc<Ram>) -> Self {
-        Self { board, log, ram }
+impl Playback {
+    pub(crate) fn new(board: Arc<Board>, log: Arc<Replayer>, memory: RamPort) -> Self {
+        Self { board, log, memory }
     }
 
+    /// What the guest sends goes to the host.
+    fn pass_on(&self, question: &Question) {
+        let Question::PortWrite { port, data } = question else { return };
+        let at = u64::from(*port);
+        if (COM1..COM1 + UART_PORTS).contains(&at) || at == DEBUG_CONSOLE_PORT {
+            self.board.port_write(0, *port, data.bytes());
+        }
+    }
+}
+
+impl Script for Playback {
     fn ask(&self, question: Question) -> Option<u64> {
         let mut state = self.log.state.lock();
-        apply_writes(&mut state, &self.ram);
+        apply_writes(&mut state, &self.memory);
         match state.queue.front() {
             Some(Entry::Asked(then, answer)) if *then == question => {
                 let answer = *answer;
                 state.queue.pop_front();
-                apply_writes(&mut state, &self.ram);
+                apply_writes(&mut state, &self.memory);
+                drop(state);
+                self.pass_on(&question);
                 return answer;
             }
             _ if state.failure.is_some() => {}
@@ -254,43 +265,7 @@ impl Answers {
         Some(0)
     }
 
-    fn value(&self, question: Question) -> u64 {
-        self.ask(question).unwrap_or(0)
-    }
-
-    fn read(&self, question: Question, data: &mut [u8]) {
-        let bytes = self.value(question).to_le_bytes();
-        let len = data.len().min(bytes.len());
-        data[..len].copy_from_slice(&bytes[..len]);
-    }
-}
-
-impl Bus for Answers {
-    fn mmio_read(&self, _: usize, at: u64, data: &mut [u8]) {
-        self.read(Question::MmioRead { at, len: data.len() as u8 }, data);
-    }
-
-    fn mmio_write(&self, _: usize, at: u64, data: &[u8]) {
-        self.ask(Question::MmioWrite { at, data: Data::new(data) });
-    }
-
-    fn port_read(&self, _: usize, port: u16, data: &mut [u8]) {
-        self.read(Question::PortRead { port, len: data.len() as u8 }, data);
-    }
-
-    fn port_write(&self, cpu: usize, port: u16, data: &[u8]) {
-        self.ask(Question::PortWrite { port, data: Data::new(data) });
-        let at = u64::from(port);
-        if (COM1..COM1 + UART_PORTS).contains(&at) || at == DEBUG_CONSOLE_PORT {
-            self.board.port_write(cpu, port, data);
-        }
-    }
-
-    fn has_interrupt(&self, _: usize) -> bool {
-        self.log.has_interrupt()
-    }
-
-    fn acknowledge(&self, _: usize) -> Option<u8> {
+    fn interrupt(&self) -> Option<u8> {
         match self.log.state.lock().armed {
             Some((_, Happening::Interrupt(vector))) => Some(vector),
             _ => None,
@@ -299,53 +274,5 @@ impl Bus for Answers {
 
     fn event(&self, cpu: &Cpu, event: Event) {
         self.log.event(cpu, event);
-    }
-
-    fn cr8(&self, _: usize) -> u8 {
-        self.value(Question::Cr8) as u8
-    }
-
-    fn set_cr8(&self, _: usize, value: u8) {
-        self.ask(Question::SetCr8(value));
-    }
-
-    fn apic_base(&self, _: usize) -> u64 {
-        self.value(Question::ApicBase)
-    }
-
-    fn set_apic_base(&self, _: usize, value: u64) -> Result<(), Gp> {
-        self.ask(Question::SetApicBase(value)).map(|_| ()).ok_or(Gp)
-    }
-
-    fn apic_msr_read(&self, _: usize, msr: u32) -> Result<u64, Gp> {
-        self.ask(Question::ApicMsrRead(msr)).ok_or(Gp)
-    }
-
-    fn apic_msr_write(&self, _: usize, msr: u32, value: u64) -> Result<(), Gp> {
-        self.ask(Question::ApicMsrWrite { msr, value }).map(|_| ()).ok_or(Gp)
-    }
-
-    fn tsc_deadline(&self, _: usize) -> u64 {
-        self.value(Question::TscDeadline)
-    }
-
-    fn set_tsc_deadline(&self, _: usize, value: u64) {
-        self.ask(Question::SetTscDeadline(value));
-    }
-
-    fn tsc(&self) -> u64 {
-        self.value(Question::Tsc)
-    }
-
-    fn random(&self, _: usize) -> Option<u64> {
-        self.ask(Question::Random)
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.board.tsc_hz()
-    }
-
-    fn apic_timer_hz(&self) -> u64 {
-        self.board.apic_timer_hz()
     }
 }

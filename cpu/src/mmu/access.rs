@@ -220,6 +220,9 @@ impl Cpu {
         if !allowed {
             return Ok(Place::Device(physical));
         }
+        if access == Access::Write {
+            self.mmu.note_written(physical);
+        }
         let host = page.host.wrapping_add((linear & (PAGE - 1)) as usize);
         let watched = self.breakpoints.data && self.page_is_watched(linear, mapping.physical);
         // What can only be written gets no tag: a tag for writing serves instructions that read first, too.
@@ -232,6 +235,9 @@ impl Cpu {
             let write = if writable || keep { tag } else { tag ^ PAGE };
             *entry = super::TlbEntry { read: tag, write, addend, physical };
             self.statistics.tlb_fills += 1;
+            if writable {
+                self.mmu.note_tag(class, linear);
+            }
         }
         Ok(Place::Ram(host, physical))
     }

@@ -4,6 +4,7 @@
 //! context switches swap a pointer and flush nothing. A second level shared by the classes refills it without a walk.
 
 pub(crate) mod access;
+mod log;
 mod walk;
 
 pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
@@ -123,6 +124,8 @@ pub(crate) struct Mmu {
     second: Box<[SecondEntry]>,
     flushes: [u64; Flush::ALL.len()],
     fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
+    /// Where somebody wants to know which pages are written.
+    log: Option<log::WriteLog>,
 }
 
 impl Mmu {
@@ -155,6 +158,7 @@ impl Mmu {
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
             flushes: [0; Flush::ALL.len()],
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
+            log: None,
         }
     }
 

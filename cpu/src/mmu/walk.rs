@@ -138,7 +138,10 @@ impl Cpu {
                 return Err(self.page_fault(linear, bits, access, class));
             }
             if self.mark(&trace, access == Access::Write) {
-                for &(at, _) in &trace.steps[..trace.len] {
+                for &(at, value) in &trace.steps[..trace.len] {
+                    if value & entry::A == 0 || access == Access::Write {
+                        self.mmu.note_written(at);
+                    }
                     self.stored(at, 8);
                 }
                 mapping.dirty |= access == Access::Write;
@@ -201,6 +204,27 @@ impl Cpu {
             error |= code::I;
         }
         self.raise(Fault { vector: vector::PF, error_code: Some(error), address: linear })
+    }
+
+    /// Reads memory as a debugger does: through the guest's page tables whatever their rights, with nothing changed and no device
+    /// touched. How many bytes there were to read.
+    pub fn examine(&self, linear: u64, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < out.len() {
+            let at = linear.wrapping_add(done as u64);
+            let at = if self.long_mode() { at } else { at as u32 as u64 };
+            let physical = match self.paging().then(|| self.walk(at)) {
+                None => at,
+                Some(Walked::Found(mapping, _)) => mapping.physical | at & 0xfff,
+                Some(_) => break,
+            };
+            let len = (out.len() - done).min(0x1000 - (at & 0xfff) as usize);
+            if !self.ram.read(physical, &mut out[done..done + len]) {
+                break;
+            }
+            done += len;
+        }
+        done
     }
 
     fn read_entry(&self, at: u64) -> Step {

@@ -1,0 +1,45 @@
+//! What others than processors do to guest RAM: the processors hear of it, and so do the logs of the run.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use softmetal_cpu::{Ram, Rights};
+use softmetal_devices::dma::DmaSink;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::journal::Tape;
+
+/// The way into guest RAM for devices, chips, and logs that are followed.
+#[derive(Clone)]
+pub(crate) struct RamPort {
+    pub(crate) ram: Arc<Ram>,
+    tapes: Vec<Arc<Tape>>,
+}
+
+impl RamPort {
+    pub(crate) fn new(ram: Arc<Ram>, tapes: Vec<Arc<Tape>>) -> Self {
+        Self { ram, tapes }
+    }
+
+    /// Writes bytes, as a device does. Addresses that are not RAM are passed over.
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
+        if self.ram.memory().write_slice(bytes, GuestAddress(at)).is_ok() {
+            self.written(at..at.saturating_add(bytes.len() as u64));
+        }
+    }
+
+    /// Changes which accesses reach pages.
+    pub(crate) fn set_rights(&self, range: Range<u64>, rights: Rights) {
+        self.ram.set_rights(range.clone(), rights);
+        self.tapes.iter().for_each(|tape| tape.rights(range.clone(), rights));
+    }
+}
+
+/// Processors that have decoded code there drop it.
+impl DmaSink for RamPort {
+    fn written(&self, range: Range<u64>) {
+        let len = range.end.saturating_sub(range.start);
+        self.ram.written(range.start, len);
+        self.tapes.iter().for_each(|tape| tape.written(self.ram.memory(), range.start, len));
+    }
+}
