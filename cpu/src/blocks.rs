@@ -117,6 +117,11 @@ impl Head {
         left <= 0
     }
 
+    /// How often it may still begin until it is translated.
+    pub(crate) fn left(&self) -> i32 {
+        self.count.get()
+    }
+
     /// It may begin so often until it is translated.
     pub(crate) fn count_anew(&self, times: i32) {
         self.count.set(times);
@@ -529,8 +534,8 @@ impl Cpu {
     }
 
     /// The block at an offset of a page, for a region.
-    pub(crate) fn part(&self, page: u64, offset: u16) -> Option<Part> {
-        let block = self.blocks.pages.get(&page)?.blocks.get(&key(offset, self.mode))?;
+    pub(crate) fn part(&self, page: u64, offset: u16, mode: Mode) -> Option<Part> {
+        let block = self.blocks.pages.get(&page)?.blocks.get(&key(offset, mode))?;
         let links = block.links();
         Some(Part {
             start: block.start,

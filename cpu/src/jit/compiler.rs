@@ -58,10 +58,11 @@ impl std::fmt::Debug for Compiler {
 }
 
 impl Compiler {
-    /// A compiler for this host; None where Cranelift does not know it.
-    pub(super) fn new() -> Option<Self> {
+    /// A compiler for this host; None where Cranelift does not know it. `checked`: what it is given and makes is verified,
+    /// which takes as long again.
+    pub(super) fn new(checked: bool) -> Option<Self> {
         let mut flags = settings::builder();
-        let verify = if cfg!(debug_assertions) || cfg!(feature = "testing") { "true" } else { "false" };
+        let verify = if checked { "true" } else { "false" };
         for (name, value) in [
             ("opt_level", "none"),
             ("regalloc_algorithm", "backtracking"),
@@ -209,7 +210,7 @@ impl std::fmt::Debug for Job {
 impl Service {
     /// Starts the thread; None where the host cannot be compiled for.
     pub(crate) fn start() -> Option<Self> {
-        let mut compiler = Compiler::new()?;
+        let mut compiler = Compiler::new(false)?;
         let slow = compiler.slow()?;
         let (jobs, queue) = channel::<Job>();
         let work = move || {

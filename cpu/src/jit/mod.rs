@@ -27,6 +27,7 @@ use crate::{
     attention::Attention,
     blocks::Head,
     insn::Insn,
+    mode::Mode,
     sem::Op,
     state::{Cpu, Why},
 };
@@ -36,12 +37,18 @@ use region::Region;
 use rustc_hash::FxHashMap;
 use std::{ptr::null, sync::Arc};
 
+/// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
+const QUEUE: usize = 6;
+
+/// What a candidate's count begins with, downwards.
+const HOTTEST: i32 = i32::MAX;
+
 /// How the translator is to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translate {
     /// How often a block begins before it is translated.
     pub threshold: u32,
-    /// The CPU waits for each translation: for tests.
+    /// The CPU waits for each translation, and Cranelift's verifier looks at it: for tests.
     pub at_once: bool,
 }
 
@@ -114,6 +121,10 @@ pub(crate) struct Jit {
     regions: FxHashMap<*const Insn, Live>,
     /// Regions by the blocks that they are made of.
     members: FxHashMap<*const Insn, Vec<*const Insn>>,
+    /// Hot blocks that wait for their translation, and their modes. They are counted on.
+    candidates: FxHashMap<*const Insn, Mode>,
+    /// Translations that have been asked for and have not come.
+    asked: usize,
     full: bool,
     pub(crate) statistics: Counters,
     /// By semantics: how often the interpreter ran one for translated code, and how often its function was called.
@@ -196,7 +207,7 @@ impl Jit {
                 return None;
             }
         };
-        let own = if options.at_once { Some(Compiler::new()?) } else { None };
+        let own = if options.at_once { Some(Compiler::new(true)?) } else { None };
         Some(Box::new(Jit {
             options,
             service: Arc::clone(service),
@@ -205,6 +216,8 @@ impl Jit {
             cache,
             regions: FxHashMap::default(),
             members: FxHashMap::default(),
+            candidates: FxHashMap::default(),
+            asked: 0,
             full: false,
             statistics: Counters::default(),
             left: vec![[0; 2]; usize::from(Op::COUNT)],
@@ -239,6 +252,7 @@ impl Jit {
     /// A block is gone: so are the regions made of it.
     pub(crate) fn forget(&mut self, block: *const Insn) {
         let threshold = self.threshold();
+        self.candidates.remove(&block);
         for entry in self.members.remove(&block).unwrap_or_default() {
             let Some(region) = self.regions.remove(&entry) else { continue };
             self.statistics.dropped += 1;
@@ -406,15 +420,45 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn translate_block(&mut self, i: &Insn, head: &Head) {
-        head.count_anew(i32::MAX);
-        let region = Region::gather(head.page, i.ip, self.mode, |offset| self.part(head.page, offset));
-        let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
-        match &mut jit.own {
-            Some(own) => {
-                let compiled = own.compile(&region);
-                self.install(region, compiled);
+        head.count_anew(HOTTEST);
+        let mode = self.mode;
+        let Some(jit) = &mut self.jit else { return };
+        if jit.own.is_none() {
+            jit.candidates.insert(i, mode);
+            if jit.asked == 0 {
+                self.ask_for_translations();
             }
-            None => jit.service.ask(region, &jit.inbox),
+            return;
+        }
+        if jit.full {
+            jit.clear();
+        }
+        let region = Region::gather(head.page, i.ip, mode, |offset| self.part(head.page, offset, mode));
+        let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
+        let compiled = jit.own.as_mut().and_then(|own| own.compile(&region));
+        self.install(region, compiled);
+    }
+
+    /// Asks for the translations of those blocks that began most often since they became candidates.
+    fn ask_for_translations(&mut self) {
+        let Some(jit) = &mut self.jit else { return };
+        let mut hottest: Vec<(i32, *const Insn, Mode)> = Vec::with_capacity(jit.candidates.len());
+        for (&first, &mode) in &jit.candidates {
+            // SAFETY: a block that is dropped is no candidate any more.
+            hottest.push((unsafe { Head::of(first) }.left(), first, mode));
+        }
+        hottest.sort_unstable_by_key(|(left, ..)| *left);
+        hottest.truncate(QUEUE);
+        for (_, first, mode) in hottest {
+            // SAFETY: as above; the head stands in front of the instruction.
+            let (i, head) = unsafe { (&*first, Head::of(first)) };
+            let region = Region::gather(head.page, i.ip, mode, |offset| self.part(head.page, offset, mode));
+            let Some(jit) = &mut self.jit else { return };
+            jit.candidates.remove(&first);
+            if let Some(region) = region {
+                jit.asked += 1;
+                jit.service.ask(region, &jit.inbox);
+            }
         }
     }
 
@@ -432,8 +476,14 @@ impl Cpu {
         if jit.full {
             jit.clear();
         }
-        for (region, compiled) in jit.inbox.take() {
+        let ready = jit.inbox.take();
+        jit.asked = jit.asked.saturating_sub(ready.len());
+        let idle = jit.asked == 0;
+        for (region, compiled) in ready {
             self.install(region, compiled);
+        }
+        if idle {
+            self.ask_for_translations();
         }
     }
 }
