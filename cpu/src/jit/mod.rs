@@ -151,6 +151,8 @@ pub struct Counters {
     pub dropped: u64,
     /// How often translated code was entered.
     pub entered: u64,
+    /// How often it was left by an exit that was not linked.
+    pub unlinked: u64,
     /// Exits linked.
     pub linked: u64,
     /// Instructions left to the interpreter.
@@ -177,7 +179,7 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; entered {} times, {} exits linked, {} instructions left to the interpreter",
+             dropped; entered {} times, left {} times by an exit without link, {} exits linked, {} instructions left to the interpreter",
             self.translated,
             self.instructions,
             self.bytes >> 10,
@@ -187,6 +189,7 @@ impl std::fmt::Display for Counters {
             self.refused,
             self.cleared,
             self.entered,
+            self.unlinked,
             self.linked,
             self.resumed
         )
@@ -388,6 +391,9 @@ impl Cpu {
             return resume;
         }
         let unlinked = status == Status::Unlinked as u32;
+        if let Some(jit) = &mut self.jit {
+            jit.statistics.unlinked += u64::from(unlinked);
+        }
         if unlinked && let Some(jit) = &self.jit {
             let target = jit.cache.target(self.translated.exit);
             self.rip = self.page_relative(target.into());
