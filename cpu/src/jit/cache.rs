@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    compiler::{Compiled, Slow},
+    compiler::{Compiled, Parts},
     host::{self, Fix},
 };
 use rustix::{
@@ -39,6 +39,7 @@ pub(super) struct Cache {
     /// What the fixed part at the beginning takes.
     fixed: usize,
     slow: usize,
+    lookup: usize,
     unlinked: usize,
     leave: usize,
 }
@@ -47,8 +48,8 @@ pub(super) struct Cache {
 unsafe impl Send for Cache {}
 
 impl Cache {
-    /// Maps the memory. `slow` is the code of the slow path.
-    pub(super) fn new(slow: &Slow) -> io::Result<Self> {
+    /// Maps the memory. `parts` is what every cache has.
+    pub(super) fn new(parts: &Parts) -> io::Result<Self> {
         let file = memfd_create("softmetal-code", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, SIZE as u64)?;
         let map = |protection| {
@@ -64,11 +65,12 @@ impl Cache {
                 return Err(error);
             }
         };
-        let mut cache = Cache { write, run, used: 0, fixed: 0, slow: 0, unlinked: 0, leave: 0 };
+        let mut cache = Cache { write, run, used: 0, fixed: 0, slow: 0, lookup: 0, unlinked: 0, leave: 0 };
         let full = io::Errno::NOMEM;
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
         cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
-        cache.slow = cache.put(&slow.code).ok_or(full)?;
+        cache.slow = cache.put(&parts.slow).ok_or(full)?;
+        cache.lookup = cache.place(&parts.lookup, &[]).ok_or(full)?.code as usize;
         cache.fixed = cache.used;
         host::synchronise(cache.run, cache.used);
         Ok(cache)
@@ -112,6 +114,7 @@ impl Cache {
             let (target, kind) = match hole.name {
                 Name::Slow => (self.slow, Fix::Call),
                 Name::Leave => (self.leave, Fix::Jump),
+                Name::Lookup => (self.lookup, Fix::Jump),
                 Name::Exit(k) => (stubs + host::STUB * k as usize, Fix::Jump),
                 Name::Cell(k) => (base + 8 * k as usize, hole.fix),
             };
@@ -169,6 +172,8 @@ pub(super) enum Name {
     Slow,
     /// Back to the dispatcher.
     Leave,
+    /// To a linear address by way of the jump cache.
+    Lookup,
     /// The stub of an exit.
     Exit(u32),
     /// A cell in front of the code.
@@ -181,6 +186,7 @@ impl Name {
         match self {
             Name::Slow => (0, 0),
             Name::Leave => (0, 1),
+            Name::Lookup => (0, 2),
             Name::Exit(k) => (1, k),
             Name::Cell(k) => (2, k),
         }
@@ -190,6 +196,7 @@ impl Name {
         Some(match (space, k) {
             (0, 0) => Name::Slow,
             (0, 1) => Name::Leave,
+            (0, 2) => Name::Lookup,
             (1, k) => Name::Exit(k),
             (2, k) => Name::Cell(k),
             _ => return None,

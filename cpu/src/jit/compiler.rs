@@ -4,6 +4,7 @@ use super::{
     cache::{Hole, Name},
     emitter::{Emitter, Needed, Untranslatable},
     host::{self, FRAME},
+    lookup,
     region::Region,
     runtime,
 };
@@ -38,10 +39,13 @@ pub(super) struct Compiled {
     pub(super) cells: Vec<(usize, usize)>,
 }
 
-/// The slow path of accesses, which saves every register.
-#[derive(Clone, Debug)]
-pub(super) struct Slow {
-    pub(super) code: Vec<u8>,
+/// What every cache has once.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The slow path of accesses, which saves every register.
+    pub(super) slow: Vec<u8>,
+    /// From a linear address to its code by the jump cache.
+    pub(super) lookup: Compiled,
 }
 
 /// What compiles.
@@ -117,7 +121,9 @@ impl Compiler {
             let user = self.context.func.params.user_named_funcs().get(*user)?;
             let name = Name::from_number(user.namespace, user.index)?;
             let (offset, fix) = (reloc.offset as usize, host::fix(reloc.kind)?);
-            if matches!(name, Name::Leave | Name::Exit(_)) && !host::make_jump(&mut code, offset) {
+            if matches!(name, Name::Leave | Name::Lookup | Name::Exit(_))
+                && !host::make_jump(&mut code, offset)
+            {
                 return None;
             }
             holes.push(Hole { offset, fix, name, addend: reloc.addend });
@@ -131,7 +137,7 @@ impl Compiler {
     }
 
     /// The function between translated code and [`runtime::fill`]: it saves what the host's convention does not.
-    pub(super) fn slow(&mut self) -> Option<Slow> {
+    fn slow(&mut self) -> Option<Vec<u8>> {
         self.context.clear();
         let parameters = vec![AbiParam::new(I64); 3];
         let mut signature = Signature::new(CallConv::PreserveAll);
@@ -151,7 +157,24 @@ impl Compiler {
         b.ins().return_(&[]);
         b.finalize(self.isa.frontend_config());
         let compiled = self.context.compile(&*self.isa, &mut ControlPlane::default()).ok()?;
-        compiled.buffer.relocs().is_empty().then(|| Slow { code: compiled.buffer.data().to_vec() })
+        compiled.buffer.relocs().is_empty().then(|| compiled.buffer.data().to_vec())
+    }
+
+    /// The function that goes to a linear address by way of the jump cache.
+    fn lookup(&mut self) -> Option<Compiled> {
+        self.context.clear();
+        let mut signature = Signature::new(CallConv::Winch);
+        signature.params = vec![AbiParam::new(I64); 2];
+        self.context.func = Function::with_name_signature(UserFuncName::default(), signature);
+        let mut b = FunctionBuilder::new(&mut self.context.func, &mut self.builder);
+        lookup::emit(&mut b);
+        b.finalize(self.isa.frontend_config());
+        self.finish(Needed::default())
+    }
+
+    /// What every cache has.
+    fn parts(&mut self) -> Option<Parts> {
+        Some(Parts { slow: self.slow()?, lookup: self.lookup()? })
     }
 }
 
@@ -198,7 +221,7 @@ impl Inbox {
 #[derive(Debug)]
 pub(crate) struct Service {
     jobs: Sender<Job>,
-    slow: Slow,
+    parts: Parts,
 }
 
 impl std::fmt::Debug for Job {
@@ -211,7 +234,7 @@ impl Service {
     /// Starts the thread; None where the host cannot be compiled for.
     pub(crate) fn start() -> Option<Self> {
         let mut compiler = Compiler::new(false)?;
-        let slow = compiler.slow()?;
+        let parts = compiler.parts()?;
         let (jobs, queue) = channel::<Job>();
         let work = move || {
             // One core must not be the compiler's alone.
@@ -226,12 +249,12 @@ impl Service {
             }
         };
         thread::Builder::new().name("translator".to_owned()).spawn(work).ok()?;
-        Some(Service { jobs, slow })
+        Some(Service { jobs, parts })
     }
 
-    /// The slow path's code.
-    pub(super) fn slow(&self) -> &Slow {
-        &self.slow
+    /// What every cache has.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Asks for a translation.

@@ -76,6 +76,11 @@ pub(super) const FLAG_WORDS: [i32; 4] = [
     at(offset_of!(Cpu, flags) + offset_of!(Flags, l)),
     at(offset_of!(Cpu, flags) + offset_of!(Flags, t)),
 ];
+/// Where flags stand that are not words yet.
+const RAW: [i32; 2] = {
+    let first = offset_of!(Cpu, translated) + offset_of!(Passage, raw);
+    [at(first), at(first + 8)]
+};
 const PAGE: i32 = at(GPR + 8 * reg::PAGE as usize);
 const PASSAGE: usize = offset_of!(Cpu, translated);
 
@@ -116,6 +121,7 @@ pub(super) struct Emitter<'a, 'b> {
     exit: SigRef,
     leave: FuncRef,
     slow: FuncRef,
+    lookup: FuncRef,
 }
 
 impl<'a, 'b> Emitter<'a, 'b> {
@@ -144,6 +150,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let blocks: Vec<Block> = region.nodes.iter().map(|_| b.create_block()).collect();
         let leave = import(b, Name::Leave, exit);
         let slow = import(b, Name::Slow, preserve_all);
+        let two = b.import_signature(Signature { call_conv: CallConv::Winch, ..pointer(2) });
+        let lookup = import(b, Name::Lookup, two);
         let mut e = Emitter {
             b,
             region,
@@ -165,6 +173,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             exit,
             leave,
             slow,
+            lookup,
         };
         e.enter();
         for k in 0..region.nodes.len() {
@@ -254,6 +263,26 @@ impl<'a, 'b> Emitter<'a, 'b> {
         }
     }
 
+    /// The same where it is rare: flags as they are, to be made words by [`Cpu::left`]; gives what the status says of them.
+    fn flush_rare(&mut self, set: u32) -> u32 {
+        self.flush(set & !FLAGS);
+        if set & FLAGS == 0 {
+            return 0;
+        }
+        match self.raw_flags() {
+            Some(raw) => {
+                for (v, offset) in raw.values.into_iter().flatten().zip(RAW) {
+                    self.store_state(v, offset);
+                }
+                raw.kind << 8
+            }
+            None => {
+                self.flush(FLAGS);
+                0
+            }
+        }
+    }
+
     /// Takes instructions off the budget, in the attention word.
     fn flush_budget(&mut self, instructions: usize) {
         let mut budget = self.b.use_var(self.budget);
@@ -275,7 +304,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.b.ins().brif(due, out, &[], on, &[]);
         self.to(out);
         let rip = self.page_relative(self.region.start().into());
-        self.leave_at(rip, Status::Continue);
+        self.leave_at(rip, Status::Continue, 0);
         self.to(on);
         self.reload(self.region.used | FLAGS);
         self.b.ins().jump(self.blocks[0], &[]);
@@ -325,10 +354,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
             let (out, on) = (self.cold(), self.b.create_block());
             self.b.ins().brif(due, out, &[], on, &[]);
             self.to(out);
-            self.flush(self.dirty);
+            let flags = self.flush_rare(self.dirty);
             self.flush_budget(0);
             let rip = self.page_relative(node.part.taken);
-            self.leave_at(rip, Status::Continue);
+            self.leave_at(rip, Status::Continue, flags);
             self.to(on);
         }
         self.go(node.taken, node.part.taken);
@@ -400,6 +429,35 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.b.ins().jump(block, &[]);
     }
 
+    /// The block of a node, if nothing is to be done on the way to it but to go there.
+    fn open_way(&mut self, node: Option<usize>) -> Option<Block> {
+        let node = node?;
+        let target = &self.region.nodes[node];
+        if target.predecessors == 1 && node != 0 && node > self.node {
+            self.inherited[node] = Some(self.pending);
+        } else if target.flags_live && !matches!(self.pending, Pending::Variables) {
+            return None;
+        }
+        Some(self.blocks[node])
+    }
+
+    /// The end of a node that goes on in one of two places.
+    pub(super) fn go_either_way(&mut self, c: Value) {
+        let node = &self.region.nodes[self.node];
+        let (taken, on) = (self.open_way(node.taken), self.open_way(node.fall));
+        let (to_taken, to_on) =
+            (taken.unwrap_or_else(|| self.b.create_block()), on.unwrap_or_else(|| self.b.create_block()));
+        self.b.ins().brif(c, to_taken, &[], to_on, &[]);
+        if taken.is_none() {
+            self.to(to_taken);
+            self.go_taken();
+        }
+        if on.is_none() {
+            self.to(to_on);
+            self.go_on();
+        }
+    }
+
     /// Where the node's last instruction goes if the branch is taken.
     pub(super) fn go_taken(&mut self) {
         let node = &self.region.nodes[self.node];
@@ -431,16 +489,16 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.b.ins().trap(TrapCode::unwrap_user(1));
     }
 
-    fn leave_with(&mut self, status: Status) {
-        let status = self.constant(I32, status as i64);
+    fn leave_with(&mut self, status: Status, flags: u32) {
+        let status = self.constant(I32, i64::from(status as u32 | flags));
         self.store_state(status, at(PASSAGE + offset_of!(Passage, status)));
         self.leave_now();
     }
 
     /// Back to the dispatcher, to go on at a linear address.
-    fn leave_at(&mut self, rip: Value, status: Status) {
+    fn leave_at(&mut self, rip: Value, status: Status, flags: u32) {
         self.store_state(rip, at(offset_of!(Cpu, rip)));
-        self.leave_with(status);
+        self.leave_with(status, flags);
     }
 
     /// To a page offset outside of the region.
@@ -466,43 +524,11 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.jump_through_cache(rip);
     }
 
-    /// Looks a linear address up in the jump cache: see `blocks::jump_index`.
+    /// To a linear address, by way of the jump cache.
     fn jump_through_cache(&mut self, rip: Value) {
-        use crate::blocks::{Head, JumpEntry};
-        let page = self.b.ins().ushr_imm_u(rip, 12);
-        let fold = self.b.ins().ushr_imm_u(rip, 18);
-        let set = self.b.ins().bxor(page, fold);
-        let set = self.b.ins().band_imm_u(set, 63);
-        let set = self.b.ins().ishl_imm_u(set, 6);
-        let fold = self.b.ins().ushr_imm_u(rip, 6);
-        let way = self.b.ins().bxor(rip, fold);
-        let way = self.b.ins().band_imm_u(way, 63);
-        let index = self.b.ins().bor(set, way);
-        let bytes = self.b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
-        let jumps = self.load_state(I64, at(offset_of!(Cpu, jumps)));
-        let entry = self.b.ins().iadd(jumps, bytes);
-        let known = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, rip)));
-        let (miss, same, right, go) =
-            (self.cold(), self.b.create_block(), self.b.create_block(), self.b.create_block());
-        let equal = self.b.ins().icmp(IntCC::Equal, known, rip);
-        self.b.ins().brif(equal, same, &[], miss, &[]);
-        self.to(same);
-        let its = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
-        let ours = self.load_state(I64, at(offset_of!(Cpu, context)));
-        let equal = self.b.ins().icmp(IntCC::Equal, its, ours);
-        self.b.ins().brif(equal, right, &[], miss, &[]);
-        self.to(right);
-        let insn = self.b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, insn)));
-        let code = self.b.ins().load(I64, STATE, insn, Head::CODE_FROM_INSN);
-        self.b.ins().brif(code, go, &[], miss, &[]);
-        self.to(go);
-        let page = self.b.ins().band_imm_s(rip, !0xfff);
-        self.store_state(page, PAGE);
-        let (exit, cpu) = (self.exit, self.cpu);
-        self.b.ins().call_indirect(exit, code, &[cpu]);
-        self.b.ins().trap(TrapCode::unwrap_user(2));
-        self.to(miss);
-        self.leave_at(rip, Status::Continue);
+        let (lookup, cpu) = (self.lookup, self.cpu);
+        self.b.ins().call(lookup, &[cpu, rip]);
+        self.b.ins().trap(TrapCode::unwrap_user(1));
     }
 
     /// Where the instruction in hand is left to the interpreter, with the state of its beginning.
@@ -527,18 +553,18 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let Some(bail) = self.bail.take() else { return };
         let here = self.b.current_block();
         self.to(bail);
-        self.flush(self.dirty);
+        let flags = self.flush_rare(self.dirty);
         self.flush_budget(0);
-        let insn = self.insn_address(self.index);
-        self.store_state(insn, at(PASSAGE + offset_of!(Passage, resume)));
-        self.leave_with(if self.index == 0 { Status::ResumeFirst } else { Status::Resume });
+        let cell = self.insn_cell(self.index);
+        self.store_state(cell, at(PASSAGE + offset_of!(Passage, resume)));
+        self.leave_with(if self.index == 0 { Status::ResumeFirst } else { Status::Resume }, flags);
         if let Some(here) = here {
             self.b.switch_to_block(here);
         }
     }
 
-    /// Address of an instruction of this node in the interpreter's memory.
-    fn insn_address(&mut self, index: usize) -> Value {
+    /// Address of the cell with the address of an instruction of this node in the interpreter's memory.
+    fn insn_cell(&mut self, index: usize) -> Value {
         let wanted = (self.node, index);
         let k = self.needed.cells.iter().position(|cell| *cell == wanted).unwrap_or_else(|| {
             self.needed.cells.push(wanted);
@@ -552,8 +578,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             colocated: true,
             tls: false,
         });
-        let cell = self.b.ins().symbol_value(I64, cell);
-        self.b.ins().load(I64, STATE, cell, 0)
+        self.b.ins().symbol_value(I64, cell)
     }
 
     /// An instruction by its interpreter function.
@@ -561,7 +586,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let (dirty, index) = (self.dirty, self.index);
         self.flush(dirty & step.reads);
         self.flush_budget(0);
-        let insn = self.insn_address(index);
+        let cell = self.insn_cell(index);
+        let insn = self.b.ins().load(I64, STATE, cell, 0);
         let function = self.constant(I64, runtime::step as *const () as i64);
         let (systemv, cpu) = (self.systemv, self.cpu);
         let call = self.b.ins().call_indirect(systemv, function, &[cpu, insn, insn]);
@@ -573,16 +599,16 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.b.ins().brif(is_stop, stopped, &[], dropped, &[]);
         self.to(stopped);
         // It faulted: nothing has changed.
-        self.flush(dirty & !step.reads);
+        let flags = self.flush_rare(dirty & !step.reads);
         self.flush_budget(index);
         let rip = self.page_relative(i.ip.into());
-        self.leave_at(rip, Status::Stopped);
+        self.leave_at(rip, Status::Stopped, flags);
         self.to(dropped);
         // It wrote code, perhaps this.
-        self.flush(dirty & !(step.reads | step.writes));
+        let flags = self.flush_rare(dirty & !(step.reads | step.writes));
         self.flush_budget(index + 1);
         let rip = self.page_relative(i32::from(i.ip) + i32::from(i.len));
-        self.leave_at(rip, Status::Continue);
+        self.leave_at(rip, Status::Continue, flags);
         self.to(on);
         self.reload(step.writes);
     }
@@ -614,7 +640,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
 }
 
 /// A function by its name.
-fn import(b: &mut FunctionBuilder<'_>, name: Name, signature: SigRef) -> FuncRef {
+pub(super) fn import(b: &mut FunctionBuilder<'_>, name: Name, signature: SigRef) -> FuncRef {
     let (space, number) = name.number();
     let name = b.func.declare_imported_user_function(UserExternalName::new(space, number));
     b.import_function(ExtFuncData {

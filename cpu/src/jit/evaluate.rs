@@ -487,12 +487,7 @@ impl Emit for Emitter<'_, '_> {
             Bit::Known(false) => return self.go_on(),
             Bit::Computed(c) => c,
         };
-        let (taken, on) = (self.b.create_block(), self.b.create_block());
-        self.b.ins().brif(c, taken, &[], on, &[]);
-        self.to(taken);
-        self.go_taken();
-        self.to(on);
-        self.go_on();
+        self.go_either_way(c);
     }
     fn jump(&mut self, i: &Insn) {
         self.commit_last(i);

@@ -4,6 +4,7 @@
 use super::emitter::{Bit, Emitter, Val, integer};
 use crate::{
     flags::Arith,
+    state::Cpu,
     width::{Q, Width},
 };
 use cranelift_codegen::ir::{InstBuilder, InstructionData, Opcode, Value, condcodes::IntCC, types::*};
@@ -21,7 +22,46 @@ pub(super) enum Pending {
     Parts { z: Value, s: Value, cf: Bit, of: Bit, af: Bit },
 }
 
+/// Flags that are to become words outside of translated code.
+pub(super) struct Raw {
+    /// As [`Cpu::settle_flags`] reads it.
+    pub(super) kind: u32,
+    pub(super) values: [Option<Value>; 2],
+}
+
+const ADD: u32 = 1;
+const SUB: u32 = 2;
+const LOGIC: u32 = 3;
+
+impl Cpu {
+    /// Makes words of flags that translated code has left as they were; `kind` is [`Raw::kind`], 0 if there are none.
+    pub(super) fn settle_flags(&mut self, kind: u32) {
+        let w = Width((kind >> 8) as u8);
+        let [x, y] = self.translated.raw.map(|v| w.mask(v));
+        let what = match kind & 0xff {
+            ADD => Arith::Add { a: x, r: y },
+            SUB => Arith::Sub { a: x, b: y, r: w.mask(x.wrapping_sub(y)) },
+            LOGIC => Arith::Logic { r: x },
+            _ => return,
+        };
+        self.flags.set(w, what);
+    }
+}
+
 impl Emitter<'_, '_> {
+    /// What is pending, without work, if it can be left like that.
+    pub(super) fn raw_flags(&mut self) -> Option<Raw> {
+        let Pending::Arith(w, what) = self.pending else { return None };
+        let (kind, first, second) = match what {
+            Arith::Add { a, r } => (ADD, a, Some(r)),
+            Arith::Sub { a, b, .. } => (SUB, a, Some(b)),
+            Arith::Logic { r } => (LOGIC, r, None),
+            Arith::Explicit { .. } => return None,
+        };
+        let values = [Some(self.value(w, first)), second.map(|v| self.value(w, v))];
+        Some(Raw { kind: kind | u32::from(w.0) << 8, values })
+    }
+
     /// The flags as they are at this point of the instruction.
     pub(super) fn current_flags(&self) -> Pending {
         self.new_flags.unwrap_or(self.pending)

@@ -94,17 +94,16 @@ impl Emitter<'_, '_> {
         let tag = self.b.ins().load(I64, STATE, entry, at(tag));
         let differs = self.b.ins().bxor(tag, linear);
         let hits = self.b.ins().icmp_imm_u(IntCC::UnsignedLessThanOrEqual, differs, (PAGE - size) as i64);
-        let (hit, miss, done) = (self.b.create_block(), self.cold(), self.b.create_block());
+        // An entry that does not match has an addend too.
+        let addend = self.b.ins().load(I64, STATE, entry, at(offset_of!(TlbEntry, addend)));
+        let host = self.b.ins().iadd(addend, linear);
+        let (miss, done) = (self.cold(), self.b.create_block());
         self.b.append_block_param(done, I64);
-        self.b.ins().brif(hits, hit, &[], miss, &[]);
+        self.b.ins().brif(hits, done, &[host.into()], miss, &[]);
         self.to(miss);
         let host = self.slow_address(linear, size << 1 | u64::from(write));
         let bail = self.bail_block();
         self.b.ins().brif(host, done, &[host.into()], bail, &[]);
-        self.to(hit);
-        let addend = self.b.ins().load(I64, STATE, entry, at(offset_of!(TlbEntry, addend)));
-        let host = self.b.ins().iadd(addend, linear);
-        self.b.ins().jump(done, &[host.into()]);
         self.to(done);
         self.b.block_params(done)[0]
     }

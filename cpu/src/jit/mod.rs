@@ -15,6 +15,7 @@ mod emitter;
 mod evaluate;
 mod flags;
 mod host;
+mod lookup;
 mod memory;
 mod region;
 mod runtime;
@@ -84,9 +85,11 @@ pub(crate) struct Passage {
     pub(crate) answer: u64,
     /// The stub of the exit that was taken.
     pub(crate) exit: usize,
-    /// Where the interpreter goes on.
-    pub(crate) resume: *const Insn,
-    /// A [`Status`].
+    /// A cell with the instruction at which the interpreter goes on.
+    pub(crate) resume: *const *const Insn,
+    /// What the flags follow from, where they are not words yet.
+    pub(crate) raw: [u64; 2],
+    /// A [`Status`], and above its eight bits what `raw` is.
     pub(crate) status: u32,
     /// Translated code is not entered: the count of instructions must stop soon.
     pub(crate) off: bool,
@@ -94,7 +97,7 @@ pub(crate) struct Passage {
 
 impl Default for Passage {
     fn default() -> Self {
-        Passage { stack: 0, answer: 0, exit: 0, resume: null(), status: 0, off: false }
+        Passage { stack: 0, answer: 0, exit: 0, resume: null(), raw: [0; 2], status: 0, off: false }
     }
 }
 
@@ -203,7 +206,7 @@ impl Jit {
         service: &Arc<Service>,
         attention: &Arc<Attention>,
     ) -> Option<Box<Self>> {
-        let cache = match Cache::new(service.slow()) {
+        let cache = match Cache::new(service.parts()) {
             Ok(cache) => cache,
             Err(error) => {
                 log::warn!("no memory for translated code, everything is interpreted: {error}");
@@ -367,7 +370,8 @@ impl Cpu {
 
     /// Translated code was left: where the interpreter goes on.
     fn left(&mut self) -> *const Insn {
-        let status = self.translated.status;
+        let status = self.translated.status & 0xff;
+        self.settle_flags(self.translated.status >> 8);
         if let Some(jit) = &mut self.jit {
             jit.statistics.entered += 1;
         }
@@ -376,8 +380,9 @@ impl Cpu {
         }
         self.why = Why::Continue;
         if status == Status::Resume as u32 || status == Status::ResumeFirst as u32 {
-            let resume = self.translated.resume;
             // SAFETY: the cells of a region hold instructions of its blocks, which live.
+            let resume = unsafe { *self.translated.resume };
+            // SAFETY: as above.
             let i = unsafe { &*resume };
             if let Some(jit) = &mut self.jit {
                 jit.statistics.resumed += 1;
