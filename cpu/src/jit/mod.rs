@@ -156,6 +156,8 @@ pub struct Counters {
     pub entered: u64,
     /// How often it was left by an exit that was not linked.
     pub unlinked: u64,
+    /// How often the jump cache did not know code that had been translated.
+    pub missed: u64,
     /// Exits linked.
     pub linked: u64,
     /// Instructions left to the interpreter.
@@ -182,7 +184,7 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; entered {} times, left {} times by an exit without link, {} exits linked, {} instructions left to the interpreter",
+             dropped; entered {} times, left {} times by an exit without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left to the interpreter",
             self.translated,
             self.instructions,
             self.bytes >> 10,
@@ -193,6 +195,7 @@ impl std::fmt::Display for Counters {
             self.cleared,
             self.entered,
             self.unlinked,
+            self.missed,
             self.linked,
             self.resumed
         )
@@ -407,6 +410,10 @@ impl Cpu {
             return null();
         }
         let Ok(first) = self.enter() else { return null() };
+        // SAFETY: a first instruction, with a head in front.
+        if !unlinked && !unsafe { Head::of(first) }.code.get().is_null() && let Some(jit) = &mut self.jit {
+            jit.statistics.missed += 1;
+        }
         if unlinked {
             self.link(first);
         }
