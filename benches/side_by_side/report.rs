@@ -96,9 +96,10 @@ impl Row {
         median(times)
     }
 
-    /// One side's time over another's.
+    /// One side's time over another's, where both are long enough to be seen.
     pub(crate) fn over(&self, above: &str, below: &str) -> Option<f64> {
-        Some(self.median(above)? / self.median(below)?)
+        let (above, below) = (self.median(above)?, self.median(below)?);
+        (above > 0.0 && below > 0.0).then(|| above / below)
     }
 
     /// How many times faster than QEMU softmetal is.
