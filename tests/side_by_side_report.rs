@@ -101,6 +101,9 @@ fn processor_time_takes_the_place_of_the_clocks() {
     assert_eq!(report.by(Basis::Clock).rows[0].ratio(), Some(3.0));
     assert_eq!(report.by(Basis::Cpu).rows[0].ratio(), Some(5.0));
     assert!(table::markdown(&report.by(Basis::Cpu), None).starts_with("Seconds of the host's processors"));
+    // Shorter than what the host counts in.
+    report.rows[0].used_seconds.insert(SOFTMETAL.to_owned(), vec![0.0]);
+    assert_eq!(report.by(Basis::Cpu).rows[0].ratio(), None);
 }
 
 #[test]

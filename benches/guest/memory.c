@@ -98,8 +98,8 @@ static uint64_t run_memcpy(void)
 }
 
 const struct row memory_rows[] = {
-    { "memory", "rep-movs-large", run_rep_large, 2200, 0xa3b26808c3d42fec },
-    { "memory", "rep-movs-short", run_rep_short, 3500, 0x9e435550b6c92831 },
+    { "memory", "rep-movs-large", run_rep_large, 2800, 0xa3b26808c3d42fec },
+    { "memory", "rep-movs-short", run_rep_short, 4300, 0x9e435550b6c92831 },
     { "memory", "sse-copy", run_sse, 13000, 0xa3b26808c3d42fec },
     { "memory", "4-mib-apart", run_apart, 1600, 0xa3b26808c3d42fec },
     { "memory", "memcpy", run_memcpy, 2700, 0x8c2b009061010ce5 },

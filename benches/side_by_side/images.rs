@@ -57,6 +57,8 @@ pub(crate) struct Images {
     sources: PathBuf,
     /// Cores of the host for machines of one and of two processors.
     cores: [String; 2],
+    /// Held as long as this lives.
+    _lock: fs::File,
 }
 
 impl Images {
@@ -64,7 +66,10 @@ impl Images {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("target/side-by-side");
         fs::create_dir_all(&folder)?;
-        Ok(Self { folder, sources: root.join("benches/guest"), cores })
+        let lock = fs::File::create(folder.join("lock"))?;
+        // Two runs would take each other's files and time.
+        lock.try_lock().with_context(|| format!("another run is at work in {}", folder.display()))?;
+        Ok(Self { folder, sources: root.join("benches/guest"), cores, _lock: lock })
     }
 
     /// The folder of the scripts that run Debian's programs.

@@ -97,12 +97,12 @@ fn begin(report: &Report, scale: &Scale, about: &str, bottom: f64) -> String {
     );
     text(&mut out, 20.0, 26.0, "title", "start", "softmetal against QEMU without KVM (TCG)");
     let all = geometric_mean(report.rows.iter().filter_map(Row::ratio));
-    let all = all.map_or_else(String::new, |mean| format!(" Geometric mean of all rows: {mean:.2}×."));
+    let all = all.map_or_else(String::new, |mean| format!(" All rows: {mean:.2}×."));
     let time = match report.basis {
         Basis::Clock => "time",
         Basis::Cpu => "processor time",
     };
-    let about = format!("QEMU's {time} divided by softmetal's for the same work. {about}{all}");
+    let about = format!("QEMU's {time} over softmetal's for the same work. {about}{all}");
     text(&mut out, 20.0, 46.0, "small", "start", &about);
     for power in scale.low..=scale.high {
         let x = scale.x(2f64.powi(power));
@@ -131,7 +131,7 @@ pub(crate) fn rows(report: &Report) -> String {
     let scale = scale(report);
     let lines = report.rows.len() + report.groups().len();
     let bottom = TOP + LINE * (lines as f64 + 0.6 * report.groups().len() as f64) + 6.0;
-    let mut out = begin(report, &scale, "Pale bars: a group's geometric mean.", bottom);
+    let mut out = begin(report, &scale, "Pale bars: geometric means.", bottom);
     let mut y = TOP;
     for group in report.groups() {
         y += LINE * 0.6;
@@ -180,7 +180,7 @@ pub(crate) fn groups(report: &Report) -> String {
     const STEP: f64 = 26.0;
     let scale = scale(report);
     let bottom = TOP + STEP * report.groups().len() as f64 - 4.0;
-    let about = "Bars: geometric means of groups; dots: their rows.";
+    let about = "Bars: geometric means; dots: rows.";
     let mut out = begin(report, &scale, about, bottom);
     for (k, group) in report.groups().into_iter().enumerate() {
         let y = TOP + STEP * (k as f64 + 0.3);

@@ -96,9 +96,10 @@ impl Row {
         median(times)
     }
 
-    /// One side's time over another's.
+    /// One side's time over another's, where both are long enough to be seen.
     pub(crate) fn over(&self, above: &str, below: &str) -> Option<f64> {
-        Some(self.median(above)? / self.median(below)?)
+        let (above, below) = (self.median(above)?, self.median(below)?);
+        (above > 0.0 && below > 0.0).then(|| above / below)
     }
 
     /// How many times faster than QEMU softmetal is.
@@ -106,9 +107,10 @@ impl Row {
         self.over(QEMU, SOFTMETAL)
     }
 
-    /// The greatest distance between rounds of a side, as a part of its median.
+    /// The greatest distance between rounds of an emulator, as a part of its median. What runs natively may be over too soon.
     pub(crate) fn spread(&self) -> Option<f64> {
-        let spreads = self.seconds.values().filter(|times| times.len() > 1).filter_map(|times| {
+        let emulators = self.seconds.iter().filter(|(side, _)| *side != NATIVE).map(|(_, times)| times);
+        let spreads = emulators.filter(|times| times.len() > 1).filter_map(|times| {
             let least = times.iter().copied().fold(f64::INFINITY, f64::min);
             let most = times.iter().copied().fold(0.0, f64::max);
             Some((most - least) / median(times)?)

@@ -48,7 +48,7 @@ const BARE: &[(&str, u32)] = &[
     ("exception", 600),
     ("self-ipi", 320),
     ("port-io", 2200),
-    ("mmio", 1800),
+    ("mmio", 2300),
     ("real-16", 2500),
     ("protected-32", 5000),
     ("mode-switch", 160),

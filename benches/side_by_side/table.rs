@@ -121,7 +121,7 @@ fn about(out: &mut String, report: &Report, against: Option<&Report>) {
     let _ = writeln!(
         out,
         "Seconds {times}. Medians of {} rounds, {} % of each row's work; *spread* is the greatest distance between two rounds \
-         of a side.\n\n\
+         of an emulator.\n\n\
          - Host: {}; load {} before, {} after; {steal:.1} % of its time stolen by its own hypervisor.\n\
          - softmetal {}; {}.",
         report.rounds,
