@@ -82,6 +82,18 @@ fn demo_from_its_log() -> Result<()> {
         let now = softmetal(&arguments)?;
         ensure!(now == then, "{debug}: {now:?}\nthen: {then:?}");
     }
+    // One engine's log is every other's.
+    for (records, replays) in [
+        ("interp", &["--accel", "jit"][..]),
+        ("interp", &["--accel", "jit", "--debug", "jit-at-once"]),
+        ("jit", &["--accel", "interp"]),
+        ("jit", &["--accel", "jit"]),
+    ] {
+        let then = demo("quick run=cpu;mem;test;bench", &["--accel", records, "--record", &log])?;
+        ensure!(then.status == Some(0) && then.output.contains("softmetal> bench"), "{records}: {then:?}");
+        let now = softmetal(&[&["run", "--replay", &log], replays].concat())?;
+        ensure!(now == then, "{records}, {replays:?}: {now:?}\nthen: {then:?}");
+    }
     // The log knows the processor.
     let then = demo("quick run=cpu", &["--cpu", "v2", "--record", &log])?;
     let other = demo("quick run=cpu", &[])?;
@@ -195,11 +207,13 @@ fn instructions(ran: &Ran) -> Result<u64> {
 }
 
 fn demo_is_the_same_each_time() -> Result<()> {
-    let once = || demo("run=cpu;mem;test;bench", &["--clock", "instructions", "-v"]);
-    let (first, second) = (once()?, once()?);
+    let once = |engine| demo("run=cpu;mem;test;bench", &["--clock", "instructions", "-v", "--accel", engine]);
+    let (first, second, translated) = (once("interp")?, once("interp")?, once("jit")?);
     ensure!(first.status == Some(0) && first.output.contains("softmetal> bench"), "{first:?}");
     ensure!(first.output == second.output, "{first:?}\nand: {second:?}");
     ensure!(instructions(&first)? == instructions(&second)?, "{first:?}\nand: {second:?}");
+    ensure!(first.output == translated.output, "{first:?}\nand: {translated:?}");
+    ensure!(instructions(&first)? == instructions(&translated)?, "{first:?}\nand: {translated:?}");
     Ok(())
 }
 

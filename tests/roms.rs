@@ -1,4 +1,4 @@
-//! The test ROMs: each image of test-roms, plainly and with each switch of the interpreter, prints what its
+//! The test ROMs: each image of test-roms, interpreted and translated, plainly and with each switch of `--debug`, prints what its
 //! `expected.txt` says and ends as it says. test-roms/README.md has the form of these files.
 
 mod common;
@@ -23,17 +23,28 @@ const PASSED: i32 = 1;
 /// The setting that makes several runs of one file.
 const CPUS: &str = "#! cpus:";
 
+/// The setting of what does not bear to be held up for milliseconds, as a CPU is that waits for each translation. With one
+/// processor its clock can count instructions.
+const TIMES: &str = "#! times: the host's";
+
 fn main() -> ExitCode {
-    let switches = switches();
+    let engines = engines();
     let mut trials = Vec::new();
     for (name, image, expected) in roms() {
+        let times = fs::read_to_string(&expected).unwrap_or_default().lines().any(|line| line == TIMES);
         for cpus in cpu_counts(&expected) {
-            for switch in &switches {
-                let (image, expected, switch) = (image.clone(), expected.clone(), switch.clone());
+            for (engine, arguments) in &engines {
+                let (image, expected, mut more) = (image.clone(), expected.clone(), arguments.clone());
+                let waits = arguments.iter().any(|argument| argument.contains(AT_ONCE));
+                if times && waits && cpus > 1 {
+                    continue;
+                }
+                if times && waits {
+                    more.extend(["--clock", "instructions"].map(str::to_owned));
+                }
                 let on = if cpus == 1 { String::new() } else { format!(" on {cpus} CPUs") };
-                let title = format!("{name}{on} {}", switch.as_deref().unwrap_or("plain"));
-                trials.push(Trial::test(title, move || {
-                    judge(&image, &expected, cpus, switch).map_err(|error| Failed::from(format!("{error:#}")))
+                trials.push(Trial::test(format!("{name}{on} {engine}"), move || {
+                    judge(&image, &expected, cpus, more).map_err(|error| Failed::from(format!("{error:#}")))
                 }));
             }
         }
@@ -77,11 +88,26 @@ fn cpu_counts(expected: &Path) -> Vec<usize> {
     counts.split_whitespace().map(number).collect()
 }
 
-/// None, each switch of `--debug`, and all of them together.
-fn switches() -> Vec<Option<String>> {
-    let names: Vec<&str> = DebugFlags::LIST.iter().map(|(name, ..)| *name).collect();
-    let single = names.iter().map(|name| Some((*name).to_owned()));
-    [None].into_iter().chain(single).chain([Some(names.join(","))]).collect()
+/// The switch that is the translator's.
+const AT_ONCE: &str = "jit-at-once";
+
+/// What runs the ROMs, and the arguments for it: the interpreter plainly, with each switch of `--debug` and with all of them;
+/// the translator with what is hot and with everything translated.
+fn engines() -> Vec<(String, Vec<String>)> {
+    let names = DebugFlags::LIST.iter().map(|(name, ..)| *name).filter(|name| *name != AT_ONCE);
+    let names: Vec<&str> = names.collect();
+    let interpreted = names.iter().map(|name| (*name).to_owned()).chain([names.join(",")]);
+    let mut runs = vec![("plain".to_owned(), "interp", None)];
+    runs.extend(interpreted.map(|list| (list.clone(), "interp", Some(list))));
+    runs.push(("jit".to_owned(), "jit", None));
+    for list in [AT_ONCE.to_owned(), format!("{AT_ONCE},no-tlb")] {
+        runs.push((format!("jit {list}"), "jit", Some(list)));
+    }
+    let arguments = |engine: &str, list: Option<String>| -> Vec<String> {
+        let debug = list.into_iter().flat_map(|list| ["--debug".to_owned(), list]);
+        ["--accel".to_owned(), engine.to_owned()].into_iter().chain(debug).collect()
+    };
+    runs.into_iter().map(|(name, engine, list)| (name, arguments(engine, list))).collect()
 }
 
 /// What a file of expectations says.
@@ -98,8 +124,8 @@ impl Expected {
         let mut expected =
             Self { append: "", arguments: Vec::new(), status: PASSED, typed: None, lines: Vec::new() };
         for line in text.lines() {
-            if line.starts_with(CPUS) {
-                // Each number is a run of its own: cpu_counts.
+            if line.starts_with(CPUS) || line == TIMES {
+                // Looked at before: main.
             } else if let Some(setting) = line.strip_prefix("#!") {
                 let (name, value) = setting.split_once(':').with_context(|| format!("{line}: no colon"))?;
                 let value = value.trim();
@@ -132,11 +158,11 @@ impl Expected {
     }
 }
 
-fn judge(image: &Path, expected: &Path, cpus: usize, switch: Option<String>) -> Result<()> {
+fn judge(image: &Path, expected: &Path, cpus: usize, more: Vec<String>) -> Result<()> {
     let text = fs::read_to_string(expected)?;
     let expected = Expected::parse(&text).with_context(|| expected.display().to_string())?;
     let mut arguments = expected.arguments.clone();
-    arguments.extend(switch.into_iter().flat_map(|list| ["--debug".to_owned(), list]));
+    arguments.extend(more);
     let mut guest = Guest::start(&Options {
         kernel: image.to_owned(),
         memory: "64M",

@@ -4,7 +4,7 @@
 //! say so.
 //!
 //! `SOAK_MINUTES=30 SOAK_CPUS=2 cargo test --release --test smp -- --ignored soak` lets the program check for as
-//! long as one likes.
+//! long as one likes; `SOAK_ACCEL=jit` has it translated.
 
 mod common;
 
@@ -34,8 +34,9 @@ const SOURCE: &str = "tests/guest/smp.c";
 
 fn main() -> ExitCode {
     let tests: &[Named] = &[
-        ("two_processors_agree", || agree(Flavour::Cloud, 2, 3)),
-        ("four_processors_agree", || agree(Flavour::Generic, 4, 4)),
+        ("two_processors_agree", || agree(Flavour::Cloud, 2, 3, "interp")),
+        ("two_processors_agree_when_translated", || agree(Flavour::Cloud, 2, 3, "jit")),
+        ("four_processors_agree", || agree(Flavour::Generic, 4, 4, "interp")),
         ("processors_go_and_come_back", processors_go_and_come_back),
         ("sixty_four_processors", sixty_four_processors),
         ("a_reset_of_four_processors", a_reset_of_four_processors),
@@ -106,8 +107,9 @@ fn check_complaints(guest: &mut Guest) -> Result<()> {
 }
 
 /// All checks once, and an interrupt of every kind on each processor.
-fn agree(flavour: Flavour, cpus: usize, threads: usize) -> Result<()> {
-    let setup = setup(flavour, cpus)?;
+fn agree(flavour: Flavour, cpus: usize, threads: usize, engine: &str) -> Result<()> {
+    let mut setup = setup(flavour, cpus)?;
+    setup.options.arguments.extend(["--accel", engine].map(str::to_owned));
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let online = guest.run("grep -c ^processor /proc/cpuinfo", SOON)?;
     ensure!(online.trim() == cpus.to_string(), "there are {online} processors, not {cpus}");
@@ -133,7 +135,9 @@ fn setting(name: &str, default: usize) -> Result<usize> {
 /// All checks over and over, with one thread more than there are processors.
 fn soak() -> Result<()> {
     let (minutes, cpus) = (setting("SOAK_MINUTES", 30)?, setting("SOAK_CPUS", 2)?);
-    let setup = setup(Flavour::Cloud, cpus)?;
+    let mut setup = setup(Flavour::Cloud, cpus)?;
+    let engine = std::env::var("SOAK_ACCEL").unwrap_or_else(|_| "auto".to_owned());
+    setup.options.arguments.extend(["--accel".to_owned(), engine]);
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let program = format!("/smp {} {}", minutes * 60, cpus + 1);
     let says = guest.run(&program, Duration::from_secs(minutes as u64 * 60) + CHECKS)?;

@@ -55,7 +55,7 @@ fn help_teaches_by_examples() {
 
 #[test]
 fn wrong_use_is_refused_in_a_sentence() {
-    refuses(&["--engine", "jit"], "right is interp");
+    refuses(&["--accel", "kvm"], "right are interp and jit");
     refuses(&["--against", "nobody"], "right are host, interp, and a file");
     refuses(&["--against", "interp", "--only", "("], "no regular expression");
     refuses(&["--against", "interp", "--only", "nonesuch"], "matches no instruction");
@@ -66,6 +66,13 @@ fn wrong_use_is_refused_in_a_sentence() {
 #[test]
 fn without_speed_ups_everything_is_the_same() {
     let answer = verify(&["--against", "interp", "--count", "100000", "--seed", "1"]);
+    assert_eq!(answer.status, Some(0), "{}{}", answer.output, answer.messages);
+    assert!(answer.output.contains("Nothing differs."), "{}", answer.output);
+}
+
+#[test]
+fn translated_code_does_the_same() {
+    let answer = verify(&["--accel", "jit", "--against", "interp", "--count", "100000", "--seed", "1"]);
     assert_eq!(answer.status, Some(0), "{}{}", answer.output, answer.messages);
     assert!(answer.output.contains("Nothing differs."), "{}", answer.output);
 }

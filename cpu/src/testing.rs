@@ -69,6 +69,29 @@ impl Cpu {
         }
     }
 
+    /// Runs the block at RIP, or its translation, as far as direct branches do not lead back into it; what is behind its last
+    /// instruction, and for the rest as [`Cpu::step`].
+    pub fn pass(&mut self) -> Result<(), Fault> {
+        // Decoding drops what is cached, and comes back.
+        const TURNS: u32 = 4;
+        for _ in 0..TURNS {
+            self.why = Why::Continue;
+            self.attention_ref().grant(0);
+            let before = self.instructions();
+            self.enter_guest();
+            self.drop_written();
+            self.bury();
+            self.step_blocks(false);
+            self.leave_guest();
+            match self.why {
+                Why::Fault => return Err(self.fault),
+                Why::Continue if self.instructions() == before => {}
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Runs code, as blocks, until it raises an exception, which is given and not delivered. None where it goes on for too long.
     pub fn run_to_fault(&mut self) -> Option<Fault> {
         const TURNS: u32 = 1 << 12;

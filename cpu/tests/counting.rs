@@ -1,7 +1,7 @@
 //! Instructions counted exactly: a CPU stops where it is told to, whatever it is doing, and does the same in any slices.
 
 use iced_x86::code_asm::*;
-use softmetal_cpu::{Activity, Cpu, Exit, Model, Options};
+use softmetal_cpu::{Activity, Cpu, Exit, Model, Options, Translate};
 use softmetal_cpu_testing::{Machine, assemble, layout::*};
 
 const COUNTING: Options = Options {
@@ -96,6 +96,8 @@ fn in_slices(options: Options, slices: impl Iterator<Item = u64>) -> (u64, u64, 
         }
     }
     assert!(halted(&machine.cpu), "{}", machine.cpu.state());
+    let entered = machine.cpu.translations().map(|(counters, _)| counters.entered);
+    assert!(options.jit.is_none() || entered > Some(0), "what is to be translated is");
     (machine.cpu.instructions(), machine.cpu.digest(), machine.bytes(FRAMES, 0x8000))
 }
 
@@ -122,6 +124,13 @@ fn any_slices_give_the_same_count_and_state() {
     ] {
         let other = in_slices(options, [u64::MAX].into_iter());
         assert!(other == whole, "{options:?}: {} and {}", other.0, whole.0);
+    }
+    for threshold in [0, 3] {
+        let options = Options { jit: Some(Translate { threshold, at_once: true }), ..COUNTING };
+        for slice in [u64::MAX, 4001, 997, 501, 466] {
+            let other = in_slices(options, std::iter::repeat(slice));
+            assert!(other == whole, "translated, {threshold}, {slice}: {} and {}", other.0, whole.0);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use softmetal_cpu_testing::{
     layout::*,
     options,
     sweep::Sweep,
+    translated,
     verify::values::{self, Lanes},
 };
 
@@ -32,24 +33,26 @@ fn random_forms_of_every_integer_instruction() {
             .into_iter()
             .filter(|&code| integer(code))
             .collect();
-        let sweep = Sweep {
-            codes: &codes,
-            seed: 100 + k as u64,
-            forms: 40,
-            states: 8,
-            prepare: &|_, _, _| (),
-            strict: false,
-            options: options()[0],
-        };
-        let Some(swept) = sweep.run_in(segments) else { continue };
-        println!(
-            "{segments:x?}: {} codes, {} cases, {} codes that do not run there",
-            swept.ran.len(),
-            swept.differences.cases,
-            swept.skipped.len()
-        );
-        swept.differences.assert_none();
-        assert!(swept.ran.len() > 480, "all codes that may run on the host have forms");
+        for (options, forms) in [(options()[0], 40), (translated(0), 3)] {
+            let sweep = Sweep {
+                codes: &codes,
+                seed: 100 + k as u64,
+                forms,
+                states: 8,
+                prepare: &|_, _, _| (),
+                strict: false,
+                options,
+            };
+            let Some(swept) = sweep.run_in(segments) else { continue };
+            println!(
+                "{segments:x?}: {} codes, {} cases, {} codes that do not run there",
+                swept.ran.len(),
+                swept.differences.cases,
+                swept.skipped.len()
+            );
+            swept.differences.assert_none();
+            assert!(swept.ran.len() > 480, "all codes that may run on the host have forms");
+        }
     }
 }
 
@@ -123,19 +126,21 @@ fn random_forms_of_x87_mmx_sse_and_avx() {
     for (k, segments) in [Segments::FLAT32, Segments::LOCAL16, Segments::LOCAL32].into_iter().enumerate() {
         let codes: Vec<Code> =
             forms::codes_for(segments.bitness(), VECTOR).into_iter().filter(|&code| vector(code)).collect();
-        let sweep = Sweep {
-            codes: &codes,
-            seed: 200 + k as u64,
-            forms: 12,
-            states: 8,
-            prepare: &fill,
-            strict: false,
-            options: options()[0],
-        };
-        let Some(swept) = sweep.run_in(segments) else { continue };
-        println!("{segments:x?}: {} codes, {} cases", swept.ran.len(), swept.differences.cases);
-        swept.differences.assert_none();
-        assert!(swept.ran.len() > 1100, "all codes but gathers have forms");
+        for (options, forms) in [(options()[0], 12), (translated(0), 2)] {
+            let sweep = Sweep {
+                codes: &codes,
+                seed: 200 + k as u64,
+                forms,
+                states: 8,
+                prepare: &fill,
+                strict: false,
+                options,
+            };
+            let Some(swept) = sweep.run_in(segments) else { continue };
+            println!("{segments:x?}: {} codes, {} cases", swept.ran.len(), swept.differences.cases);
+            swept.differences.assert_none();
+            assert!(swept.ran.len() > 1100, "all codes but gathers have forms");
+        }
     }
 }
 

@@ -2,12 +2,14 @@
 //! CPU against a process that is traced.
 
 use iced_x86::{Code, CpuidFeature as F};
+use softmetal_cpu::Options;
 use softmetal_cpu_testing::{
     Random, Segments, forms,
     layout::SCRATCH_SIZE,
     options,
     process::{Case, Process, random_bytes},
     random::cases,
+    translated,
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -56,10 +58,14 @@ const FEATURES: &[F] = &[
 ];
 
 fn run(segments: Segments, seed: u64, count: u64) {
+    run_with(options()[0], segments, seed, count);
+}
+
+fn run_with(options: Options, segments: Segments, seed: u64, count: u64) {
     if !softmetal_cpu_testing::host::judges() {
         return;
     }
-    let Some(mut process) = Process::new(options()[0], FEATURES) else { return };
+    let Some(mut process) = Process::new(options, FEATURES) else { return };
     if !process.enter(segments) {
         return;
     }
@@ -111,6 +117,14 @@ fn random_bytes_of_64_bit_code() {
 fn random_bytes_of_32_bit_code() {
     run(Segments::FLAT32, 2, 20_000);
     run(Segments::LOCAL32, 3, 20_000);
+}
+
+#[test]
+fn translated_random_bytes() {
+    run_with(translated(0), Segments::LONG, 6, 5000);
+    run_with(translated(0), Segments::FLAT32, 7, 2500);
+    run_with(translated(0), Segments::LOCAL32, 8, 1000);
+    run_with(translated(0), Segments::LOCAL16, 9, 1000);
 }
 
 #[test]

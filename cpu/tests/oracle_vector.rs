@@ -15,6 +15,7 @@ use softmetal_cpu_testing::{
     host::host_has,
     layout::*,
     random::cases,
+    translated,
     ulp::distance,
 };
 use std::collections::BTreeMap;
@@ -55,8 +56,12 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Option<Run> {
+        Run::with(seed, Pair::new()?)
+    }
+
+    fn with(seed: u64, pair: Pair) -> Option<Run> {
         Some(Run {
-            pair: Pair::new()?,
+            pair,
             random: Random::new(seed),
             floats: float_host::Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             cases: 0,
@@ -326,6 +331,25 @@ fn random_forms_of_avx() {
     let list =
         codes(&features, |code| code.cpuid_features().iter().any(|f| own.contains(f)) && !approximate(code));
     run.all(&list, cases(40));
+    println!("{} codes, {} cases", list.len(), run.cases);
+    run.assert_none();
+}
+
+/// A few forms of each, run by the translator.
+#[test]
+fn translated_forms() {
+    if !softmetal_cpu_testing::host::judges() {
+        return;
+    }
+    let features =
+        [F::MMX, F::SSE, F::SSE2, F::SSE3, F::SSSE3, F::SSE4_1, F::SSE4_2, F::AVX, F::AVX2, F::FMA, F::FPU];
+    let Some(mut run) = Pair::with_options(translated(0)).and_then(|pair| Run::with(16, pair)) else {
+        return;
+    };
+    let list = codes(&features, |code| {
+        host_has(code) && !approximate(code) && !transcendental(code) && !environment(code)
+    });
+    run.all(&list, cases(3));
     println!("{} codes, {} cases", list.len(), run.cases);
     run.assert_none();
 }

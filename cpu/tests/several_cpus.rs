@@ -2,8 +2,8 @@
 //! device writes.
 
 use iced_x86::{IcedError, code_asm::*};
-use softmetal_cpu::{Activity, Cpu, Exit, Options};
-use softmetal_cpu_testing::{Level, Machine, assemble, bus::Access, layout::*, pte};
+use softmetal_cpu::{Activity, Cpu, Exit, Options, Translate};
+use softmetal_cpu_testing::{Level, Machine, assemble, bus::Access, layout::*, pte, translated};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -59,6 +59,11 @@ fn together(
 
 fn nothing(_: &mut Machine) {}
 
+/// Interpreted, and translated.
+fn engines() -> [Options; 2] {
+    [Options::default(), translated(2)]
+}
+
 /// All ways to count under LOCK.
 #[test]
 fn locked_counters() {
@@ -66,7 +71,8 @@ fn locked_counters() {
     // Aligned, within a cache line, across two, across two pages.
     for at in [DATA, DATA + 1, DATA + 61, DATA + 0xffd, DATA + 0x2000 - 1] {
         for cpus in 2..=4 {
-            for options in [Options::default(), Options { no_tlb: true, ..Options::default() }] {
+            for options in [Options::default(), Options { no_tlb: true, ..Options::default() }, translated(2)]
+            {
                 let code: &Code<'_> = &|a, _| {
                     let (mut again, mut retry) = (a.create_label(), a.create_label());
                     a.mov(rbx, at)?;
@@ -117,14 +123,16 @@ fn a_spin_lock_across_pages() {
         a.jne(again)?;
         a.hlt()
     };
-    let (machine, _) = together(3, Options::default(), nothing, code);
-    assert_eq!(machine.read_u64(lock + 0x2000), 3000);
+    for options in engines() {
+        let (machine, _) = together(3, options, nothing, code);
+        assert_eq!(machine.read_u64(lock + 0x2000), 3000);
+    }
 }
 
 /// Halves of one value always belong together.
 #[test]
 fn cmpxchg16b_counts_in_two_halves() {
-    for options in [Options::default(), Options { no_tlb: true, ..Options::default() }] {
+    for options in [Options::default(), Options { no_tlb: true, ..Options::default() }, translated(2)] {
         let code: &Code<'_> = &|a, _| {
             let (mut again, mut retry, mut torn) = (a.create_label(), a.create_label(), a.create_label());
             a.mov(rdi, DATA)?;
@@ -170,11 +178,13 @@ fn locked_device_accesses_come_in_pairs() {
         a.jne(again)?;
         a.hlt()
     };
-    let (machine, _) = together(3, Options::default(), map, code);
-    let accesses = machine.bus.take();
-    assert_eq!(accesses.len(), 3000);
-    for pair in accesses.chunks(2) {
-        assert!(matches!(pair, [Access::MmioRead(_, 4), Access::MmioWrite(_, _)]), "{pair:?}");
+    for options in engines() {
+        let (machine, _) = together(3, options, map, code);
+        let accesses = machine.bus.take();
+        assert_eq!(accesses.len(), 3000);
+        for pair in accesses.chunks(2) {
+            assert!(matches!(pair, [Access::MmioRead(_, 4), Access::MmioWrite(_, _)]), "{pair:?}");
+        }
     }
 }
 
@@ -218,12 +228,14 @@ fn memory_order_is_that_of_x86() {
         a.set_label(&mut out)?;
         a.hlt()
     };
-    let (machine, results) = together(2, Options::default(), nothing, code);
-    assert_eq!(results, [1; 2], "0: a flag overtook its data");
-    for round in 1..=4000u64 {
-        let seen = [0, 4].map(|by| machine.bytes(DATA + by + 0x1_0000 + round * 8, 4));
-        let seen = seen.map(|bytes| u64::from(u32::from_le_bytes(bytes.try_into().unwrap())));
-        assert!(seen[0] >= round || seen[1] >= round, "round {round}: neither saw the other: {seen:?}");
+    for options in engines() {
+        let (machine, results) = together(2, options, nothing, code);
+        assert_eq!(results, [1; 2], "0: a flag overtook its data");
+        for round in 1..=4000u64 {
+            let seen = [0, 4].map(|by| machine.bytes(DATA + by + 0x1_0000 + round * 8, 4));
+            let seen = seen.map(|bytes| u64::from(u32::from_le_bytes(bytes.try_into().unwrap())));
+            assert!(seen[0] >= round || seen[1] >= round, "round {round}: neither saw the other: {seen:?}");
+        }
     }
 }
 
@@ -270,8 +282,10 @@ fn cross_modifying_code() {
             a.xor(eax, eax)?;
             a.hlt()
         };
-        let (_, results) = together(cpus, Options::default(), place, code);
-        assert_eq!(results, vec![1; cpus], "0: old code ran");
+        for options in engines() {
+            let (_, results) = together(cpus, options, place, code);
+            assert_eq!(results, vec![1; cpus], "0: old code ran");
+        }
     }
 }
 
@@ -306,8 +320,10 @@ fn pages_become_code_and_data_by_turns() {
         a.xor(eax, eax)?;
         a.hlt()
     };
-    for cpus in [2, 4] {
-        let (machine, results) = together(cpus, Options::default(), nothing, code);
+    // Translating each version at once would take too long.
+    let later = Options { jit: Some(Translate::default()), ..Options::default() };
+    for (cpus, options) in [(2, Options::default()), (4, Options::default()), (4, later)] {
+        let (machine, results) = together(cpus, options, nothing, code);
         assert_eq!(results, vec![1; cpus], "0: a CPU ran another function than it wrote");
         for page in 0..8 {
             let count = machine.read_u64(KERNEL_CODE + 0x10_0000 + 0x1000 * page + 0x800);
@@ -319,8 +335,12 @@ fn pages_become_code_and_data_by_turns() {
 /// A device writes code that several CPUs have decoded, whole pages of it and a part.
 #[test]
 fn a_device_writes_code() {
-    let mut machine = Machine::default();
-    let mut other = machine.another_cpu(1, Options::default());
+    engines().into_iter().for_each(device_writes);
+}
+
+fn device_writes(options: Options) {
+    let mut machine = Machine::new(Options { cpus: 1, ..options });
+    let mut other = machine.another_cpu(1, options);
     let function = KERNEL_CODE + 0x1ffe;
     machine.program(&assemble(KERNEL_CODE, |a| {
         a.call(KERNEL_CODE + 0xf00)?;

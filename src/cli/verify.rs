@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use regex::RegexBuilder;
 use softmetal_cpu_testing::verify::{
-    Limit, Setup, Tally, Vectors, against_host, against_itself, coverage, replay, report,
+    Engine, Limit, Setup, Tally, Vectors, against_host, against_itself, coverage, replay, report,
 };
 
 use crate::cli::messages::say;
@@ -25,6 +25,7 @@ Examples:
   softmetal verify --seed 42 --count 1000000 the same cases as the last time with that seed and count
   softmetal verify --only 'adc|sbb'          instructions whose name matches: add, Adc_rm32_r32, ^VEX_, cvt.*2dq
   softmetal verify --against interp          the interpreter with all its speed-ups against itself without
+  softmetal verify --accel jit               the translator; fewer cases a second, since each is translated
   softmetal verify --record FILE             writes the cases and what this host's CPU makes of them,
   softmetal verify --against FILE            to be compared with on hosts that have no such CPU
 
@@ -41,9 +42,9 @@ Exit status:
 /// The arguments of the command.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Arguments {
-    /// Whose work is checked: interp (the interpreter)
-    #[arg(long, value_name = "ENGINE", default_value = "interp", value_parser = parse_engine)]
-    engine: Engine,
+    /// Whose work is checked: interp (the interpreter) or jit (the translator)
+    #[arg(long, value_name = "ENGINE", default_value = "interp", value_parser = parse_accel)]
+    accel: Engine,
     /// What is right: host (this machine's CPU), interp (the interpreter without its speed-ups), or a file of --record
     #[arg(long, value_name = "WHOM", default_value = "host", value_parser = parse_against)]
     against: Against,
@@ -67,12 +68,6 @@ pub struct Arguments {
     coverage: bool,
 }
 
-/// Whose work is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
-    Interp,
-}
-
 /// What the emulated CPU is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Against {
@@ -81,13 +76,14 @@ enum Against {
     File(PathBuf),
 }
 
-fn parse_engine(text: &str) -> Result<Engine, UseError> {
+fn parse_accel(text: &str) -> Result<Engine, UseError> {
     match text {
         "interp" => Ok(Engine::Interp),
-        "jit" | "kvm" => Err(UseError::new(format!(
-            "'{text}' is not in this build, which has the interpreter only; right is interp"
+        "jit" => Ok(Engine::Jit),
+        "kvm" => Err(UseError::new(format!(
+            "'{text}' is not in this build, which emulates the processor; right are interp and jit"
         ))),
-        _ => Err(UseError::new(format!("'{text}' is no engine; right is interp"))),
+        _ => Err(UseError::new(format!("'{text}' is no engine; right are interp and jit"))),
     }
 }
 
@@ -115,7 +111,6 @@ fn parse_regex(text: &str) -> Result<String, UseError> {
 
 /// Runs it; the answer is the status of the process.
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
-    let Engine::Interp = arguments.engine;
     if arguments.coverage {
         print(&coverage());
         return Ok(0);
@@ -137,13 +132,13 @@ fn print(text: &str) {
     let _ = stdout().write_all(text.as_bytes());
 }
 
-/// Against the host, or the interpreter itself.
+/// Against the host, or the interpreter without its speed-ups.
 fn compared(arguments: &Arguments, wanted: &dyn Fn(iced_x86::Code) -> bool) -> Result<Tally> {
     let seed = arguments.seed.unwrap_or_else(new_seed);
     let setup = if arguments.against == Against::Interp {
-        against_itself(seed, wanted)
+        against_itself(arguments.accel, seed, wanted)
     } else {
-        against_host(seed, wanted).ok_or_else(|| {
+        against_host(arguments.accel, seed, wanted).ok_or_else(|| {
             UseError::new(
                 "this host cannot be compared with: that takes an x86-64 CPU, Linux, and the right to map memory at \
                  fixed addresses; try --against FILE, with what --record has written on such a host, or --against interp",
@@ -180,7 +175,7 @@ fn replayed(arguments: &Arguments, path: &Path, wanted: &dyn Fn(iced_x86::Code) 
     let everything = arguments.seconds.is_none() && arguments.count.is_none();
     let limit = if everything { Limit::Count(u64::MAX) } else { limit(arguments) };
     let mut progress = Progress::new(limit);
-    let tally = replay(&mut vectors, wanted, limit, &mut |tally| progress.show(tally));
+    let tally = replay(arguments.accel, &mut vectors, wanted, limit, &mut |tally| progress.show(tally));
     progress.end();
     Ok(tally?)
 }
@@ -267,7 +262,7 @@ mod tests {
 
     #[test]
     fn engines_to_come_are_named() {
-        let why = parse_engine("jit").unwrap_err().to_string();
-        assert!(why.contains("interp"), "{why}");
+        let why = parse_accel("kvm").unwrap_err().to_string();
+        assert!(why.contains("interp and jit"), "{why}");
     }
 }

@@ -342,6 +342,9 @@ pub(crate) fn counted(c: &mut Cpu, i: &Insn) -> *const Insn {
     let head = unsafe { Head::of(i) };
     if head.begins() {
         c.translate_block(i, head);
+        if !head.code.get().is_null() {
+            return translated(c, i);
+        }
     }
     (head.step.get())(c, i)
 }

@@ -90,6 +90,10 @@ pub struct Machine {
     ram: Arc<Ram>,
     next_table: u64,
     next_frame: u64,
+    /// Instructions run in blocks, with UD2 behind them, since only blocks are translated.
+    translates: bool,
+    /// Bytes of what [`Machine::load`] put in place.
+    loaded: u64,
 }
 
 /// A segment as a descriptor of the test machine's GDT gives it.
@@ -129,7 +133,15 @@ impl Machine {
         let ram = Arc::new(Ram::new(memory));
         let bus = Arc::new(Recorder::default());
         let cpu = Cpu::new(0, options, ram.clone(), bus.clone());
-        let mut machine = Machine { cpu, bus, ram, next_table: TABLES, next_frame: FRAMES };
+        let mut machine = Machine {
+            cpu,
+            bus,
+            ram,
+            next_table: TABLES,
+            next_frame: FRAMES,
+            translates: options.jit.is_some(),
+            loaded: 0,
+        };
         machine.build_tables();
         for at in (0..RAM).step_by(2 << 20) {
             machine.map(at, at, Level::Large, pte::P | pte::W);
@@ -150,6 +162,11 @@ impl Machine {
         state.gpr[4] -= 0x200 * id as u64;
         cpu.set_state(&state);
         cpu
+    }
+
+    /// Whether its CPU has a translator: see [`Machine::step`].
+    pub fn translates(&self) -> bool {
+        self.translates
     }
 
     /// Physical memory as devices share it with the CPUs.
@@ -340,6 +357,7 @@ impl Machine {
     pub fn load(&mut self, insn: &[u8]) {
         let mut bytes = insn.to_vec();
         bytes.extend([0x0f, 0x0b]);
+        self.loaded = insn.len() as u64;
         self.write(CODE_FRAME + (INSN - CODE), &bytes);
     }
 
@@ -348,20 +366,33 @@ impl Machine {
         self.write(KERNEL_CODE, code);
     }
 
-    /// Runs one instruction to its end, all iterations of a REP too.
+    /// Runs one instruction to its end, all iterations of a REP too. Of a CPU that translates, it is what [`Machine::load`] put
+    /// in place, and runs as the block that it is together with the UD2 behind it.
     pub fn step(&mut self) -> Result<(), Fault> {
         let start = self.cpu.user().rip;
-        self.cpu.step()?;
+        self.piece(start)?;
         if self.cpu.user().rip != start || !self.repeats(start) {
             return Ok(());
         }
         for _ in 0..1 << 20 {
-            self.cpu.step()?;
+            self.piece(start)?;
             if self.cpu.user().rip != start {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// An instruction, or some iterations of it.
+    fn piece(&mut self, start: u64) -> Result<(), Fault> {
+        const UD: u8 = 6;
+        if !self.translates {
+            return self.cpu.step();
+        }
+        match self.cpu.pass() {
+            Err(fault) if fault.vector == UD && self.cpu.user().rip == start + self.loaded => Ok(()),
+            result => result,
+        }
     }
 
     /// Whether the instruction at an offset in CS has a REP prefix.

@@ -104,7 +104,9 @@ impl Process {
         }
         // The host runs the next instruction too where no trap comes in between.
         let bytes = if loads_ss(&insn) { &bytes[..insn.len()] } else { bytes };
-        self.machine.load(bytes);
+        // A block goes on behind the instruction.
+        let alone = self.machine.translates() && !insn.is_invalid();
+        self.machine.load(if alone { &bytes[..insn.len()] } else { bytes });
         let (mut ours, mut theirs) = (*before, *before);
         ours.rip = self.segments.ip();
         let mut our_fault = self.machine.run_user(&mut ours);

@@ -1,7 +1,7 @@
 //! Small programs for the test machine, and the options under which each should run.
 
 use iced_x86::{IcedError, code_asm::CodeAssembler};
-use softmetal_cpu::Options;
+use softmetal_cpu::{Options, Translate};
 
 /// Assembles 64-bit code for an address.
 ///
@@ -25,8 +25,9 @@ pub fn assemble_for(
     a.assemble(at).expect("the test's branches reach")
 }
 
-/// Every risky speed-up on, and each off.
-pub fn options() -> [Options; 5] {
+/// Every risky speed-up on, and each off; then every block translated when it runs for the first time, and those that run
+/// for the third time with what follows them.
+pub fn options() -> [Options; 7] {
     let plain = Options { cpus: 1, ..Options::default() };
     [
         plain,
@@ -34,5 +35,12 @@ pub fn options() -> [Options; 5] {
         Options { no_specialise: true, ..plain },
         Options { no_fuse: true, ..plain },
         Options { no_tlb: true, ..plain },
+        translated(0),
+        translated(2),
     ]
+}
+
+/// Blocks are translated at once when they have run so often.
+pub fn translated(threshold: u32) -> Options {
+    Options { cpus: 1, jit: Some(Translate { threshold, at_once: true }), ..Options::default() }
 }

@@ -2,12 +2,12 @@
 //! many cases as it runs in ten seconds where it runs 200,000 a second.
 
 use softmetal_cpu::planted::{Bug, plant};
-use softmetal_cpu_testing::verify::{Limit, Tally, against_host};
+use softmetal_cpu_testing::verify::{Engine, Limit, Tally, against_host};
 
 const TEN_SECONDS: u64 = 2_000_000;
 
 fn verify(seed: u64) -> Option<Tally> {
-    let setup = against_host(seed, &|_| true)?;
+    let setup = against_host(Engine::Interp, seed, &|_| true)?;
     // One difference is enough.
     let tally = setup.verifier.run(Limit::Count(TEN_SECONDS), &mut |tally| tally.differences == 0);
     Some(tally.expect("nothing is recorded"))

@@ -6,6 +6,7 @@ use crate::{
     host::{Host, judges, runs_in, runs_on_host},
     layout::*,
     machine::{Machine, flag},
+    program::translated,
     segments::Segments,
     undefined::undefined,
 };
@@ -60,6 +61,7 @@ pub fn check_file(path: &Path) -> Result<Report, String> {
 fn check(name: &str, file: &mut File, bless: bool) -> Report {
     let mut report = Report::default();
     let mut machine = Machine::default();
+    let mut translator = Machine::new(translated(0));
     let mut host = if judges() { Host::new() } else { None };
     for line in file.lines.iter_mut().flatten() {
         report.lines += 1;
@@ -83,6 +85,14 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
             }
         };
         let ours = run_machine(&mut machine, &before);
+        if begin(&mut translator, line).is_ok() {
+            let theirs = run_machine(&mut translator, &before);
+            let (ours, theirs) = (describe(&before, &ours, 0), describe(&before, &theirs, 0));
+            if ours != theirs {
+                let (a, b) = (written(&ours), written(&theirs));
+                wrong(&mut report, format!("{}: gives {a}; translated {b}", line.text));
+            }
+        }
         let user = user_of(&before.0);
         let free = undefined(&insn, &user, source(&insn, &user));
         if let Some(host) = &mut host

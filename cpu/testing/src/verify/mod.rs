@@ -28,6 +28,6 @@ pub use plan::{Class, Maker};
 pub use replay::replay;
 pub use report::report;
 pub use run::{Case, Example, Limit, Seen, Tally, Verifier};
-pub use setup::{Setup, against_host, against_itself};
+pub use setup::{Engine, Setup, against_host, against_itself};
 pub use side::{Emulated, Side};
 pub use vectors::{VectorError, Vectors};

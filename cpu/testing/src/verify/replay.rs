@@ -7,7 +7,7 @@ use super::{
     plan::{self, Class},
     quirks::{self, Verdict},
     run::{Seen, run},
-    setup::{Wanted, plain},
+    setup::{Engine, Wanted},
     subject::Subject,
     vectors::{Recorded, VectorError, Vectors},
 };
@@ -20,13 +20,14 @@ use std::{collections::BTreeSet, time::Instant};
 /// # Errors
 /// Where the file cannot be read to its end.
 pub fn replay(
+    engine: Engine,
     vectors: &mut Vectors,
     wanted: Wanted,
     limit: Limit,
     progress: &mut dyn FnMut(&Tally) -> bool,
 ) -> Result<Tally, VectorError> {
     let started = Instant::now();
-    let mut ours = Emulated::new(plain());
+    let mut ours = Emulated::new(engine.options());
     let features = plan::features(|leaf, subleaf| ours.cpuid(leaf, subleaf));
     let mut planned = BTreeSet::new();
     for bitness in [64, 32, 16] {

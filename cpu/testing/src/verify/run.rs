@@ -23,8 +23,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// States that one encoding runs from.
-const STATES: usize = 16;
 /// Of an encoding that always faults: a fault costs the host a signal.
 const FAULTING_STATES: usize = 2;
 /// Examples that are kept of each code's differences.
@@ -189,7 +187,7 @@ impl Verifier {
             entries,
             places,
             segments: None,
-            states: vec![State::new(); STATES],
+            states: vec![State::new()],
             buffers: Buffers::default(),
             recorder: None,
         };
@@ -199,6 +197,12 @@ impl Verifier {
         }
         verifier.set_scratch(&bytes);
         verifier
+    }
+
+    /// Runs each encoding from so many states, two at least.
+    pub(super) fn with_states(mut self, count: usize) -> Self {
+        self.states.resize(count.max(FAULTING_STATES), State::new());
+        self
     }
 
     /// How many codes there are to run.
@@ -296,7 +300,7 @@ impl Verifier {
         let Some(subject) = self.subject(k, bitness) else { return };
         let base = state::base(&mut self.random);
         let mut count = 0;
-        let wanted = if subject.faults { FAULTING_STATES } else { STATES };
+        let wanted = if subject.faults { FAULTING_STATES } else { self.states.len() };
         for _ in 0..wanted {
             state::draw(&subject, &base, &mut self.random, &mut self.states[count]);
             let user = &self.states[count].user;
