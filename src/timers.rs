@@ -26,11 +26,13 @@ struct BellState {
     /// The earliest deadline rung since the thread began its last round.
     earliest: u64,
     stop: bool,
+    /// The thread waits for the clock to go on.
+    waits_for_clock: bool,
 }
 
 impl Default for BellState {
     fn default() -> Self {
-        Self { earliest: u64::MAX, stop: false }
+        Self { earliest: u64::MAX, stop: false, waits_for_clock: false }
     }
 }
 
@@ -120,17 +122,20 @@ impl Timers {
                 return false;
             }
             let deadline = next.min(state.earliest);
-            if deadline == u64::MAX || self.clock.is_paused() {
-                // Resuming rings.
+            let rest = self.clock.time_until(deadline);
+            if rest.is_zero() {
+                return true;
+            }
+            let paused = self.clock.is_paused();
+            if deadline == u64::MAX || paused {
+                // Resuming rings where it is waited for: a clock may stand for a moment thousands of times a second.
+                state.waits_for_clock = paused;
                 self.bell.rung.wait(&mut state);
+                state.waits_for_clock = false;
                 if self.clock.is_paused() {
                     continue;
                 }
                 return !state.stop;
-            }
-            let rest = self.clock.time_until(deadline);
-            if rest.is_zero() {
-                return true;
             }
             self.bell.rung.wait_for(&mut state, rest);
         }
@@ -178,8 +183,9 @@ pub(crate) struct Waker(Arc<Bell>);
 impl Waker {
     pub(crate) fn resumed(&self) {
         // Under the lock, so that the thread does not go to sleep between seeing the pause and hearing this.
-        let _state = self.0.state.lock();
-        self.0.rung.notify_one();
+        if self.0.state.lock().waits_for_clock {
+            self.0.rung.notify_one();
+        }
     }
 }
 

@@ -174,8 +174,8 @@ impl Follower {
 
     /// Runs a block, but not beyond `target`, and takes what comes until then.
     pub(super) fn follow_block(&mut self, target: u64) -> Result<(), String> {
-        /// More instructions than any block has. Where less is left, they run one by one.
-        const ROOM: u64 = 256;
+        /// More instructions than run between two looks at the count. Where less is left, they run one by one.
+        const ROOM: u64 = 1024;
         let next = self.next_moment(target);
         let goal = next.map_or(target, |moment| moment.instructions);
         let now = self.instructions();
