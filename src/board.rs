@@ -1,10 +1,11 @@
 //! The board: the only place where CPUs and devices meet.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use softmetal_cpu::{Attention, Bus, Gp, Request};
-use softmetal_devices::bus::AddressSpace;
+use softmetal_devices::bus::{AddressSpace, Traffic};
 use softmetal_devices::clock::{Clock, Timed};
 use softmetal_devices::interrupts::{APIC_TIMER_HZ, CpuEvent, Interrupts, Wake};
 
@@ -18,6 +19,8 @@ pub(crate) struct Board {
     pub(crate) memory: Arc<AddressSpace>,
     /// For RDRAND and RDSEED.
     pub(crate) random: Mutex<Random>,
+    /// Reads and writes of local APICs' pages.
+    pub(crate) local_apic: (AtomicU64, AtomicU64),
 }
 
 impl Board {
@@ -28,6 +31,13 @@ impl Board {
                 space.remove(entry.base);
             }
         }
+    }
+
+    /// How often each device was accessed.
+    pub(crate) fn traffic(&self) -> Vec<Traffic> {
+        let (reads, writes) = (self.local_apic.0.load(Relaxed), self.local_apic.1.load(Relaxed));
+        let apic = Traffic { label: "local APIC".into(), reads, writes };
+        [self.ports.traffic(), self.memory.traffic(), vec![apic]].concat()
     }
 
     /// Where in its local APIC's page an access of this CPU goes, if it goes there.
@@ -41,14 +51,20 @@ impl Board {
 impl Bus for Board {
     fn mmio_read(&self, cpu: usize, at: u64, data: &mut [u8]) {
         match self.local_apic_offset(cpu, at) {
-            Some(offset) => self.interrupts.mmio_read(cpu, offset, data),
+            Some(offset) => {
+                self.local_apic.0.fetch_add(1, Relaxed);
+                self.interrupts.mmio_read(cpu, offset, data);
+            }
             None => self.memory.read(at, data),
         }
     }
 
     fn mmio_write(&self, cpu: usize, at: u64, data: &[u8]) {
         match self.local_apic_offset(cpu, at) {
-            Some(offset) => self.interrupts.mmio_write(cpu, offset, data),
+            Some(offset) => {
+                self.local_apic.1.fetch_add(1, Relaxed);
+                self.interrupts.mmio_write(cpu, offset, data);
+            }
             None => self.memory.write(at, data),
         }
     }

@@ -15,6 +15,8 @@ use softmetal_cpu::Model;
 use thiserror::Error;
 
 use crate::lockstep::STRETCH;
+use crate::profile::SymbolFile;
+use crate::statistics::Sampling;
 use crate::watch::WatchRange;
 
 /// The least guest memory that makes sense: the real-mode area and one MiB above it.
@@ -65,6 +67,12 @@ pub struct Config {
     pub debug: DebugFlags,
     /// Two engines run the guest and are compared every so many instructions, 1 to [`MAX_STRETCH`].
     pub lockstep: Option<u64>,
+    /// Whether and where to the guest's functions are written in which its time goes.
+    pub profile: Option<ProfileTo>,
+    /// Names for these functions.
+    pub symbols: Vec<SymbolFile>,
+    /// Where the counters are written at the end, as JSON.
+    pub stats: Option<PathBuf>,
     /// How talkative the messages on standard error are: 0 warnings, 1 info, 2 debug, 3 trace.
     pub verbosity: u8,
 }
@@ -91,6 +99,9 @@ impl Config {
             watch: Vec::new(),
             debug: DebugFlags::empty(),
             lockstep: None,
+            profile: None,
+            symbols: Vec::new(),
+            stats: None,
             verbosity: 0,
         }
     }
@@ -101,6 +112,15 @@ impl Config {
             || self.record.is_some()
             || self.replay.is_some()
             || self.lockstep.is_some()
+    }
+
+    /// What has to be found out while the machine runs.
+    pub(crate) fn sampling(&self) -> Sampling {
+        match () {
+            () if self.profile.is_some() => Sampling::Code,
+            () if self.stats.is_some() || self.verbosity > 0 => Sampling::Time,
+            () => Sampling::Nothing,
+        }
     }
 
     /// The kernel's bytes. A file that cannot serve is a [`UseError`] that names it.
@@ -211,6 +231,15 @@ impl KernelSource {
     }
 }
 
+/// Where a profile of the guest goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProfileTo {
+    /// The most expensive functions are printed.
+    Messages,
+    /// All of them go to a file; those that cost most are printed where messages are wanted.
+    File(PathBuf),
+}
+
 /// What the first serial port is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialTarget {
@@ -253,12 +282,14 @@ impl DebugFlags {
 }
 
 /// What `--debug` asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Debug {
     /// What is switched off.
     pub flags: DebugFlags,
     /// As [`Config::lockstep`].
     pub lockstep: Option<u64>,
+    /// As [`Config::profile`].
+    pub profile: Option<ProfileTo>,
 }
 
 impl Debug {
@@ -268,12 +299,22 @@ impl Debug {
         "runs the guest on two engines, compared every N instructions: the plain interpreter, and what the other options ask for",
     );
 
+    /// The word that asks for a profile of the guest, and what it does.
+    pub const PROFILE: (&'static str, &'static str) = (
+        "profile[=FILE]",
+        "finds out in which functions the guest's time goes, see --symbols; FILE gets all of them, for flame graphs",
+    );
+
     fn word(self, word: &str) -> Result<Self, UseError> {
         if let Some((_, flag, _)) = DebugFlags::LIST.iter().find(|(name, ..)| *name == word) {
             return Ok(Self { flags: self.flags | *flag, ..self });
         }
         match word.split_once('=') {
             None if word == "lockstep" => Ok(Self { lockstep: Some(STRETCH), ..self }),
+            None if word == "profile" => Ok(Self { profile: Some(ProfileTo::Messages), ..self }),
+            Some(("profile", path)) if !path.is_empty() => {
+                Ok(Self { profile: Some(ProfileTo::File(path.into())), ..self })
+            }
             Some(("lockstep", count)) => {
                 let count = count.parse().ok().filter(|count| (1..=MAX_STRETCH).contains(count));
                 let wrong = || {
@@ -285,7 +326,7 @@ impl Debug {
             }
             _ => {
                 let names = DebugFlags::LIST.iter().map(|(name, ..)| *name);
-                let names: Vec<&str> = names.chain([Self::LOCKSTEP.0]).collect();
+                let names: Vec<&str> = names.chain([Self::LOCKSTEP.0, Self::PROFILE.0]).collect();
                 Err(UseError::new(format!(
                     "'{word}' is no debug flag; right are {} (see --debug help)",
                     names.join(", ")

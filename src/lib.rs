@@ -16,7 +16,9 @@ pub mod memory_map;
 mod origin;
 mod outcome;
 mod pc;
+pub mod profile;
 mod ram_port;
+pub mod statistics;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timers;

@@ -11,6 +11,7 @@ use crate::console::{Console, Output};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::pc::{FrontPanel, Pc};
+use crate::statistics::Report;
 
 /// A machine that is built and not yet running.
 pub struct Machine {
@@ -38,10 +39,11 @@ impl Machine {
     }
 
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
-    pub fn run(self) -> Result<Outcome> {
+    /// `report` gets what it has done.
+    pub fn run(self, report: &mut Report) -> Result<Outcome> {
         let Self { config, serial, journal, mut pc, handle } = self;
         loop {
-            let outcome = pc.run()?;
+            let outcome = pc.run(config.sampling(), report)?;
             if outcome != Outcome::Reset || config.no_reboot {
                 return Ok(journal.finish(outcome));
             }

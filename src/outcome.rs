@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use softmetal_cpu::{Attention, Request};
+use softmetal_cpu::{Attention, Doing, Request, Whereabouts};
 use softmetal_devices::power::PowerSink;
 
 /// How a run ended.
@@ -58,13 +58,16 @@ impl Run {
         state.vcpus.push(vcpu);
     }
 
-    /// For vCPU threads between stretches of guest code: waits while the machine is paused. False when the run is over.
-    pub(crate) fn goes_on(&self) -> bool {
+    /// For vCPU threads between stretches of guest code: waits while the machine is paused, and says so at `place`. False
+    /// when the run is over.
+    pub(crate) fn goes_on(&self, place: &Whereabouts) -> bool {
         let mut state = self.state.lock();
         if state.paused && state.outcome.is_none() {
             state.parked += 1;
             self.changed.notify_all();
-            self.changed.wait_while(&mut state, |state| state.paused && state.outcome.is_none());
+            place.during(Doing::Paused, || {
+                self.changed.wait_while(&mut state, |state| state.paused && state.outcome.is_none());
+            });
             state.parked -= 1;
         }
         state.outcome.is_none()
@@ -136,12 +139,13 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     /// A vCPU that counts stretches of guest code, each at most a moment long.
-    fn vcpu(run: &Arc<Run>, count: &Arc<AtomicU64>) -> JoinHandle<()> {
+    fn vcpu(run: &Arc<Run>, count: &Arc<AtomicU64>, place: &Arc<Whereabouts>) -> JoinHandle<()> {
         let attention = Arc::new(Attention::default());
         run.join(Arc::clone(&attention));
         let (run, count) = (Arc::clone(run), Arc::clone(count));
+        let place = Arc::clone(place);
         thread::spawn(move || {
-            while run.goes_on() {
+            while run.goes_on(&place) {
                 attention.wait(Some(MOMENT));
                 count.fetch_add(1, Ordering::SeqCst);
             }
@@ -157,8 +161,8 @@ mod tests {
 
     #[test]
     fn the_first_reason_counts_and_stops_everyone() {
-        let (run, count) = (Arc::new(Run::default()), Arc::default());
-        let vcpus = [vcpu(&run, &count), vcpu(&run, &count)];
+        let (run, count, place) = (Arc::new(Run::default()), Arc::default(), Arc::default());
+        let vcpus = [vcpu(&run, &count, &place), vcpu(&run, &count, &place)];
         let waiting = thread::spawn({
             let run = Arc::clone(&run);
             move || run.wait()
@@ -175,13 +179,18 @@ mod tests {
     #[test]
     fn nothing_moves_in_a_pause() {
         let (run, count) = (Arc::new(Run::default()), Arc::default());
-        let vcpus = [vcpu(&run, &count), vcpu(&run, &count)];
+        let places = [Arc::<Whereabouts>::default(), Arc::default()];
+        let vcpus = places.each_ref().map(|place| vcpu(&run, &count, place));
         for _ in 0..3 {
             wait_for_progress(&count);
+            while places.iter().any(|place| place.doing() == Doing::Paused) {
+                thread::sleep(MOMENT);
+            }
             run.pause();
             let before = count.load(Ordering::SeqCst);
             thread::sleep(20 * MOMENT);
             assert_eq!(count.load(Ordering::SeqCst), before);
+            assert!(places.iter().all(|place| place.doing() == Doing::Paused));
             run.resume();
         }
         run.pause();

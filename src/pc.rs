@@ -44,6 +44,7 @@ use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
 use crate::ram_port::RamPort;
+use crate::statistics::{Report, Sampler, Sampling};
 use crate::timers::{Timers, Waker};
 use crate::vcpu::{self, Course, Engine};
 use crate::{boot, guest_ram, watch};
@@ -189,9 +190,18 @@ impl Pc {
         self.front_panel.clone()
     }
 
-    /// Runs the CPUs until the guest or the user ends it.
-    pub(crate) fn run(self) -> Result<Outcome> {
+    /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
+    /// and in which code, as far as `sampling` says.
+    pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
         let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, .. } } = self;
+        let sampler = match sampling {
+            Sampling::Nothing => None,
+            sampling => {
+                let places = engines.iter().map(|engine| engine.cpu().whereabouts()).collect();
+                let sampler = Sampler::start(places, sampling == Sampling::Code);
+                Some(sampler.context("cannot start the thread that samples")?)
+            }
+        };
         let mut timers = Some(timers);
         let running = match how {
             How::Live { counted: false, .. } => timers.take().map(Timers::start).transpose(),
@@ -214,63 +224,35 @@ impl Pc {
             run.end(Outcome::Terminated);
         }
         let mut outcome = run.wait();
-        for (index, thread) in threads.into_iter().enumerate() {
+        let mut ended = Vec::new();
+        for thread in threads {
             match thread.join() {
                 Ok(mut engine) => {
                     let cpu = engine.cpu();
-                    log::info!("CPU {index}: {}", cpu.statistics());
-                    describe_translations(cpu);
-                    describe_user_time(cpu);
                     if let How::Live { tape: Some(tape), .. } = &how {
                         tape.end(cpu, &outcome, digest_memory(memory.ram.memory()));
                     }
                     outcome = engine.finish(outcome);
+                    ended.push(engine);
                 }
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
+        let (duration, times) = sampler.map(Sampler::stop).unwrap_or_default();
+        report.duration += duration;
+        report.power_ons += 1;
+        for (index, engine) in ended.iter().enumerate() {
+            report.add_cpu(index, engine.cpu(), times.get(index).copied().unwrap_or_default());
+        }
         drop(running);
+        report.add_traffic(board.traffic());
+        report.add_dma(memory.count());
         board.take_apart();
         started.context("cannot start a thread for each vCPU")?;
         Ok(match how {
             How::Live { tape: Some(tape), .. } => tape.failure().map_or(outcome, Outcome::Failed),
             _ => outcome,
         })
-    }
-}
-
-/// What the translator has done, and what it could not do.
-fn describe_translations(cpu: &Cpu) {
-    const SHOWN: usize = 12;
-    let Some((counters, left)) = cpu.translations() else { return };
-    log::info!("  translator: {counters}");
-    for op in left.iter().take(SHOWN) {
-        log::info!(
-            "  not inline: {:<16}{:>12} interpreted {:>12} called",
-            op.name,
-            op.interpreted,
-            op.called
-        );
-    }
-}
-
-/// A line for each of the address spaces in which most of the user code ran.
-fn describe_user_time(cpu: &Cpu) {
-    const SHOWN: usize = 8;
-    let spaces = cpu.address_spaces();
-    for space in spaces.iter().take(SHOWN) {
-        let root = space.root.map_or("others".into(), |root| format!("{root:#x}"));
-        let [calls, faults, exceptions, interrupts, gates] = space.traps;
-        log::info!(
-            "  address space {root:>12}: {} user instructions, entered {} times, left by {calls} system calls, \
-             {faults} page faults, {exceptions} other exceptions, {interrupts} interrupts, {gates} gates",
-            space.instructions,
-            space.entries,
-        );
-    }
-    if let Some(rest) = spaces.get(SHOWN..).filter(|rest| !rest.is_empty()) {
-        let instructions: u64 = rest.iter().map(|space| space.instructions).sum();
-        log::info!("  {} more address spaces: {instructions} user instructions", rest.len());
     }
 }
 
@@ -307,7 +289,8 @@ impl Bench {
         let timers = Timers::new(Arc::clone(&clock));
         let (ports, memory) = (AddressSpace::new("ports"), AddressSpace::new("memory"));
         let (ports, memory) = (Arc::new(ports), Arc::new(memory));
-        let board = Board { clock, interrupts, ports, memory, random: Mutex::new(random) };
+        let random = Mutex::new(random);
+        let board = Board { clock, interrupts, ports, memory, random, local_apic: Default::default() };
         Self { board, timers, sockets, power }
     }
 
@@ -482,6 +465,7 @@ mod tests {
     use super::*;
     use crate::config::KernelSource;
     use crate::console::Console;
+    use softmetal_cpu::Whereabouts;
     use softmetal_devices::chipset::acpi_pm::{PM1A_CONTROL_PORT, SLP_TYP_S5};
     use std::time::{Duration, Instant, SystemTime};
 
@@ -557,7 +541,7 @@ mod tests {
         ] {
             let rig = rig();
             rig.out(port, data);
-            assert!(!rig.run.goes_on(), "port {port:#x}");
+            assert!(!rig.run.goes_on(&Whereabouts::default()), "port {port:#x}");
             assert_eq!(rig.run.wait(), outcome);
         }
     }

@@ -8,17 +8,24 @@ use softmetal_devices::dma::DmaSink;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::journal::Tape;
+use crate::statistics::DmaCount;
 
 /// The way into guest RAM for devices, chips, and logs that are followed.
 #[derive(Clone)]
 pub(crate) struct RamPort {
     pub(crate) ram: Arc<Ram>,
     tapes: Vec<Arc<Tape>>,
+    count: Arc<DmaCount>,
 }
 
 impl RamPort {
     pub(crate) fn new(ram: Arc<Ram>, tapes: Vec<Arc<Tape>>) -> Self {
-        Self { ram, tapes }
+        Self { ram, tapes, count: Arc::default() }
+    }
+
+    /// What was written so far.
+    pub(crate) fn count(&self) -> &DmaCount {
+        &self.count
     }
 
     /// Writes bytes, as a device does. Addresses that are not RAM are passed over.
@@ -39,6 +46,7 @@ impl RamPort {
 impl DmaSink for RamPort {
     fn written(&self, range: Range<u64>) {
         let len = range.end.saturating_sub(range.start);
+        self.count.note(len);
         self.ram.written(range.start, len);
         self.tapes.iter().for_each(|tape| tape.written(self.ram.memory(), range.start, len));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use softmetal_cpu::{Cpu, Exit};
+use softmetal_cpu::{Cpu, Doing, Exit};
 
 use crate::journal::{self, Replayer, Tape};
 use crate::lockstep::Lockstep;
@@ -95,13 +95,14 @@ fn execute(
     timers: Option<&CountedTimers>,
 ) -> Engine {
     let attention = engine.cpu().attention();
+    let place = engine.cpu().whereabouts();
     engine.begin();
     if let Some(tape) = tape {
         tape.begin();
     }
     let mut idle = Idle::default();
-    while run.goes_on() {
-        let mut limit = timers.map_or(u64::MAX, CountedTimers::serve);
+    while run.goes_on(&place) {
+        let mut limit = timers.map_or(u64::MAX, |timers| place.during(Doing::Device, || timers.serve()));
         if let Some(tape) = tape {
             limit = limit.min(tape.limit(engine.cpu()));
             if let Some(failure) = tape.failure() {
@@ -110,13 +111,13 @@ fn execute(
             }
         }
         match engine.run_for(limit) {
-            Exit::Halted if timers.is_some_and(CountedTimers::skip) => {
+            Exit::Halted if timers.is_some_and(|timers| place.during(Doing::Device, || timers.skip())) => {
                 if idle.for_long(engine.cpu()) {
-                    attention.wait(Some(Duration::from_millis(1)));
+                    place.during(Doing::Idle, || attention.wait(Some(Duration::from_millis(1))));
                 }
             }
             // A request that came before the wait began ends it at once: nothing is lost.
-            Exit::Halted | Exit::WaitForSipi => attention.wait(None),
+            Exit::Halted | Exit::WaitForSipi => place.during(Doing::Idle, || attention.wait(None)),
             Exit::Requested | Exit::Counted => {}
             Exit::TripleFault => run.end(Outcome::Crashed(describe(index, engine.cpu()))),
         }

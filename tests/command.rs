@@ -93,12 +93,15 @@ fn help_teaches() {
         }
     }
     let run = softmetal(folder.path(), "run --help").output;
-    for part in ["--kernel", "[default: 512M]", "unix=PATH", "--no-reboot", "--debug-exit"] {
+    for part in
+        ["--kernel", "[default: 512M]", "unix=PATH", "--no-reboot", "--debug-exit", "--stats", "--symbols"]
+    {
         assert!(run.contains(part), "{part}");
     }
     let list = softmetal(folder.path(), "run --debug help");
     assert_eq!(list.status, Some(0));
     assert!(list.output.contains("no-chain") && list.output.contains("no-tlb"), "{}", list.output);
+    assert!(list.output.contains("profile[=FILE]"), "{}", list.output);
     let list = softmetal(folder.path(), "run --cpu help");
     assert_eq!((list.status, list.messages.as_str()), (Some(0), ""));
     for name in ["max", "v2", "v3"] {
@@ -127,6 +130,8 @@ fn wrong_words() {
         ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
         ("demo --cpu V2", ["--cpu: 'V2' is no processor", "--cpu help"]),
         ("run --kernel k --debug no-such", ["--debug: 'no-such'", "no-chain"]),
+        ("run --kernel k --debug profile=", ["'profile='", "profile, no-chain"]),
+        ("run --kernel k --symbols System.map", ["--symbols", "--debug profile"]),
         ("run --kernel k --append a --append b", ["--append", "--help"]),
     ] {
         refuses(&folder, arguments, 2, &parts);
@@ -237,6 +242,24 @@ fn serial_ports_that_the_host_refuses() {
         refuses(&folder, &format!("run --kernel kernel --serial {target}"), 4, &["--serial", target, part]);
     }
     assert_eq!(fs::read(path("file")).unwrap(), b"precious");
+}
+
+#[test]
+fn results_that_cannot_be_written_are_refused_before_the_guest_runs() {
+    let folder = folder();
+    let write = |name: &str, content: &[u8]| fs::write(folder.path().join(name), content).unwrap();
+    write("kernel", &good_bzimage());
+    write("text", b"no symbols in here\n");
+    write("elf", b"\x7fELF and so on");
+    for (arguments, status, parts) in [
+        ("--stats nowhere/stats", 4, ["--stats nowhere/stats", "cannot be written"]),
+        ("--debug profile=nowhere/p", 4, ["--debug profile nowhere/p", "cannot be written"]),
+        ("--debug profile --symbols gone", 2, ["--symbols gone", "no such file"]),
+        ("--debug profile --symbols text", 2, ["--symbols text", "System.map"]),
+        ("--debug profile --symbols elf", 2, ["--symbols elf", "damaged ELF"]),
+    ] {
+        refuses(&folder, &format!("run --kernel kernel --serial file=console {arguments}"), status, &parts);
+    }
 }
 
 #[test]

@@ -201,8 +201,8 @@ fn broken_logs() -> Result<()> {
 
 /// How many instructions the processor says that it has run.
 fn instructions(ran: &Ran) -> Result<u64> {
-    let (_, after) = ran.messages.split_once("CPU 0: ").context("-v says what the processor did")?;
-    let (count, _) = after.split_once(" instructions").context("-v prints the count")?;
+    let (before, _) = ran.messages.split_once(" instructions in ").context("-v says how many have run")?;
+    let count = before.rsplit(' ').next().context("-v prints the count")?;
     Ok(count.replace(',', "").parse()?)
 }
 

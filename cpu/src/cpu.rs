@@ -337,7 +337,7 @@ impl Cpu {
             self.within(Doing::Code, Cpu::drop_written);
         }
         if requests.contains(Request::TRANSLATED) {
-            self.install_translations();
+            self.within(Doing::Translating, Cpu::install_translations);
         }
         if requests.contains(Request::NMI) {
             self.nmi_pending = true;

@@ -28,6 +28,10 @@ pub enum Doing {
     Dispatch,
     /// The interpreter's handlers run guest code.
     Interpreter,
+    /// Translated guest code runs.
+    Translated,
+    /// Chooses code to be translated, puts translations in place, or waits for one.
+    Translating,
     /// Finds, decodes or drops blocks.
     Code,
     /// TLB misses, page walks, flushes.
@@ -46,9 +50,11 @@ pub enum Doing {
 
 impl Doing {
     /// All, by number.
-    pub const ALL: [Doing; 9] = [
+    pub const ALL: [Doing; 11] = [
         Doing::Dispatch,
         Doing::Interpreter,
+        Doing::Translated,
+        Doing::Translating,
         Doing::Code,
         Doing::Mmu,
         Doing::Delivery,
@@ -65,7 +71,7 @@ impl Doing {
 }
 
 /// Where a CPU is, for other threads.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Whereabouts {
     doing: AtomicU8,
     /// Samples that were asked for and not yet taken.
@@ -260,6 +266,13 @@ pub struct Profile {
     pub others: u64,
 }
 
+impl AddAssign<&Profile> for Profile {
+    fn add_assign(&mut self, other: &Profile) {
+        self.others += other.others;
+        other.samples.iter().for_each(|(sample, count)| self.add(*sample, *count));
+    }
+}
+
 impl Profile {
     fn add(&mut self, sample: Sample, count: u64) {
         if self.samples.len() < SAMPLES || self.samples.contains_key(&sample) {
@@ -350,5 +363,10 @@ mod tests {
         profile.add(sample(0), 3);
         assert_eq!((profile.samples.len(), profile.others), (SAMPLES, 20));
         assert_eq!(profile.samples[&sample(0)], 5);
+        let mut more = Profile { others: 1, ..Profile::default() };
+        more.add(sample(0), 1);
+        more.add(sample(u64::MAX), 1);
+        profile += &more;
+        assert_eq!((profile.samples.len(), profile.samples[&sample(0)], profile.others), (SAMPLES, 6, 22));
     }
 }

@@ -13,6 +13,7 @@ use crate::config::{
     Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
+use crate::profile::SymbolFile;
 use crate::watch::WatchRange;
 
 const EXAMPLES: &str = "\
@@ -137,15 +138,23 @@ struct MachineArgs {
     /// Print who touches memory, the first 1000 times: [phys:]ADDRESS[+LENGTH][:r|:w|:rw]; several times if you like
     #[arg(long, value_name = "RANGE")]
     watch: Vec<WatchRange>,
-    /// Find a bug: switch off speed-ups, run two engines in lockstep; names with commas between; help lists them
+    /// Find a bug: switch off speed-ups, run two engines in lockstep; or profile the guest; names with commas between; help
+    /// lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
     debug: Option<DebugChoice>,
-    /// Say more on standard error; twice and thrice for still more
+    /// Names of the guest's functions for --debug profile: an ELF file, System.map or /proc/kallsyms; @ADDRESS moves it;
+    /// several times if you like
+    #[arg(long, value_name = "FILE[@ADDRESS]")]
+    symbols: Vec<SymbolFile>,
+    /// At the end, write what the processors did and where time went, as JSON
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
+    /// Say more on standard error, and at the end where time went; twice and thrice for still more
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum DebugChoice {
     List(Debug),
     Help,
@@ -204,11 +213,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
     };
-    let debug = match machine.debug {
+    let debug = match &machine.debug {
         None => Debug::default(),
-        Some(DebugChoice::List(list)) => list,
+        Some(DebugChoice::List(list)) => list.clone(),
         Some(DebugChoice::Help) => return Ok(Request::Print(debug_help())),
     };
+    if debug.profile.is_none() && !machine.symbols.is_empty() {
+        return Err(UseError::new("--symbols is for --debug profile, which is not asked for"));
+    }
     let cpu = match machine.cpu {
         ModelChoice::Model(model) => model,
         ModelChoice::Help => return Ok(Request::Print(model_help())),
@@ -229,6 +241,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         watch: machine.watch.clone(),
         debug: debug.flags,
         lockstep: debug.lockstep,
+        profile: debug.profile.clone(),
+        symbols: machine.symbols.clone(),
+        stats: machine.stats.clone(),
         verbosity: machine.verbose,
         ..Config::new(kernel)
     };
@@ -353,14 +368,17 @@ fn debug_help() -> String {
     for (name, _, what) in DebugFlags::LIST {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
-    let (name, what) = Debug::LOCKSTEP;
-    text.push_str(&format!("And what it can do:\n  {name:<16}{what}\n"));
+    text.push_str("And what it can do:\n");
+    for (name, what) in [Debug::LOCKSTEP, Debug::PROFILE] {
+        text.push_str(&format!("  {name:<16}{what}\n"));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ProfileTo;
     use crate::lockstep::STRETCH;
 
     fn parse_words(words: &str) -> Result<Request, UseError> {
@@ -395,7 +413,8 @@ mod tests {
     fn every_option_reaches_the_machine() {
         let config = run(
             "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
-             --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --debug no-chain,no-tlb -vv",
+             --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
+             --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
         let expected = Config {
             accel: Accel::Interp,
@@ -415,6 +434,9 @@ mod tests {
             watch: vec!["phys:0x1000+8:w".parse().unwrap(), "64".parse().unwrap()],
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
             lockstep: None,
+            profile: Some(ProfileTo::File("p".into())),
+            symbols: vec!["vmlinux@0x1000".parse().unwrap(), "m".parse().unwrap()],
+            stats: Some("s".into()),
             verbosity: 2,
         };
         assert_eq!(config, expected);
@@ -460,6 +482,9 @@ mod tests {
                 "run --kernel k --debug lockstep --cpus 2",
                 ["--debug lockstep is for machines with one", "--cpus 2"],
             ),
+            ("demo --debug profile=", ["'profile=' is no debug flag", "profile"]),
+            ("demo --symbols vmlinux", ["--symbols is for --debug profile", "not asked for"]),
+            ("demo --debug profile --symbols a@0x1z", ["--symbols: 'a@0x1z' names no file", "vmlinux@0x"]),
             ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
             ("run --kernel", ["--kernel", "value"]),
             ("demo windows", ["windows", "debian"]),
@@ -493,7 +518,8 @@ mod tests {
         for (name, ..) in DebugFlags::LIST {
             assert!(help.contains(name));
         }
-        assert!(help.contains("lockstep[=N]"));
+        assert!(help.contains("lockstep[=N]") && help.contains("profile[=FILE]"));
+        assert_eq!(run("run --kernel k --debug profile").profile, Some(ProfileTo::Messages));
         let Ok(Request::Print(help)) = parse_words("run --cpu help") else { panic!() };
         for (name, _, what) in Model::LIST {
             assert!(help.contains(name) && help.contains(what));

@@ -7,6 +7,7 @@ mod demo;
 pub mod initramfs;
 mod messages;
 pub mod packages;
+mod results;
 mod signals;
 mod verify;
 
@@ -18,8 +19,10 @@ use anyhow::Result;
 
 use crate::config::{Config, KernelSource, UseError};
 use crate::console::{Console, Wiring};
+use crate::statistics::Report;
 use crate::{Machine, Outcome};
 use args::Request;
+use results::Results;
 
 /// The guest of `softmetal demo`.
 pub(crate) use demo::IMAGE as DEMO;
@@ -58,6 +61,7 @@ fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
     let mut console = Console::new();
     let machine = Machine::build(config, &console)?;
+    let results = Results::open(config)?;
     let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
     console.open(
         &config.serial,
@@ -67,10 +71,13 @@ fn run(config: &Config) -> Result<u8> {
         },
     )?;
     signals::handle(move || power_button.press_power_button())?;
-    let outcome = machine.run();
+    let mut report = Report::default();
+    let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.
     drop(console);
-    Ok(status(&outcome?))
+    let outcome = outcome?;
+    results.write(&report)?;
+    Ok(status(&outcome))
 }
 
 /// What the end of a machine means for the process.

@@ -334,6 +334,7 @@ mod tests {
     use crate::config::SerialTarget;
     use crate::console::Console;
     use crate::machine::Machine;
+    use crate::statistics::Report;
     use entry::{Happening, Question};
 
     fn config() -> Config {
@@ -345,7 +346,7 @@ mod tests {
     }
 
     fn run(config: &Config) -> Outcome {
-        Machine::build(config, &Console::new()).unwrap().run().unwrap()
+        Machine::build(config, &Console::new()).unwrap().run(&mut Report::default()).unwrap()
     }
 
     /// A log like that of `path`, with something changed.

@@ -191,8 +191,9 @@ fn apply_writes(state: &mut State, memory: &RamPort) {
 /// Runs a guest from the log until its end, or until it is not as the log says.
 pub(crate) fn execute(mut engine: Engine, run: &Run, log: &Replayer, memory: &RamPort) -> Engine {
     log.state.lock().attention = Some(engine.cpu().attention());
+    let place = engine.cpu().whereabouts();
     engine.begin();
-    while run.goes_on() {
+    while run.goes_on(&place) {
         let next = log.state.lock().next_moment();
         let exit = match next {
             Ok(next) => engine.run_for(next.instructions.saturating_sub(engine.cpu().instructions())),

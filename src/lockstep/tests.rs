@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::journal::{Journal, Recorder};
 use crate::machine::SerialEnd;
 use crate::pc::Pc;
-use softmetal_cpu::Model;
+use softmetal_cpu::{Model, Whereabouts};
 use vm_memory::{Bytes, GuestAddress};
 
 /// A word that the guest reads, in a page that it never writes.
@@ -58,7 +58,7 @@ fn lockstep(image: &'static [u8], stretch: u64, second: impl FnOnce(&mut Options
 
 /// Runs to the end of the guest or of lockstep.
 fn finish(mut lockstep: Lockstep) -> Result<u64, String> {
-    while lockstep.run.goes_on() {
+    while lockstep.run.goes_on(&Whereabouts::default()) {
         lockstep.run_for(u64::MAX);
     }
     match lockstep.finish() {

@@ -31,12 +31,14 @@ use crate::{
     mode::Mode,
     sem::Op,
     state::{Cpu, Why},
+    statistics::Doing,
 };
 use cache::{Cache, Placed};
 use compiler::{Compiled, Compiler, Inbox};
 use region::Region;
 use rustc_hash::FxHashMap;
-use std::{ptr::null, sync::Arc};
+use serde::Serialize;
+use std::{ops::AddAssign, ptr::null, sync::Arc};
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
 const QUEUE: usize = 6;
@@ -138,7 +140,7 @@ pub(crate) struct Jit {
 unsafe impl Send for Jit {}
 
 /// What the translator has done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Counters {
     /// Regions in use now.
     pub regions: u64,
@@ -168,8 +170,24 @@ pub struct Counters {
     pub cleared: u64,
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.regions += other.regions;
+        self.translated += other.translated;
+        self.instructions += other.instructions;
+        self.refused += other.refused;
+        self.stale += other.stale;
+        self.dropped += other.dropped;
+        self.entered += other.entered;
+        self.linked += other.linked;
+        self.resumed += other.resumed;
+        self.bytes += other.bytes;
+        self.cleared += other.cleared;
+    }
+}
+
 /// Instructions in translated code that were not inline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct NotInline {
     /// What they do.
     pub name: String,
@@ -341,7 +359,7 @@ pub(crate) fn counted(c: &mut Cpu, i: &Insn) -> *const Insn {
     // SAFETY: this step stands only in first instructions.
     let head = unsafe { Head::of(i) };
     if head.begins() {
-        c.translate_block(i, head);
+        c.within(Doing::Translating, |c| c.translate_block(i, head));
         if !head.code.get().is_null() {
             return translated(c, i);
         }
@@ -356,8 +374,10 @@ pub(crate) fn translated(c: &mut Cpu, i: &Insn) -> *const Insn {
     if c.translated.off {
         return (head.step.get())(c, i);
     }
+    c.whereabouts.set(Doing::Translated);
     // SAFETY: a head's code is that of a region in place; regions are freed by the dispatcher only.
     unsafe { host::enter(c, head.code.get()) };
+    c.whereabouts.set(Doing::Interpreter);
     c.left()
 }
 
