@@ -45,6 +45,9 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plain interpreter and `engine`; where that is the same, the interpreter's general handlers.
+    ///
+    /// Registers are compared between stretches: a translator enters its code no more some hundred instructions before the
+    /// end of one, so a stretch should be much longer.
     pub(crate) fn new(engine: Options, stretch: u64) -> Self {
         let Options { model, cpus, counting, .. } = engine;
         let first = Options { model, cpus, counting, ..Options::default() };

@@ -33,7 +33,7 @@ pub(super) enum How {
     NotAgain,
 }
 
-/// An engine's name: what of it is switched off.
+/// An engine's name, and what of it is switched off.
 pub(super) fn engine(options: &Options) -> String {
     let off = [
         (options.no_chain, "no-chain"),
@@ -42,9 +42,14 @@ pub(super) fn engine(options: &Options) -> String {
         (options.no_tlb, "no-tlb"),
     ];
     let off: Vec<&str> = off.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    let name = match options.jit {
+        None => "the interpreter",
+        Some(translate) if translate.at_once => "the translator, of all code",
+        Some(_) => "the translator",
+    };
     match off.is_empty() {
-        true => "the interpreter".into(),
-        false => format!("the interpreter with {}", off.join(",")),
+        true => name.into(),
+        false => format!("{name} with {}", off.join(",")),
     }
 }
 

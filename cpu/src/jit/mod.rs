@@ -179,6 +179,8 @@ impl AddAssign for Counters {
         self.stale += other.stale;
         self.dropped += other.dropped;
         self.entered += other.entered;
+        self.unlinked += other.unlinked;
+        self.missed += other.missed;
         self.linked += other.linked;
         self.resumed += other.resumed;
         self.bytes += other.bytes;
@@ -434,7 +436,10 @@ impl Cpu {
         }
         let Ok(first) = self.enter() else { return null() };
         // SAFETY: a first instruction, with a head in front.
-        if !unlinked && !unsafe { Head::of(first) }.code.get().is_null() && let Some(jit) = &mut self.jit {
+        if !unlinked
+            && !unsafe { Head::of(first) }.code.get().is_null()
+            && let Some(jit) = &mut self.jit
+        {
             jit.statistics.missed += 1;
         }
         if unlinked {
