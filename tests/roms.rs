@@ -100,9 +100,7 @@ fn engines() -> Vec<(String, Vec<String>)> {
     let mut runs = vec![("plain".to_owned(), "interp", None)];
     runs.extend(interpreted.map(|list| (list.clone(), "interp", Some(list))));
     runs.push(("jit".to_owned(), "jit", None));
-    for list in [AT_ONCE.to_owned(), format!("{AT_ONCE},no-tlb")] {
-        runs.push((format!("jit {list}"), "jit", Some(list)));
-    }
+    runs.push((format!("jit {AT_ONCE}"), "jit", Some(AT_ONCE.to_owned())));
     let arguments = |engine: &str, list: Option<String>| -> Vec<String> {
         let debug = list.into_iter().flat_map(|list| ["--debug".to_owned(), list]);
         ["--accel".to_owned(), engine.to_owned()].into_iter().chain(debug).collect()

@@ -3,7 +3,9 @@
 
 use iced_x86::{Code, Mnemonic as M, code_asm::*};
 use softmetal_cpu::{CpuState, Exit, Options, Translate, state::efer};
-use softmetal_cpu_testing::{Level, Machine, Random, assemble, forms, layout::*, pte, random::cases};
+use softmetal_cpu_testing::{
+    Level, Machine, Random, Segments, assemble, forms, layout::*, pte, random::cases,
+};
 
 /// Two pages of code, and where they can be written.
 const PAGES: u64 = 2;
@@ -21,6 +23,7 @@ struct Block {
 }
 
 struct Program {
+    segments: Segments,
     code: Vec<u8>,
     /// Addresses of its blocks.
     blocks: Vec<u64>,
@@ -44,7 +47,13 @@ fn fits(code: Code) -> bool {
 }
 
 /// A memory operand whose base is a register needs one that leads somewhere: the scratch memory, flags unchanged.
-fn aim(register: usize, bytes: &mut Vec<u8>) {
+fn aim(segments: Segments, register: usize, random: &mut Random, bytes: &mut Vec<u8>) {
+    if segments != Segments::LONG {
+        // mov r32, imm32
+        bytes.push(0xb8 | register as u8);
+        bytes.extend(((DATA + random.below(0x2000)) as u32).to_le_bytes());
+        return;
+    }
     let (b, x) = ((register >> 3) as u8, (register & 7) as u8);
     // movzx r32, r8; lea r64, [r64*8 + DATA]
     bytes.extend([0x40 | b << 2 | b, 0x0f, 0xb6, 0xc0 | x << 3 | x]);
@@ -52,28 +61,28 @@ fn aim(register: usize, bytes: &mut Vec<u8>) {
     bytes.extend((DATA as u32).to_le_bytes());
 }
 
-fn instruction(random: &mut Random, codes: &[Code], bytes: &mut Vec<u8>) {
-    let Some(form) = forms::form(random.pick(codes), random) else { return };
+fn instruction(segments: Segments, random: &mut Random, codes: &[Code], bytes: &mut Vec<u8>) {
+    let Some(form) = forms::form_in(segments, random.pick(codes), random) else { return };
     let insn = form.insn;
     let base = insn.memory_base();
     if base.is_gpr() && base.size() >= 4 && !random.once_in(8) {
         let number = base.full_register().number();
         if number != 4 {
-            aim(number, bytes);
+            aim(segments, number, random, bytes);
         }
     }
     bytes.extend(form.bytes);
 }
 
 impl Program {
-    fn new(random: &mut Random, codes: &[Code], changes: bool) -> Program {
+    fn new(segments: Segments, random: &mut Random, codes: &[Code], changes: bool) -> Program {
         let count = 3 + random.below(22) as usize;
         let mut places = Vec::new();
         let mut blocks = Vec::new();
         for _ in 0..count {
             let mut block = Block { bytes: Vec::new(), branches: Vec::new() };
             for _ in 0..random.below(9) {
-                instruction(random, codes, &mut block.bytes);
+                instruction(segments, random, codes, &mut block.bytes);
             }
             if changes && random.once_in(2) {
                 // mov r32, imm32: what others change.
@@ -101,7 +110,7 @@ impl Program {
                 // LOOP, LOOPE, LOOPNE or JRCXZ over a short jump over a near one.
                 8 => near(&mut block, &[0xe0 | random.next() as u8 & 3, 2, 0xeb, 5, 0xe9]),
                 9 => block.bytes.push(0xc3),
-                10 => {
+                10 if segments == Segments::LONG => {
                     // lea rax, [rip+..]; jmp or call rax
                     near(&mut block, &[0x48, 0x8d, 0x05]);
                     block.bytes.extend([0xff, random.pick(&[0xe0, 0xd0])]);
@@ -143,7 +152,7 @@ impl Program {
         let back = (starts[0].wrapping_sub(CODE + (PAGES << 12))) as u32;
         code[end] = 0xe9;
         code[end + 1..].copy_from_slice(&back.to_le_bytes());
-        Program { code, blocks: starts, registers: std::array::from_fn(|_| random.operand()) }
+        Program { segments, code, blocks: starts, registers: std::array::from_fn(|_| random.operand()) }
     }
 
     fn machine(&self, options: Options) -> Machine {
@@ -178,9 +187,12 @@ impl Program {
             a.and(ecx, 15)?;
             a.mov(rcx, qword_ptr(PADS as i32 + rcx * 8))?;
             a.mov(qword_ptr(rsp + 24), rcx)?;
-            a.mov(qword_ptr(rsp + 32), i32::from(selector::USER_CODE64))?;
+            a.mov(qword_ptr(rsp + 32), i32::from(self.segments.cs))?;
             a.mov(qword_ptr(rsp + 48), USER_STACK as i32)?;
-            a.mov(qword_ptr(rsp + 56), i32::from(selector::USER_DATA))?;
+            a.mov(ecx, i32::from(self.segments.ss))?;
+            a.mov(qword_ptr(rsp + 56), rcx)?;
+            a.mov(ds, ecx)?;
+            a.mov(es, ecx)?;
             a.pop(rcx)?;
             a.pop(rax)?;
             a.add(rsp, 8)?;
@@ -191,7 +203,7 @@ impl Program {
             let pushes = matches!(v, 8 | 10..=14 | 17 | 21);
             m.gate(v, KERNEL_CODE + if pushes { 2 } else { 0 }, 0, 3, 0xe);
         }
-        let mut state = Machine::user_state();
+        let mut state = Machine::user_state_in(self.segments);
         state.gpr = self.registers;
         state.gpr[4] = USER_STACK;
         state.rip = self.blocks[0];
@@ -211,7 +223,7 @@ fn after(m: &mut Machine, instructions: u64) -> (Exit, u64, CpuState, Vec<u8>) {
     (exit, m.cpu.instructions(), m.cpu.state(), memory)
 }
 
-fn run(seed: u64, count: u64, codes: &[Code], changes: bool, slices: &[u64]) {
+fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool, slices: &[u64]) {
     const COUNTING: Options = Options {
         jit: None,
         no_chain: false,
@@ -225,9 +237,10 @@ fn run(seed: u64, count: u64, codes: &[Code], changes: bool, slices: &[u64]) {
     let mut entered = 0;
     for n in 0..cases(count) {
         let mut random = Random::new(seed + n);
-        let program = Program::new(&mut random, codes, changes);
+        let program = Program::new(segments, &mut random, codes, changes);
         let threshold = [0, 1, 3, 20][n as usize % 4];
-        let translated = Options { jit: Some(Translate { threshold, at_once: true }), ..COUNTING };
+        let jit = Some(Translate { threshold, at_once: true });
+        let translated = Options { jit, no_tlb: n % 5 == 4, ..COUNTING };
         let (mut a, mut b) = (program.machine(COUNTING), program.machine(translated));
         for (k, &slice) in slices.iter().enumerate() {
             let (want, got) = (after(&mut a, slice), after(&mut b, slice));
@@ -261,7 +274,7 @@ fn integer_codes() -> Vec<Code> {
 
 #[test]
 fn integer_programs() {
-    run(1000, 60, &integer_codes(), false, &SLICES);
+    run(Segments::LONG, 1000, 60, &integer_codes(), false, &SLICES);
 }
 
 /// Few kinds of instructions, as programs have them: more of them run between two faults.
@@ -305,7 +318,7 @@ fn plain_programs() {
         )
     };
     let codes: Vec<Code> = integer_codes().into_iter().filter(|&code| plain(code)).collect();
-    run(2000, 80, &codes, false, &SLICES);
+    run(Segments::LONG, 2000, 80, &codes, false, &SLICES);
 }
 
 #[test]
@@ -313,10 +326,19 @@ fn programs_with_vectors() {
     use iced_x86::CpuidFeature as F;
     let features = [forms::INTEGER, &[F::MMX, F::SSE, F::SSE2, F::SSE4_1, F::AVX, F::AVX2, F::FPU]].concat();
     let codes: Vec<Code> = forms::codes(&features).into_iter().filter(|&code| fits(code)).collect();
-    run(3000, 40, &codes, false, &SLICES);
+    run(Segments::LONG, 3000, 40, &codes, false, &SLICES);
 }
 
 #[test]
 fn programs_that_change_themselves() {
-    run(4000, 40, &integer_codes(), true, &[1000, 1500, 700]);
+    run(Segments::LONG, 4000, 40, &integer_codes(), true, &[1000, 1500, 700]);
+}
+
+/// Compatibility mode with flat segments.
+#[test]
+fn programs_of_32_bits() {
+    let codes: Vec<Code> =
+        forms::codes_for(32, forms::INTEGER).into_iter().filter(|&code| fits(code)).collect();
+    run(Segments::FLAT32, 5000, 60, &codes, false, &SLICES);
+    run(Segments::FLAT32, 6000, 20, &codes, true, &[1000, 1500, 700]);
 }
