@@ -162,3 +162,21 @@ fn a_profile_finds_the_functions_and_changes_nothing() {
         "{printed}"
     );
 }
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "this host has no translator")]
+fn the_translator_has_a_part_of_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = demo(&folder, "run=cpu;mem;test", "--accel jit --stats stats.json -v");
+    let report = json(&folder, "stats.json");
+    check(&report);
+    let cpu = &report["cpus"][0];
+    assert!(
+        number(&cpu["translator"]["translated"]) > 0 && number(&cpu["translator"]["entered"]) > 0,
+        "{cpu}"
+    );
+    assert!(cpu["seconds"]["translated"].as_f64().unwrap() > 0.0, "{cpu}");
+    for row in ["  translated code  ", "  translator  "] {
+        assert!(ran.messages.contains(row), "{row}: {}", ran.messages);
+    }
+}

@@ -1,9 +1,6 @@
 //! The state of a CPU as people read it.
 
-use crate::{
-    state::{CpuState, Segment, TableRegister},
-    statistics::Statistics,
-};
+use crate::state::{CpuState, Segment, TableRegister};
 use std::fmt;
 
 const GPR: [&str; 16] = [
@@ -41,57 +38,5 @@ impl fmt::Display for CpuState {
         segment(f, "TR", &self.tr)?;
         table(f, "GDTR", &self.gdtr)?;
         table(f, "IDTR", &self.idtr)
-    }
-}
-
-/// A number in groups of three digits.
-struct Grouped(u64);
-
-impl fmt::Display for Grouped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        for (k, digit) in digits.chars().enumerate() {
-            let comma = k > 0 && (digits.len() - k).is_multiple_of(3);
-            write!(f, "{}{digit}", if comma { "," } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-/// In four lines, each of one subject.
-impl fmt::Display for Statistics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let n = Grouped;
-        writeln!(f, "{} instructions", n(self.instructions))?;
-        let (blocks, decoded) = (n(self.blocks), n(self.decoded));
-        writeln!(
-            f,
-            "  code:    {decoded} instructions decoded in {blocks} blocks, {} found by address, {} dropped when written",
-            n(self.lookups),
-            n(self.invalidations),
-        )?;
-        writeln!(f, "  memory:  {} TLB misses, {} page walks", n(self.tlb_misses), n(self.walks))?;
-        write!(
-            f,
-            "  events:  {} exceptions, {} interrupts, {} device accesses, {} times alone with memory",
-            n(self.exceptions.iter().sum()),
-            n(self.interrupts.iter().sum()),
-            n(self.device_accesses),
-            n(self.stops),
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statistics_are_for_people() {
-        let mut statistics = Statistics { instructions: 1_234_567, walks: 999, ..Statistics::default() };
-        statistics.exceptions[14] = 1_000;
-        let text = statistics.to_string();
-        assert!(text.starts_with("1,234,567 instructions\n"), "{text}");
-        assert!(text.contains("0 TLB misses, 999 page walks") && text.contains("1,000 exceptions"), "{text}");
     }
 }
