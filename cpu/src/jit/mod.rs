@@ -436,14 +436,11 @@ impl Cpu {
         }
         let Ok(first) = self.enter() else { return null() };
         // SAFETY: a first instruction, with a head in front.
-        if !unlinked
-            && !unsafe { Head::of(first) }.code.get().is_null()
-            && let Some(jit) = &mut self.jit
-        {
-            jit.statistics.missed += 1;
-        }
+        let known = !unsafe { Head::of(first) }.code.get().is_null();
         if unlinked {
             self.link(first);
+        } else if let Some(jit) = &mut self.jit {
+            jit.statistics.missed += u64::from(known);
         }
         first
     }
