@@ -55,19 +55,27 @@ fn aim(segments: Segments, register: usize, random: &mut Random, bytes: &mut Vec
         return;
     }
     let (b, x) = ((register >> 3) as u8, (register & 7) as u8);
-    // movzx r32, r8; lea r64, [r64*8 + DATA]
+    // movzx r32, r8; lea r64, [r64 + r64*8 + DATA]
     bytes.extend([0x40 | b << 2 | b, 0x0f, 0xb6, 0xc0 | x << 3 | x]);
-    bytes.extend([0x48 | b << 2 | b << 1, 0x8d, 4 | x << 3, 0xc5 | x << 3]);
+    bytes.extend([0x48 | b << 2 | b << 1 | b, 0x8d, 0x84 | x << 3, 0xc0 | x << 3 | x]);
     bytes.extend((DATA as u32).to_le_bytes());
 }
 
 fn instruction(segments: Segments, random: &mut Random, codes: &[Code], bytes: &mut Vec<u8>) {
     let Some(form) = forms::form_in(segments, random.pick(codes), random) else { return };
     let insn = form.insn;
+    let index = insn.memory_index();
+    if index.is_gpr() && index.size() >= 4 && !random.once_in(8) {
+        // mov r32, imm32
+        let number = index.full_register().number() as u8;
+        bytes.extend((number > 7).then_some(0x41));
+        bytes.push(0xb8 | number & 7);
+        bytes.extend((random.below(0x100) as u32).to_le_bytes());
+    }
     let base = insn.memory_base();
     if base.is_gpr() && base.size() >= 4 && !random.once_in(8) {
         let number = base.full_register().number();
-        if number != 4 {
+        if number != 4 && base != index {
             aim(segments, number, random, bytes);
         }
     }
@@ -234,7 +242,7 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
         cpus: 1,
         counting: true,
     };
-    let mut entered = 0;
+    let (mut entered, mut instructions, mut faults) = (0, 0, 0);
     for n in 0..cases(count) {
         let mut random = Random::new(seed + n);
         let program = Program::new(segments, &mut random, codes, changes);
@@ -261,9 +269,12 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
                 got.2
             );
         }
+        let done = b.cpu.statistics();
+        (instructions, faults) = (instructions + done.instructions, faults + done.faults);
         entered += b.cpu.translations().map_or(0, |(counters, _)| counters.entered);
     }
-    assert!(entered > count, "what is to be translated is: {entered}");
+    println!("{instructions} instructions, {faults} faults, translated code entered {entered} times");
+    assert!(entered > count, "what is to be translated is");
 }
 
 const SLICES: [u64; 4] = [1000, 700, 2500, 4000];

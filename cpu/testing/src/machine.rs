@@ -386,7 +386,8 @@ impl Machine {
     /// An instruction, or some iterations of it.
     fn piece(&mut self, start: u64) -> Result<(), Fault> {
         const UD: u8 = 6;
-        if !self.translates {
+        // Behind other code there is no UD2.
+        if !self.translates || self.code_at(start).1 != CODE_FRAME + (INSN - CODE) {
             return self.cpu.step();
         }
         match self.cpu.pass() {
@@ -395,8 +396,8 @@ impl Machine {
         }
     }
 
-    /// Whether the instruction at an offset in CS has a REP prefix.
-    fn repeats(&self, rip: u64) -> bool {
+    /// How wide code is, and where in memory an offset in CS lies.
+    fn code_at(&self, rip: u64) -> (u32, u64) {
         let cs = self.cpu.state().segments[1];
         let bitness = match cs.attributes & (Segment::LONG | Segment::BIG) {
             0 => 16,
@@ -404,7 +405,12 @@ impl Machine {
             _ => 64,
         };
         let linear = if bitness == 64 { rip } else { rip.wrapping_add(cs.base) };
-        let physical = if linear & !0xfff == CODE { CODE_FRAME + (linear - CODE) } else { linear };
+        (bitness, if linear & !0xfff == CODE { CODE_FRAME + (linear - CODE) } else { linear })
+    }
+
+    /// Whether the instruction at an offset in CS has a REP prefix.
+    fn repeats(&self, rip: u64) -> bool {
+        let (bitness, physical) = self.code_at(rip);
         let mut bytes = [0; 15];
         if physical < RAM - 15 {
             self.read(physical, &mut bytes);
