@@ -270,7 +270,8 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
             );
         }
         let done = b.cpu.statistics();
-        (instructions, faults) = (instructions + done.instructions, faults + done.faults);
+        (instructions, faults) =
+            (instructions + done.instructions, faults + done.exceptions.iter().sum::<u64>());
         entered += b.cpu.translations().map_or(0, |(counters, _)| counters.entered);
     }
     println!("{instructions} instructions, {faults} faults, translated code entered {entered} times");

@@ -37,6 +37,7 @@ pub(super) enum Fix {
     /// A call that stays one.
     Call,
     /// The address of a cell, relative.
+    #[cfg(target_arch = "x86_64")]
     Address,
     /// The high part of such an address, where it takes two instructions.
     #[cfg(target_arch = "aarch64")]

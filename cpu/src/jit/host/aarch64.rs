@@ -175,7 +175,7 @@ pub(in crate::jit) fn fill(
     let Some(field) = word(code, offset) else { return false };
     let insn = u32::from_le_bytes(*field);
     let (insn, fits) = match fix {
-        Fix::AddressHigh | Fix::Address => {
+        Fix::AddressHigh => {
             let pages = (target >> 12) - (here >> 12);
             let bits = pages as u32;
             (insn | (bits & 3) << 29 | (bits >> 2 & 0x7_ffff) << 5, (-(1 << 20)..1 << 20).contains(&pages))
