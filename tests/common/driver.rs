@@ -217,6 +217,11 @@ impl Guest {
         kill_process(Pid::from_child(&self.child), signal).context("cannot send a signal")
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Waits for the end of the process; the answer is its status and what it said on standard error.
     pub(crate) fn finish(&mut self, limit: Duration) -> Result<(ExitStatus, String)> {
         let deadline = Instant::now() + limit;
