@@ -36,7 +36,8 @@ fn main() -> ExitCode {
             for (engine, arguments) in &engines {
                 let (image, expected, mut more) = (image.clone(), expected.clone(), arguments.clone());
                 let waits = arguments.iter().any(|argument| argument.contains(AT_ONCE));
-                if times && waits && cpus > 1 {
+                // Several processors that all wait for their compilers do not meet as they should, or take very long.
+                if waits && cpus > 1 {
                     continue;
                 }
                 if times && waits {
