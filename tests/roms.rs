@@ -40,6 +40,12 @@ fn main() -> ExitCode {
                 if waits && cpus > 1 {
                     continue;
                 }
+                // What the switches change is the same on each of them: all at once is enough.
+                let one_switch =
+                    arguments.iter().any(|argument| argument.starts_with("no-") && !argument.contains(','));
+                if one_switch && cpus > 1 {
+                    continue;
+                }
                 if times && waits {
                     more.extend(["--clock", "instructions"].map(str::to_owned));
                 }
