@@ -117,6 +117,11 @@ impl Head {
         left <= 0
     }
 
+    /// Number of the guest-physical page, as `Links::page` has it.
+    pub(crate) fn page_number(&self) -> u32 {
+        (self.page / PAGE) as u32
+    }
+
     /// How often it may still begin until it is translated.
     pub(crate) fn left(&self) -> i32 {
         self.count.get()
@@ -417,8 +422,8 @@ impl Cpu {
                     .jit
                     .as_ref()
                     .filter(|_| linking != Linking::Leave)
-                    .map(|jit| (page, self.blocks.built, jit.threshold()));
-                return Some(assemble(decoded, offset, linking, &self.options, counted));
+                    .map(|jit| (self.blocks.built, jit.threshold()));
+                return Some(assemble(decoded, (page, offset), linking, &self.options, counted));
             }
         }
         None
@@ -464,7 +469,7 @@ impl Cpu {
                 } else {
                     Linking::Cache
                 };
-                let block = assemble(decoded, offset, linking, &self.options, None);
+                let block = assemble(decoded, (0, offset), linking, &self.options, None);
                 let first = block.first();
                 if let Some((_, old)) = self.blocks.loose.insert(key, (bytes, block)) {
                     self.blocks.graves.push(old);
@@ -555,13 +560,14 @@ impl Cpu {
 }
 
 /// Lays a decoded block out in memory.
-/// `counted`: its page, its identity, and how often it may begin until it is translated.
+/// `page`: its guest-physical page, zero where links never stay in one. `counted`: its identity, and how often it may begin
+/// until it is translated.
 fn assemble(
     decoded: Decoded,
-    start: u16,
+    (page, start): (u64, u16),
     linking: Linking,
     options: &crate::state::Options,
-    counted: Option<(u64, u32, i32)>,
+    counted: Option<(u32, i32)>,
 ) -> Box<Block> {
     let Decoded { mut insns, end, taken_offset, fall_offset, n, .. } = decoded;
     let len = insns.len();
@@ -578,7 +584,7 @@ fn assemble(
     let cells: Cells = (0..len + 4).map(|_| UnsafeCell::new([0; 4])).collect();
     let at = |k: usize| cells[k].get();
     let links: *mut Links = at(len + 1).cast();
-    let (page, id, count) = counted.unwrap_or_default();
+    let (id, count) = counted.unwrap_or_default();
     let head = Head {
         step: Cell::new(insns.first().map_or(interp::stale as Step, |first| first.step.get())),
         code: Cell::new(std::ptr::null()),
@@ -616,7 +622,7 @@ fn assemble(
             taken: Cell::new(taken),
             fall: Cell::new(fall),
             n,
-            unused: 0,
+            page: (page / PAGE) as u32,
             taken_offset,
             fall_offset,
         });

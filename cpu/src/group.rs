@@ -76,33 +76,15 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Whether the page holds decoded code.
-    #[inline]
-    pub(crate) fn any(&self) -> bool {
-        self.code.load(Acquire) != 0
-    }
-
     /// Asked before a write tag is made. The tag stands until the CPU's next safepoint at least.
     #[inline]
     pub(crate) fn may_write(&self, seat: usize) -> bool {
-        if self.any() {
-            return false;
-        }
-        let mut now = self.writers.load(Acquire);
-        while who::with(now & !PROTECTING, seat) != now & !PROTECTING {
-            let then = who::with(now & !PROTECTING, seat) | now & PROTECTING;
-            match self.writers.compare_exchange(now, then, AcqRel, Acquire) {
-                Ok(_) => break,
-                Err(other) => now = other,
-            }
-        }
-        // A decoder marks, then looks who writes; we say that we write, then look at the marks.
-        fence(SeqCst);
-        !self.any()
+        self.may_write_beside(seat, u64::MAX)
     }
 
-    /// Asked before a single store into these granules, without a tag, of a page that holds code: whether it is beside all of
-    /// it. The store is to be done before the CPU's next safepoint.
+    /// Asked before a single store into these granules, without a tag, of a page that may hold code: whether it is beside all
+    /// of it. The store is to be done before the CPU's next safepoint.
+    #[inline]
     pub(crate) fn may_write_beside(&self, seat: usize, granules: u64) -> bool {
         if self.code.load(Acquire) & granules != 0 {
             return false;
@@ -115,7 +97,7 @@ impl Marks {
                 Err(other) => now = other,
             }
         }
-        // As in `may_write`.
+        // A decoder marks, then looks who writes; we say that we write, then look at the marks.
         fence(SeqCst);
         self.code.load(Acquire) & granules == 0
     }

@@ -95,7 +95,8 @@ pub(crate) struct Links {
     pub(crate) fall: Cell<*const Insn>,
     /// Instructions in the block.
     pub(crate) n: i32,
-    pub(crate) unused: i32,
+    /// Number of the guest-physical page (RAM ends below 2^44): links lead to blocks of the same page only.
+    pub(crate) page: u32,
     /// Targets relative to the page: of the taken branch.
     pub(crate) taken_offset: i32,
     /// And of the one that is not.

@@ -310,6 +310,9 @@ fn parse_accel(text: &str) -> Result<Accel, UseError> {
     }
 }
 
+/// The shortest stretch of two engines in lockstep in which most instructions of translated code are run as such.
+const TRANSLATED_STRETCH: u64 = 2000;
+
 /// What needs to know the order of all that happens knows it of one processor only.
 fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
     let MachineArgs { cpus, clock, record, replay, .. } = machine;
@@ -319,6 +322,14 @@ fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
         ("--replay", replay.is_some()),
         ("--debug lockstep", debug.lockstep.is_some()),
     ];
+    if let (Some(stretch), Accel::Jit) = (debug.lockstep, machine.accel)
+        && stretch < TRANSLATED_STRETCH
+    {
+        return Err(UseError::new(format!(
+            "--debug lockstep={stretch} is too short for --accel jit, whose code is not entered in the last few hundred \
+             instructions of a stretch; right are lockstep={TRANSLATED_STRETCH} and more"
+        )));
+    }
     match options.into_iter().find(|(_, on)| *on && *cpus > 1) {
         Some((option, _)) => Err(UseError::new(format!(
             "{option} is for machines with one processor; leave --cpus {cpus} out"
@@ -481,6 +492,10 @@ mod tests {
             (
                 "run --kernel k --debug lockstep --cpus 2",
                 ["--debug lockstep is for machines with one", "--cpus 2"],
+            ),
+            (
+                "demo --accel jit --debug lockstep=1",
+                ["lockstep=1 is too short for --accel jit", "lockstep=2000"],
             ),
             ("demo --debug profile=", ["'profile=' is no debug flag", "profile"]),
             ("demo --symbols vmlinux", ["--symbols is for --debug profile", "not asked for"]),

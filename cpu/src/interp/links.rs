@@ -64,7 +64,9 @@ pub(crate) fn unlinked(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.rip = c.page_relative(offset.into());
     c.why = Why::Continue;
     let Ok(to) = c.find_block(c.rip) else { return null() };
-    if c.blocks.linkable {
+    // The page tables may lead elsewhere now than when this block was entered.
+    // SAFETY: what `find_block` gives has a head in front.
+    if c.blocks.linkable && unsafe { crate::blocks::Head::of(to) }.page_number() == l.page {
         c.statistics.links += 1;
         if stub.taken { l.taken.set(to) } else { l.fall.set(to) }
     }

@@ -70,7 +70,7 @@ impl Cache {
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
         cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
         cache.slow = cache.put(&parts.slow).ok_or(full)?;
-        cache.lookup = cache.place(&parts.lookup, &[]).ok_or(full)?.code as usize;
+        cache.lookup = cache.place(&parts.lookup, 0, &[]).ok_or(full)?.code as usize;
         cache.fixed = cache.used;
         host::synchronise(cache.run, cache.used);
         Ok(cache)
@@ -97,15 +97,15 @@ impl Cache {
         Some(self.run + at)
     }
 
-    /// Places a region: its cells, its stubs, its code. None where there is no room.
-    pub(super) fn place(&mut self, region: &Compiled, cells: &[u64]) -> Option<Placed> {
+    /// Places a region of a guest-physical page, by its number: its cells, its stubs, its code. None where there is no room.
+    pub(super) fn place(&mut self, region: &Compiled, page: u32, cells: &[u64]) -> Option<Placed> {
         let base = self.run + self.used.next_multiple_of(16);
         let stubs = base + 8 * cells.len();
         let code = (stubs + host::STUB * region.exits.len()).next_multiple_of(16);
         let mut bytes = Vec::with_capacity(code - base + region.code.len());
         cells.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
         for (k, &target) in region.exits.iter().enumerate() {
-            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, target, self.unlinked));
+            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, (page, target), self.unlinked));
         }
         bytes.resize(code - base, 0);
         let start = bytes.len();
@@ -130,9 +130,18 @@ impl Cache {
 
     /// What exit a stub belongs to: its target relative to the page.
     pub(super) fn target(&self, stub: usize) -> i32 {
+        self.word(stub, host::STUB_TARGET) as i32
+    }
+
+    /// The number of that guest-physical page.
+    pub(super) fn page(&self, stub: usize) -> u32 {
+        self.word(stub, host::STUB_PAGE)
+    }
+
+    fn word(&self, stub: usize, at: usize) -> u32 {
         let offset = stub.wrapping_sub(self.run).min(SIZE - host::STUB);
         // SAFETY: within the mapping.
-        unsafe { self.write.add(offset + host::STUB_TARGET).cast::<i32>().read_unaligned() }
+        unsafe { self.write.add(offset + at).cast::<u32>().read_unaligned() }
     }
 
     /// Has a stub jump to the code of a region.

@@ -204,7 +204,8 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; entered {} times, left {} times by an exit without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left to the interpreter",
+             dropped; entered {} times, left {} times by an exit without link and {} times for want of an entry in \
+             the jump cache, {} exits linked, {} instructions left to the interpreter",
             self.translated,
             self.instructions,
             self.bytes >> 10,
@@ -270,7 +271,8 @@ impl Jit {
         let mut left: Vec<_> = self.left.iter().enumerate().map(named).collect();
         left.retain(|op| op.interpreted + op.called != 0);
         left.sort_by_key(|op| std::cmp::Reverse(op.interpreted + op.called));
-        (self.statistics, left)
+        let (regions, bytes) = (self.regions.len() as u64, self.cache.used() as u64);
+        (Counters { regions, bytes, ..self.statistics }, left)
     }
 
     /// How often a block begins before it is translated.
@@ -336,23 +338,24 @@ impl Jit {
             }
             return;
         }
+        // SAFETY: the block lives.
+        let head = unsafe { Head::of(entry) };
         // SAFETY: the blocks live, and each has the instructions that the region was made of.
         let cells: Vec<u64> =
             compiled.cells.iter().map(|&(node, k)| unsafe { blocks[node].add(k) } as u64).collect();
-        let Some(placed) = self.cache.place(&compiled, &cells) else {
+        let Some(placed) = self.cache.place(&compiled, head.page_number(), &cells) else {
             self.full = true;
+            head.count_anew(self.threshold());
             return;
         };
         self.statistics.translated += 1;
         self.statistics.instructions += region.len() as u64;
-        self.statistics.bytes = self.cache.used() as u64;
         for &block in &blocks {
             self.members.entry(block).or_default().push(entry);
         }
         self.regions.insert(entry, Live { placed, blocks, incoming: Vec::new() });
-        self.statistics.regions = self.regions.len() as u64;
-        // SAFETY: the block lives.
-        unsafe { Head::of(entry).translate(entry, placed.code) };
+        // SAFETY: the head stands in front of this instruction.
+        unsafe { head.translate(entry, placed.code) };
     }
 }
 
@@ -445,13 +448,13 @@ impl Cpu {
         first
     }
 
-    /// Has the exit just taken lead to the region of a block, if it has one.
+    /// Has the exit just taken lead to the region of a block, if it has one and the block is of the same page: the page tables
+    /// may lead elsewhere now than when the region was entered.
     fn link(&mut self, first: *const Insn) {
         let stub = self.translated.exit;
-        if !self.blocks.linkable && self.jumps[crate::blocks::jump_index(self.rip)].insn != first {
-            return;
-        }
-        let Some(jit) = &mut self.jit else { return };
+        // SAFETY: a first instruction, with a head in front.
+        let page = unsafe { Head::of(first) }.page_number();
+        let Some(jit) = self.jit.as_mut().filter(|jit| jit.cache.page(stub) == page) else { return };
         let Some(region) = jit.regions.get_mut(&first) else { return };
         region.incoming.push(stub);
         let code = region.placed.code;

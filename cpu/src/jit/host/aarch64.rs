@@ -9,6 +9,8 @@ use std::arch::{asm, naked_asm};
 pub(in crate::jit) const STUB: usize = 24;
 /// Where in a stub the exit's target stands, four bytes.
 pub(in crate::jit) const STUB_TARGET: usize = 16;
+/// And the number of its guest-physical page, four bytes.
+pub(in crate::jit) const STUB_PAGE: usize = 20;
 
 /// Runs translated code until it leaves.
 ///
@@ -94,12 +96,13 @@ pub(in crate::jit) fn veneer(to: usize) -> [u8; 16] {
     bytes
 }
 
-/// A stub at `at` that is not linked, for an exit to `target`. `unlinked_at`: where the veneer to [`unlinked`] is.
-pub(in crate::jit) fn stub(at: usize, target: i32, unlinked_at: usize) -> [u8; STUB] {
+/// A stub at `at` that is not linked, for an exit to `target` of `page`. `unlinked_at`: where the veneer to [`unlinked`] is.
+pub(in crate::jit) fn stub(at: usize, (page, target): (u32, i32), unlinked_at: usize) -> [u8; STUB] {
     let mut bytes = [0; STUB];
     bytes[..8].copy_from_slice(&jump_word(at, at + 8).to_le_bytes());
     bytes[8..12].copy_from_slice(&(0x9400_0000 | displacement(at + 8, unlinked_at)).to_le_bytes());
     bytes[STUB_TARGET..STUB_TARGET + 4].copy_from_slice(&target.to_le_bytes());
+    bytes[STUB_PAGE..STUB_PAGE + 4].copy_from_slice(&page.to_le_bytes());
     bytes
 }
 
@@ -190,8 +193,7 @@ pub(in crate::jit) fn fill(
     fits
 }
 
-/// Code at these addresses was written through another mapping: has the instruction side see it. `write` is where it was
-/// written, `run` where it runs.
+/// Code at these addresses was written through another mapping: has the instruction side see it. `run` is where it runs.
 pub(in crate::jit) fn synchronise(run: usize, len: usize) {
     // SAFETY: cache maintenance of addresses that are mapped; no memory changes.
     unsafe {

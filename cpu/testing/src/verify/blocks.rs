@@ -34,7 +34,7 @@ impl Verifier {
         if pieces.len() < 2 {
             return;
         }
-        for _ in 0..STATES {
+        for _ in 0..STATES.min(self.left()) {
             let user = self.block_state();
             let mut scratch = vec![0; SCRATCH_SIZE as usize];
             self.theirs.read(SCRATCH, &mut scratch);

@@ -131,6 +131,8 @@ pub struct Verifier {
     states: Vec<State>,
     seen: Vec<Seen>,
     pub(super) tally: Tally,
+    /// How many cases may run; it is met exactly.
+    goal: u64,
     buffers: Buffers,
     recorder: Option<Recorder>,
 }
@@ -183,6 +185,7 @@ impl Verifier {
             random: Random::new(seed),
             seen: vec![Seen::default(); plan.len()],
             tally: Tally { planned: plan.len(), ..Tally::default() },
+            goal: u64::MAX,
             plan,
             entries,
             places,
@@ -233,6 +236,9 @@ impl Verifier {
     ) -> Result<Tally, VectorError> {
         let started = Instant::now();
         let mut told = started;
+        if let Limit::Count(count) = limit {
+            self.goal = count;
+        }
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
         'all: loop {
             // Each round meets every code, in a new order.
@@ -253,7 +259,7 @@ impl Verifier {
                 let now = Instant::now();
                 let over = match limit {
                     Limit::Time(time) => now - started >= time,
-                    Limit::Count(count) => self.tally.cases >= count,
+                    Limit::Count(_) => self.left() == 0,
                 };
                 if over {
                     break 'all;
@@ -274,6 +280,11 @@ impl Verifier {
             recorder.finish()?;
         }
         Ok(self.end(started.elapsed()))
+    }
+
+    /// How many more cases may run.
+    pub(super) fn left(&self) -> usize {
+        usize::try_from(self.goal.saturating_sub(self.tally.cases)).unwrap_or(usize::MAX)
     }
 
     /// Adds up.
@@ -300,7 +311,7 @@ impl Verifier {
         let Some(subject) = self.subject(k, bitness) else { return };
         let base = state::base(&mut self.random);
         let mut count = 0;
-        let wanted = if subject.faults { FAULTING_STATES } else { self.states.len() };
+        let wanted = if subject.faults { FAULTING_STATES } else { self.states.len() }.min(self.left());
         for _ in 0..wanted {
             state::draw(&subject, &base, &mut self.random, &mut self.states[count]);
             let user = &self.states[count].user;
@@ -332,6 +343,9 @@ impl Verifier {
     /// One case of a code, compared and recorded.
     fn record_one(&mut self, k: usize, bitness: u32) -> Result<(), VectorError> {
         for _ in 0..RECORD_ATTEMPTS {
+            if self.left() == 0 {
+                break;
+            }
             let Some(subject) = self.subject(k, bitness) else { continue };
             let base = usual(subject.segments);
             state::draw(&subject, &base, &mut self.random, &mut self.states[0]);
