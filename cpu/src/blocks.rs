@@ -1,9 +1,11 @@
 //! Decoded blocks: where they are kept, how they are found, and how they go when their code is written.
 //!
-//! A block lies within one guest-physical page and holds no virtual address, so it serves every mapping of the page. Its
-//! bytes are marked in [`crate::ram::Ram`] by 64-byte granule; a store into a marked granule drops the blocks that overlap
+//! A block lies within one guest-physical page and holds no virtual address, so it serves every mapping of the page. (An
+//! instruction that reaches into the next page is a block by itself: `crossing.rs`.) Its bytes are marked in [`crate::ram::Ram`] by 64-byte granule; a store into a marked granule drops the blocks that overlap
 //! it. The memory of a dropped block stays until no handler can be inside it, its instructions replaced by `stale`.
 #![allow(unsafe_code)]
+
+mod crossing;
 
 use crate::{
     decode::{self, Decoded},
@@ -19,7 +21,9 @@ use crate::{
     statistics::Doing,
     width::B,
 };
+use crossing::Crossing;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
@@ -74,8 +78,13 @@ impl FetchEntry {
 }
 
 /// The blocks of a guest-physical page.
+#[derive(Default)]
 pub(crate) struct CodePage {
     blocks: FxHashMap<u32, Box<Block>>,
+    /// Instructions that begin here and reach into another page.
+    crossing: FxHashMap<u32, Crossing>,
+    /// Where there may be some that reach into this one.
+    reached_from: SmallVec<[(u64, u32); 1]>,
 }
 
 /// Memory for instructions, links and stubs, 32 bytes each.
@@ -88,8 +97,9 @@ pub(crate) struct Head {
     pub(crate) step: Cell<Step>,
     /// The block's translation, or null.
     pub(crate) code: Cell<*const u8>,
-    /// Guest-physical page; what is in no page of RAM is never translated.
-    pub(crate) page: u64,
+    /// Guest-physical page; what is in no page of RAM is never translated. Bit 0: no link may lead here, for the block reaches
+    /// into another page or has been dropped.
+    page: Cell<u64>,
     /// How often it may begin until it is translated.
     count: Cell<i32>,
     /// Tells it from other blocks at the same place.
@@ -117,9 +127,15 @@ impl Head {
         left <= 0
     }
 
-    /// Number of the guest-physical page, as `Links::page` has it.
-    pub(crate) fn page_number(&self) -> u32 {
-        (self.page / PAGE) as u32
+    /// Guest-physical page.
+    pub(crate) fn page(&self) -> u64 {
+        self.page.get() & !1
+    }
+
+    /// The page to which links may lead that lead here: its number, as `Links::page` has it.
+    pub(crate) fn linkable(&self) -> Option<u32> {
+        let page = self.page.get();
+        (page & 1 == 0).then_some((page / PAGE) as u32)
     }
 
     /// How often it may still begin until it is translated.
@@ -197,7 +213,9 @@ impl Block {
     }
     /// Makes every instruction return to the dispatcher.
     fn kill(&self) {
-        self.head().code.set(std::ptr::null());
+        let head = self.head();
+        head.code.set(std::ptr::null());
+        head.page.set(head.page.get() | 1);
         for cell in &self.cells[1..=self.len] {
             // SAFETY: len cells behind the head are instructions.
             unsafe { &*cell.get().cast::<Insn>() }.step.set(interp::stale);
@@ -218,7 +236,7 @@ pub(crate) struct BlockStore {
     pages: FxHashMap<u64, Box<CodePage>>,
     #[allow(clippy::vec_box, reason = "handlers may still point into a dropped block")]
     graves: Vec<Box<Block>>,
-    /// Blocks of one instruction that lies in two pages or in device memory, by its physical address and mode.
+    /// Blocks of one instruction that lies in device memory, or in two pages, by its physical address and mode.
     loose: FxHashMap<(u64, Mode), ([u8; 15], Box<Block>)>,
     /// Whether the block found last belongs to a page, so that links of the same page may lead to it.
     pub(crate) linkable: bool,
@@ -229,8 +247,21 @@ pub(crate) struct BlockStore {
 impl BlockStore {
     /// What tells the block at a place from others there, and its first instruction.
     pub(crate) fn identity(&self, page: u64, offset: u16, mode: Mode) -> Option<(u32, *const Insn)> {
-        let block = self.pages.get(&page)?.blocks.get(&key(offset, mode))?;
+        let block = self.find(page, offset, mode)?;
         Some((block.head().id, block.first()))
+    }
+
+    /// The page that an instruction reaches into, if it is in two.
+    fn second(&self, page: u64, offset: u16, mode: Mode) -> Option<u64> {
+        Some(self.pages.get(&page)?.crossing.get(&key(offset, mode))?.second)
+    }
+
+    fn find(&self, page: u64, offset: u16, mode: Mode) -> Option<&Block> {
+        let (code, key) = (self.pages.get(&page)?, key(offset, mode));
+        match code.blocks.get(&key) {
+            Some(block) => Some(block),
+            None => code.crossing.get(&key).map(|crossing| &*crossing.block),
+        }
     }
 }
 
@@ -301,13 +332,8 @@ impl Cpu {
         let known = unsafe { &*code }.blocks.get(&key).map(|block| block.first());
         let first = match known {
             Some(first) => first,
-            None => match self.build(physical & !(PAGE - 1), offset) {
-                Some(block) => {
-                    let first = block.first();
-                    // SAFETY: as above; building drops no pages.
-                    unsafe { &mut *code }.blocks.insert(key, block);
-                    first
-                }
+            None => match self.build_here(rip, physical, code)? {
+                Some(first) => first,
                 None => return self.loose_block(rip, physical),
             },
         };
@@ -316,6 +342,30 @@ impl Cpu {
             self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context, insn: first };
         }
         Ok(first)
+    }
+
+    /// The block at an address where a page has none of its own: decoded, or one that reaches into the next page.
+    fn build_here(
+        &mut self,
+        rip: u64,
+        physical: u64,
+        code: *mut CodePage,
+    ) -> Result<Option<*const Insn>, Stop> {
+        let (page, offset) = (physical & !(PAGE - 1), (physical & (PAGE - 1)) as u16);
+        let near_end = u64::from(offset) + 15 > PAGE;
+        if near_end && let Some(first) = self.known_crossing(rip, page, offset)? {
+            return Ok(Some(first));
+        }
+        match self.build(page, offset) {
+            Built::Block(block) => {
+                let first = block.first();
+                // SAFETY: as in `look_up`; building drops no pages.
+                unsafe { &mut *code }.blocks.insert(key(offset, self.mode), block);
+                Ok(Some(first))
+            }
+            Built::Short => self.build_crossing(rip, page, offset),
+            Built::Nothing => Ok(None),
+        }
     }
 
     /// Bytes from RIP to the limit of the code segment, where it has one to look at. Instructions near it run one by one.
@@ -348,11 +398,7 @@ impl Cpu {
         if !self.ram.page(page).is_some_and(|page| page.rights.read) {
             return Ok((physical, std::ptr::null_mut()));
         }
-        let code: *mut CodePage = &mut **self
-            .blocks
-            .pages
-            .entry(page)
-            .or_insert_with(|| Box::new(CodePage { blocks: FxHashMap::default() }));
+        let code: *mut CodePage = &mut **self.blocks.pages.entry(page).or_default();
         *self.mmu.fetch_entry(rip) = FetchEntry { page: tag, generation, physical: page, code };
         Ok((physical, code))
     }
@@ -364,15 +410,15 @@ impl Cpu {
         Ok(mapping.physical | rip & (PAGE - 1))
     }
 
-    /// Decodes a block of a page of RAM. None if its first instruction reaches into the next page.
-    fn build(&mut self, page: u64, offset: u16) -> Option<Box<Block>> {
+    /// Decodes a block of a page of RAM.
+    fn build(&mut self, page: u64, offset: u16) -> Built {
         let mode = self.mode;
         let limit = if mode.contains(Mode::SINGLE) { 1 } else { BLOCK };
         // Decode from a copy, mark the granules it covers, and look whether the bytes are still the same: whoever writes
         // them after that will find the mark. Where others write all the time, the block is of the loose kind.
         for _ in 0..ATTEMPTS {
             let ram = Arc::clone(&self.ram);
-            let host = ram.page(page).filter(|host| host.rights.read)?;
+            let Some(host) = ram.page(page).filter(|host| host.rights.read) else { break };
             let mut bytes = [0; PAGE as usize];
             let start = usize::from(offset);
             let copied = start..(start + 15 * BLOCK).min(PAGE as usize);
@@ -393,7 +439,7 @@ impl Cpu {
                 decoded = decode::block(&bytes[start..have], offset, mode, self.options.model, limit);
             }
             if decoded.insns.is_empty() {
-                return None;
+                return Built::Short;
             }
             let end = decoded.end;
             let granules = granules(offset.into(), u64::from(end - offset));
@@ -415,21 +461,27 @@ impl Cpu {
                     // Each step is checked against the limit of the code segment.
                     Linking::Cache
                 };
-                self.statistics.blocks += 1;
-                self.statistics.decoded += decoded.insns.len() as u64;
-                self.blocks.built = self.blocks.built.wrapping_add(1);
-                let counted = self
-                    .jit
-                    .as_ref()
-                    .filter(|_| linking != Linking::Leave)
-                    .map(|jit| (self.blocks.built, jit.threshold()));
-                return Some(assemble(decoded, (page, offset), linking, &self.options, counted));
+                return Built::Block(self.assemble(decoded, (page, offset), linking));
             }
         }
-        None
+        Built::Nothing
     }
 
-    /// A block of one instruction that belongs to no page of RAM: it reaches into a second page, or comes from a device.
+    /// Lays out a block of a page of RAM.
+    fn assemble(&mut self, decoded: Decoded, place: (u64, u16), linking: Linking) -> Box<Block> {
+        self.statistics.blocks += 1;
+        self.statistics.decoded += decoded.insns.len() as u64;
+        self.blocks.built = self.blocks.built.wrapping_add(1);
+        let counted = self
+            .jit
+            .as_ref()
+            .filter(|_| linking != Linking::Leave)
+            .map(|jit| (self.blocks.built, jit.threshold()));
+        assemble(decoded, place, linking, &self.options, counted)
+    }
+
+    /// A block of one instruction that is decoded each time: it comes from a device, its bytes change all the time, or it lies
+    /// in two pages and the code segment has a limit.
     fn loose_block(&mut self, rip: u64, physical: u64) -> Result<*const Insn, Stop> {
         self.statistics.loose += 1;
         let mut bytes = [0; 15];
@@ -505,6 +557,7 @@ impl Cpu {
         for block in code.blocks.values() {
             block.unlink(&dead);
         }
+        self.drop_crossing(page, granules, &mut dead);
         self.statistics.invalidations += dead.len() as u64;
     }
 
@@ -540,10 +593,11 @@ impl Cpu {
 
     /// The block at an offset of a page, for a region.
     pub(crate) fn part(&self, page: u64, offset: u16, mode: Mode) -> Option<Part> {
-        let block = self.blocks.pages.get(&page)?.blocks.get(&key(offset, mode))?;
+        let block = self.blocks.find(page, offset, mode)?;
         let links = block.links();
         Some(Part {
             start: block.start,
+            second: self.blocks.second(page, offset, mode),
             insns: block.insns(),
             taken: links.taken_offset,
             fall: links.fall_offset,
@@ -552,11 +606,21 @@ impl Cpu {
         })
     }
 
-    /// INVLPG's part of the jump cache.
+    /// INVLPG's part of the jump cache. An instruction may reach into the page from the one before.
     pub(crate) fn forget_jumps(&mut self, linear: u64) {
-        let set = jump_index(linear & !(PAGE - 1)) & !63;
-        self.jumps[set..set + 64].fill(JumpEntry::EMPTY);
+        for page in [linear, linear.wrapping_sub(PAGE)] {
+            let set = jump_index(page & !(PAGE - 1)) & !63;
+            self.jumps[set..set + 64].fill(JumpEntry::EMPTY);
+        }
     }
+}
+
+/// What decoding has come to.
+enum Built {
+    Block(Box<Block>),
+    /// The first instruction does not end in the page.
+    Short,
+    Nothing,
 }
 
 /// Lays a decoded block out in memory.
@@ -588,7 +652,7 @@ fn assemble(
     let head = Head {
         step: Cell::new(insns.first().map_or(interp::stale as Step, |first| first.step.get())),
         code: Cell::new(std::ptr::null()),
-        page,
+        page: Cell::new(page),
         count: Cell::new(count),
         id,
     };

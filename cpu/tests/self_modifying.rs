@@ -218,6 +218,58 @@ fn an_instruction_across_pages() {
     }
 }
 
+/// Code that goes on in a page which is mapped now here, now there: by a loop, and by an instruction that lies in both.
+#[test]
+fn code_whose_second_page_is_mapped_elsewhere() {
+    const HERE: u64 = 0x0000_0081_4060_3000;
+    let begin = HERE + 0xff0;
+    for options in options() {
+        let mut m = Machine::new(options);
+        let frames: [u64; 3] = std::array::from_fn(|_| m.frame());
+        // Both have the same code but for the numbers.
+        let code = |number: i32| {
+            assemble(begin, |a| {
+                let mut again = a.create_label();
+                a.mov(ecx, 20)?;
+                a.set_label(&mut again)?;
+                a.nop_1(dword_ptr(rax + rax + 0x1000_0000))?;
+                // It begins at 0xffd.
+                a.lea(esi, dword_ptr(rsi + 0x1000 * number))?;
+                a.add(eax, number)?;
+                a.dec(ecx)?;
+                a.jne(again)?;
+                a.ret()
+            })
+        };
+        let (first, second) = (code(1), code(2));
+        m.write(frames[0] + 0xff0, &first[..16]);
+        m.write(frames[1], &first[16..]);
+        m.write(frames[2], &second[16..]);
+        m.map(HERE, frames[0], Level::Small, pte::P | pte::W);
+        m.map(HERE + 0x1000, frames[1], Level::Small, pte::P | pte::W);
+        let entry = m.entry(HERE + 0x1000, Level::Small);
+        m.program(&assemble(KERNEL_CODE, |a| {
+            let mut again = a.create_label();
+            a.xor(eax, eax)?;
+            a.xor(esi, esi)?;
+            a.mov(ebp, 1000)?;
+            a.mov(rbx, begin)?;
+            a.mov(rdi, entry)?;
+            a.mov(rdx, HERE + 0x1000)?;
+            a.set_label(&mut again)?;
+            a.call(rbx)?;
+            a.xor(qword_ptr(rdi), (frames[1] ^ frames[2]) as i32)?;
+            a.invlpg(qword_ptr(rdx))?;
+            a.dec(ebp)?;
+            a.jne(again)?;
+            a.hlt()
+        }));
+        m.run();
+        let user = m.cpu.user();
+        assert_eq!((user.gpr[0], user.gpr[6]), (30_000, 30_000 << 12), "{options:?}");
+    }
+}
+
 /// Data beside code, and code that jumps into the middle of what was decoded before.
 #[test]
 fn stores_beside_code_leave_it_alone() {

@@ -61,16 +61,27 @@ pub(crate) fn unlinked(c: &mut Cpu, i: &Insn) -> *const Insn {
     // SAFETY: a stub lives in the same allocation as its links.
     let l = unsafe { &*stub.owner };
     let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
-    c.rip = c.page_relative(offset.into());
-    c.why = Why::Continue;
-    let Ok(to) = c.find_block(c.rip) else { return null() };
-    // The page tables may lead elsewhere now than when this block was entered.
-    // SAFETY: what `find_block` gives has a head in front.
-    if c.blocks.linkable && unsafe { crate::blocks::Head::of(to) }.page_number() == l.page {
-        c.statistics.links += 1;
-        if stub.taken { l.taken.set(to) } else { l.fall.set(to) }
+    let rip = c.page_relative(offset.into());
+    let known = through_cache(c, rip);
+    if !known.is_null() {
+        link(c, l, stub.taken, known);
+        return known;
+    }
+    let Ok(to) = c.find_block(rip) else { return null() };
+    if c.blocks.linkable {
+        link(c, l, stub.taken, to);
     }
     to
+}
+
+/// Has a link lead to a block of a page of RAM, if it lies in this one: the page tables may lead elsewhere now than when the
+/// block was entered that the link belongs to.
+fn link(c: &mut Cpu, l: &Links, taken: bool, to: *const Insn) {
+    // SAFETY: blocks have a head in front.
+    if unsafe { crate::blocks::Head::of(to) }.linkable() == Some(l.page) {
+        c.statistics.links += 1;
+        if taken { l.taken.set(to) } else { l.fall.set(to) }
+    }
 }
 
 /// A link that leaves the page: through the jump cache each time.

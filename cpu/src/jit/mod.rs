@@ -29,6 +29,7 @@ use crate::{
     blocks::Head,
     insn::Insn,
     mode::Mode,
+    ram::PAGE,
     sem::Op,
     state::{Cpu, Why},
     statistics::Doing,
@@ -343,7 +344,7 @@ impl Jit {
         // SAFETY: the blocks live, and each has the instructions that the region was made of.
         let cells: Vec<u64> =
             compiled.cells.iter().map(|&(node, k)| unsafe { blocks[node].add(k) } as u64).collect();
-        let Some(placed) = self.cache.place(&compiled, head.page_number(), &cells) else {
+        let Some(placed) = self.cache.place(&compiled, (region.page() / PAGE) as u32, &cells) else {
             self.full = true;
             head.count_anew(self.threshold());
             return;
@@ -453,8 +454,8 @@ impl Cpu {
     fn link(&mut self, first: *const Insn) {
         let stub = self.translated.exit;
         // SAFETY: a first instruction, with a head in front.
-        let page = unsafe { Head::of(first) }.page_number();
-        let Some(jit) = self.jit.as_mut().filter(|jit| jit.cache.page(stub) == page) else { return };
+        let page = unsafe { Head::of(first) }.linkable();
+        let Some(jit) = self.jit.as_mut().filter(|jit| page == Some(jit.cache.page(stub))) else { return };
         let Some(region) = jit.regions.get_mut(&first) else { return };
         region.incoming.push(stub);
         let code = region.placed.code;
@@ -479,7 +480,7 @@ impl Cpu {
         if jit.full {
             jit.clear();
         }
-        let region = Region::gather(head.page, i.ip, mode, |offset| self.part(head.page, offset, mode));
+        let region = Region::gather(head.page(), i.ip, mode, |offset| self.part(head.page(), offset, mode));
         let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
         let compiled = jit.own.as_mut().and_then(|own| own.compile(&region));
         self.install(region, compiled);
@@ -498,7 +499,8 @@ impl Cpu {
         for (_, first, mode) in hottest {
             // SAFETY: as above; the head stands in front of the instruction.
             let (i, head) = unsafe { (&*first, Head::of(first)) };
-            let region = Region::gather(head.page, i.ip, mode, |offset| self.part(head.page, offset, mode));
+            let region =
+                Region::gather(head.page(), i.ip, mode, |offset| self.part(head.page(), offset, mode));
             let Some(jit) = &mut self.jit else { return };
             jit.candidates.remove(&first);
             if let Some(region) = region {

@@ -29,6 +29,8 @@ pub(super) const ALL: u32 = 0x1_ffff;
 pub(crate) struct Part {
     /// Page offset of its first instruction.
     pub(crate) start: u16,
+    /// The guest-physical page that its only instruction reaches into, if it does.
+    pub(crate) second: Option<u64>,
     /// Its instructions, a synthetic end included.
     pub(crate) insns: Vec<Insn>,
     /// Where branches lead, relative to the page.
@@ -137,7 +139,9 @@ impl Region {
                 if parts.len() >= BLOCKS || parts.iter().any(|p| p.start == offset) {
                     continue;
                 }
-                if let Some(next) = find(offset).filter(|next| next.insns.len() <= room) {
+                if let Some(next) =
+                    find(offset).filter(|next| next.insns.len() <= room && next.second.is_none())
+                {
                     room -= next.insns.len();
                     parts.push(next);
                 }
