@@ -62,13 +62,20 @@ pub(crate) const fn jump_index(rip: u64) -> usize {
     ((page ^ page >> 6) as usize & 63) << 6 | offset as usize & 63
 }
 
-/// Which page a linear page's code is in.
+/// Where in the fetch TLB a page stands.
+pub(crate) const fn fetch_index(linear: u64) -> usize {
+    (linear >> 12 ^ linear >> 20) as usize % FETCHES
+}
+
+/// Which page a linear page's code is in. Translated code looks here too: see `jit/pages.rs`.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct FetchEntry {
     /// Linear page; bit 0 is set for CPL 3.
     pub(crate) page: u64,
-    generation: u64,
-    physical: u64,
+    /// As the upper bits of `Cpu::context` have it.
+    pub(crate) generation: u64,
+    pub(crate) physical: u64,
     code: *mut CodePage,
 }
 
@@ -191,6 +198,18 @@ impl Block {
     fn links(&self) -> &Links {
         // SAFETY: `assemble` wrote Links there.
         unsafe { &*self.cells[self.len + 1].get().cast() }
+    }
+    /// The guest-physical page that its branch leads to, as far as that is known.
+    fn leads_to(&self, taken: bool) -> Option<u64> {
+        let links = self.links();
+        let offset = if taken { links.taken_offset } else { links.fall_offset };
+        // SAFETY: `assemble` wrote a stub there.
+        let stub = unsafe { &*self.stub(taken).cast::<Stub>() };
+        match stub.page.get() {
+            _ if (0..PAGE as i32).contains(&offset) => Some(self.head().page()),
+            0 => None,
+            page => Some(page),
+        }
     }
     fn stub(&self, taken: bool) -> *const Insn {
         self.cells[self.len + if taken { 2 } else { 3 }].get().cast()
@@ -596,9 +615,13 @@ impl Cpu {
         let block = self.blocks.find(page, offset, mode)?;
         let links = block.links();
         Some(Part {
+            page,
             start: block.start,
             second: self.blocks.second(page, offset, mode),
             insns: block.insns(),
+            taken_page: block.leads_to(true),
+            fall_page: block.leads_to(false),
+            warm: self.jit.as_ref().is_none_or(|jit| jit.is_warm(block.head())),
             taken: links.taken_offset,
             fall: links.fall_offset,
             id: block.head().id,
@@ -676,7 +699,7 @@ fn assemble(
                 step: Cell::new(step(offset)),
                 owner: links,
                 taken,
-                unused: [0],
+                page: Cell::new(0),
             });
             at(k).cast::<Insn>().cast_const()
         };

@@ -109,7 +109,9 @@ pub(crate) struct Stub {
     pub(crate) step: Cell<Step>,
     pub(crate) owner: *const Links,
     pub(crate) taken: bool,
-    pub(crate) unused: [u64; 1],
+    /// Guest-physical page of the block that it led to last, where it leaves the page; 0 as long as it has led to none. It may
+    /// be mapped elsewhere or no longer.
+    pub(crate) page: Cell<u64>,
 }
 
 const _: () = assert!(size_of::<Insn>() == 32 && size_of::<Links>() == 32 && size_of::<Stub>() == 32);

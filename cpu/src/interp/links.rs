@@ -92,7 +92,12 @@ pub(crate) fn far_link(c: &mut Cpu, i: &Insn) -> *const Insn {
     let l = unsafe { &*stub.owner };
     let offset = if stub.taken { l.taken_offset } else { l.fall_offset };
     let rip = c.page_relative(offset.into());
-    through_cache(c, rip)
+    let to = through_cache(c, rip);
+    if !to.is_null() {
+        // SAFETY: blocks have a head in front.
+        stub.page.set(unsafe { crate::blocks::Head::of(to) }.page());
+    }
+    to
 }
 
 /// A link that always returns to the dispatcher.

@@ -70,7 +70,7 @@ impl Cache {
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
         cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
         cache.slow = cache.put(&parts.slow).ok_or(full)?;
-        cache.lookup = cache.place(&parts.lookup, 0, &[]).ok_or(full)?.code as usize;
+        cache.lookup = cache.place(&parts.lookup, &[]).ok_or(full)?.code as usize;
         cache.fixed = cache.used;
         host::synchronise(cache.run, cache.used);
         Ok(cache)
@@ -97,15 +97,15 @@ impl Cache {
         Some(self.run + at)
     }
 
-    /// Places a region of a guest-physical page, by its number: its cells, its stubs, its code. None where there is no room.
-    pub(super) fn place(&mut self, region: &Compiled, page: u32, cells: &[u64]) -> Option<Placed> {
+    /// Places a region: its cells, its stubs, its code. None where there is no room.
+    pub(super) fn place(&mut self, region: &Compiled, cells: &[u64]) -> Option<Placed> {
         let base = self.run + self.used.next_multiple_of(16);
         let stubs = base + 8 * cells.len();
         let code = (stubs + host::STUB * region.exits.len()).next_multiple_of(16);
         let mut bytes = Vec::with_capacity(code - base + region.code.len());
         cells.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
-        for (k, &target) in region.exits.iter().enumerate() {
-            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, (page, target), self.unlinked));
+        for (k, &exit) in region.exits.iter().enumerate() {
+            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, exit, self.unlinked));
         }
         bytes.resize(code - base, 0);
         let start = bytes.len();

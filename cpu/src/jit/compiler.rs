@@ -34,7 +34,7 @@ pub(super) struct Compiled {
     pub(super) entry: usize,
     pub(super) holes: Vec<Hole>,
     /// Targets of exits relative to the page, a stub each.
-    pub(super) exits: Vec<i32>,
+    pub(super) exits: Vec<(u32, i32)>,
     /// Instructions whose addresses the cells hold: node and place in it.
     pub(super) cells: Vec<(usize, usize)>,
 }

@@ -9,6 +9,7 @@ use super::{
     Passage, Status,
     cache::Name,
     flags::Pending,
+    pages::page_number,
     region::{FLAGS, Node, Region, Step, Way},
     runtime,
 };
@@ -58,8 +59,8 @@ pub(super) struct Untranslatable;
 /// What the code wants to know when it is placed.
 #[derive(Debug, Default)]
 pub(super) struct Needed {
-    /// Targets of exits, relative to the page.
-    pub(super) exits: Vec<i32>,
+    /// Exits: the number of the guest-physical page, and the target relative to it.
+    pub(super) exits: Vec<(u32, i32)>,
     /// Instructions whose addresses stand in cells: node and place in it.
     pub(super) cells: Vec<(usize, usize)>,
 }
@@ -81,7 +82,7 @@ const RAW: [i32; 2] = {
     let first = offset_of!(Cpu, translated) + offset_of!(Passage, raw);
     [at(first), at(first + 8)]
 };
-const PAGE: i32 = at(GPR + 8 * reg::PAGE as usize);
+pub(super) const PAGE: i32 = at(GPR + 8 * reg::PAGE as usize);
 const PASSAGE: usize = offset_of!(Cpu, translated);
 
 /// A general register's type at a width.
@@ -108,11 +109,11 @@ pub(super) struct Emitter<'a, 'b> {
     inherited: Vec<Option<Pending>>,
     pub(super) pending: Pending,
     /// What differs from the CPU state.
-    dirty: u32,
+    pub(super) dirty: u32,
     /// What the instruction in hand will change.
     new_registers: SmallVec<[(u8, Value); 4]>,
     pub(super) new_flags: Option<Pending>,
-    node: usize,
+    pub(super) node: usize,
     index: usize,
     /// Where the instruction in hand leaves the region for the interpreter.
     bail: Option<Block>,
@@ -248,7 +249,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// Stores what differs from the CPU state.
-    fn flush(&mut self, set: u32) {
+    pub(super) fn flush(&mut self, set: u32) {
         for r in 0..16 {
             if set >> r & 1 != 0 {
                 let v = self.b.use_var(self.registers[r]);
@@ -284,7 +285,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// Takes instructions off the budget, in the attention word.
-    fn flush_budget(&mut self, instructions: usize) {
+    pub(super) fn flush_budget(&mut self, instructions: usize) {
         let mut budget = self.b.use_var(self.budget);
         if instructions != 0 {
             budget = self.b.ins().iadd_imm_s(budget, -(instructions as i64));
@@ -416,6 +417,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     /// To the node, or to the page offset if there is none.
     fn go(&mut self, node: Option<usize>, offset: i32) {
         let Some(node) = node else { return self.exit_to(offset) };
+        self.turn_page(node, offset);
         let target = &self.region.nodes[node];
         if target.predecessors == 1 && node != 0 && node > self.node {
             self.inherited[node] = Some(self.pending);
@@ -433,6 +435,9 @@ impl<'a, 'b> Emitter<'a, 'b> {
     fn open_way(&mut self, node: Option<usize>) -> Option<Block> {
         let node = node?;
         let target = &self.region.nodes[node];
+        if self.turns_page(node) {
+            return None;
+        }
         if target.predecessors == 1 && node != 0 && node > self.node {
             self.inherited[node] = Some(self.pending);
         } else if target.flags_live && !matches!(self.pending, Pending::Variables) {
@@ -510,11 +515,27 @@ impl<'a, 'b> Emitter<'a, 'b> {
             return self.jump_through_cache(rip);
         }
         let k = self.needed.exits.len() as u32;
-        self.needed.exits.push(offset);
+        self.needed.exits.push((page_number(self.region.nodes[self.node].part.page), offset));
         let stub = import(self.b, Name::Exit(k), self.exit);
         let cpu = self.cpu;
         self.b.ins().call(stub, &[cpu]);
         self.b.ins().trap(TrapCode::unwrap_user(1));
+    }
+
+    /// Behind one of the calls to which a RET may lead, if that is the address, else out of the region.
+    pub(super) fn return_to(&mut self, rip: Value) {
+        let region = self.region;
+        for &site in &region.nodes[self.node].returns {
+            let offset = self.offset_of(site);
+            let expected = self.page_relative(offset);
+            let (here, on) = (self.b.create_block(), self.b.create_block());
+            let equal = self.b.ins().icmp(IntCC::Equal, rip, expected);
+            self.b.ins().brif(equal, here, &[], on, &[]);
+            self.to(here);
+            self.go(Some(site), offset);
+            self.to(on);
+        }
+        self.exit_to_address(rip);
     }
 
     /// To a linear address outside of the region.
@@ -525,7 +546,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// To a linear address, by way of the jump cache.
-    fn jump_through_cache(&mut self, rip: Value) {
+    pub(super) fn jump_through_cache(&mut self, rip: Value) {
         let (lookup, cpu) = (self.lookup, self.cpu);
         self.b.ins().call(lookup, &[cpu, rip]);
         self.b.ins().trap(TrapCode::unwrap_user(1));

@@ -17,6 +17,7 @@ mod flags;
 mod host;
 mod lookup;
 mod memory;
+mod pages;
 mod region;
 mod runtime;
 mod vectors;
@@ -29,7 +30,6 @@ use crate::{
     blocks::Head,
     insn::Insn,
     mode::Mode,
-    ram::PAGE,
     sem::Op,
     state::{Cpu, Why},
     statistics::Doing,
@@ -43,6 +43,9 @@ use std::{ops::AddAssign, ptr::null, sync::Arc};
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
 const QUEUE: usize = 6;
+
+/// The part of the threshold from which on a block is translated with one that has reached it.
+const WARM: i32 = 16;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
@@ -281,6 +284,12 @@ impl Jit {
         i32::try_from(self.options.threshold).unwrap_or(i32::MAX)
     }
 
+    /// Whether a block has begun so often that it is worth translating as part of a region.
+    pub(crate) fn is_warm(&self, head: &Head) -> bool {
+        let threshold = self.threshold();
+        !head.code.get().is_null() || head.left() > threshold || head.left() <= threshold - threshold / WARM
+    }
+
     /// A block is gone: so are the regions made of it.
     pub(crate) fn forget(&mut self, block: *const Insn) {
         let threshold = self.threshold();
@@ -315,23 +324,23 @@ impl Jit {
         self.statistics.cleared += 1;
     }
 
-    /// Puts a translation in place, unless a block of it has changed. `alive` gives the identity of a block by page offset.
+    /// Puts a translation in place, unless a block of it has changed. `alive` gives the identity of a block by page and offset.
     fn install(
         &mut self,
         region: &Region,
         compiled: Option<Compiled>,
-        alive: impl Fn(u16) -> Option<(u32, *const Insn)>,
+        alive: impl Fn(u64, u16) -> Option<(u32, *const Insn)>,
     ) {
         let Some(compiled) = compiled else {
             self.statistics.refused += 1;
             return;
         };
         let blocks: Vec<*const Insn> = region.blocks().map(|(.., first)| first).collect();
-        let same = region.blocks().all(|(start, id, first)| alive(start) == Some((id, first)));
+        let same = region.blocks().all(|(page, start, id, first)| alive(page, start) == Some((id, first)));
         let entry = blocks[0];
         if !same || self.regions.contains_key(&entry) {
             self.statistics.stale += 1;
-            if alive(region.start()).is_some_and(|(_, first)| first == entry)
+            if alive(region.page(), region.start()).is_some_and(|(_, first)| first == entry)
                 && !self.regions.contains_key(&entry)
             {
                 // SAFETY: the block lives.
@@ -344,7 +353,7 @@ impl Jit {
         // SAFETY: the blocks live, and each has the instructions that the region was made of.
         let cells: Vec<u64> =
             compiled.cells.iter().map(|&(node, k)| unsafe { blocks[node].add(k) } as u64).collect();
-        let Some(placed) = self.cache.place(&compiled, (region.page() / PAGE) as u32, &cells) else {
+        let Some(placed) = self.cache.place(&compiled, &cells) else {
             self.full = true;
             head.count_anew(self.threshold());
             return;
@@ -480,7 +489,7 @@ impl Cpu {
         if jit.full {
             jit.clear();
         }
-        let region = Region::gather(head.page(), i.ip, mode, |offset| self.part(head.page(), offset, mode));
+        let region = Region::gather(head.page(), i.ip, mode, |page, offset| self.part(page, offset, mode));
         let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
         let compiled = jit.own.as_mut().and_then(|own| own.compile(&region));
         self.install(region, compiled);
@@ -500,7 +509,7 @@ impl Cpu {
             // SAFETY: as above; the head stands in front of the instruction.
             let (i, head) = unsafe { (&*first, Head::of(first)) };
             let region =
-                Region::gather(head.page(), i.ip, mode, |offset| self.part(head.page(), offset, mode));
+                Region::gather(head.page(), i.ip, mode, |page, offset| self.part(page, offset, mode));
             let Some(jit) = &mut self.jit else { return };
             jit.candidates.remove(&first);
             if let Some(region) = region {
@@ -511,10 +520,10 @@ impl Cpu {
     }
 
     fn install(&mut self, region: Region, compiled: Option<Compiled>) {
-        let (page, mode) = (region.page(), region.mode());
+        let mode = region.mode();
         let blocks = &self.blocks;
         let Some(jit) = &mut self.jit else { return };
-        jit.install(&region, compiled, |offset| blocks.identity(page, offset, mode));
+        jit.install(&region, compiled, |page, offset| blocks.identity(page, offset, mode));
     }
 
     /// Puts in place what has been translated meanwhile. No translated code runs.

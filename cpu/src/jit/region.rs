@@ -1,7 +1,9 @@
 //! Which code is translated together, and what is known of it before.
 //!
-//! A region is the hot block and those that follow it by direct branches in its page, as far as they have been decoded,
-//! which means: have run. Everything here is copied from the blocks, so that a region can be compiled on another thread.
+//! A region is the hot block and those that follow it by direct branches, and by returns from functions that it calls, as far
+//! as they have been decoded, which means: have run. Where a branch leaves its page, the region goes on in the guest-physical
+//! page that it led to last; on the way, translated code looks whether the page tables still lead there. Everything here is
+//! copied from the blocks, so that a region can be compiled on another thread.
 
 use crate::{
     effects::Effects,
@@ -19,6 +21,11 @@ const BLOCKS: usize = 30;
 /// Most instructions, which bounds what runs between two looks at the attention word.
 pub(crate) const INSTRUCTIONS: usize = 400;
 
+/// Most calls that a RET is compared with.
+const RETURNS: usize = 3;
+/// Linear pages that a region reaches to either side.
+const REACH: i32 = 1 << 16;
+
 /// The bit of the flags in sets of registers; the general registers have bits 15:0.
 pub(super) const FLAGS: u32 = 1 << 16;
 /// All of them.
@@ -27,6 +34,8 @@ pub(super) const ALL: u32 = 0x1_ffff;
 /// A decoded block, as regions are made of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
+    /// Guest-physical page.
+    pub(crate) page: u64,
     /// Page offset of its first instruction.
     pub(crate) start: u16,
     /// The guest-physical page that its only instruction reaches into, if it does.
@@ -37,6 +46,11 @@ pub(crate) struct Part {
     pub(crate) taken: i32,
     /// Where it goes on otherwise.
     pub(crate) fall: i32,
+    /// Guest-physical pages of these, as far as they are known.
+    pub(crate) taken_page: Option<u64>,
+    pub(crate) fall_page: Option<u64>,
+    /// It runs often enough to be worth translating where a hotter block leads to it.
+    pub(crate) warm: bool,
     /// What tells it from other blocks at the same place.
     pub(crate) id: u32,
     /// Where its first instruction is in the interpreter's memory.
@@ -76,10 +90,14 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) part: Part,
+    /// How many linear pages behind the region's entry it lies.
+    pub(super) distance: i32,
     pub(super) steps: Vec<Step>,
     /// Where in the region its branches lead, if they do.
     pub(super) taken: Option<usize>,
     pub(super) fall: Option<usize>,
+    /// It ends with RET: behind which calls within the region it may go on.
+    pub(super) returns: SmallVec<[usize; RETURNS]>,
     /// It ends here, in front of another block, without an instruction of its own.
     pub(super) cut: bool,
     /// Edges that lead to it within the region.
@@ -95,8 +113,6 @@ pub(super) struct Node {
 /// A region, ready to be translated.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
-    /// Guest-physical address of its page.
-    page: u64,
     pub(super) mode: Mode,
     pub(super) nodes: Vec<Node>,
     /// General registers that it uses.
@@ -112,45 +128,63 @@ fn goes_on(last: &Insn) -> (bool, bool) {
     }
 }
 
+/// A page distance and an offset in that page, from an offset relative to a page at some distance.
+fn place(distance: i32, offset: i32) -> (i32, u16) {
+    (distance + (offset >> 12), (offset & 0xfff) as u16)
+}
+
+/// Where a block may lead within a region: distance, offset, guest-physical page.
+fn successors(distance: i32, part: &Part) -> SmallVec<[(i32, u16, u64); 2]> {
+    let Some(last) = part.insns.last() else { return SmallVec::new() };
+    let (taken, fall) = goes_on(last);
+    // Behind a call stands what its RET leads to.
+    let fall = fall || is_call(last);
+    [(fall, part.fall, part.fall_page), (taken, part.taken, part.taken_page)]
+        .into_iter()
+        .filter_map(|(goes, offset, page)| {
+            let (distance, start) = place(distance, offset);
+            let page = page.or(part.second.filter(|_| offset >> 12 == 1))?;
+            (goes && distance.abs() < REACH).then_some((distance, start, page))
+        })
+        .collect()
+}
+
+fn is_call(last: &Insn) -> bool {
+    matches!(Op::from_number(last.op), Op::Call | Op::Call32)
+}
+
 impl Region {
-    /// Gathers the region of the block at `start`. `find` gives decoded blocks of the page by their offset.
+    /// Gathers the region of the block at an offset of a page. `find` gives decoded blocks by page and offset.
     pub(crate) fn gather(
         page: u64,
         start: u16,
         mode: Mode,
-        find: impl Fn(u16) -> Option<Part>,
+        find: impl Fn(u64, u16) -> Option<Part>,
     ) -> Option<Region> {
-        let mut parts: Vec<Part> = vec![find(start)?];
-        let mut room = INSTRUCTIONS.saturating_sub(parts[0].insns.len());
+        let mut parts: Vec<(i32, Part)> = vec![(0, find(page, start)?)];
+        let mut room = INSTRUCTIONS.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
         // Where each step is checked against the code segment's limit, a block stands alone.
         while at < parts.len() && mode.contains(Mode::FLAT) {
-            let part = &parts[at];
+            let wanted = successors(parts[at].0, &parts[at].1);
             at += 1;
-            let Some(last) = part.insns.last() else { continue };
-            let (taken, fall) = goes_on(last);
-            let wanted: SmallVec<[i32; 2]> = [(fall, part.fall), (taken, part.taken)]
-                .into_iter()
-                .filter(|(goes, _)| *goes)
-                .map(|w| w.1)
-                .collect();
-            for offset in wanted {
-                let Some(offset) = u16::try_from(offset).ok().filter(|o| *o < 0x1000) else { continue };
-                if parts.len() >= BLOCKS || parts.iter().any(|p| p.start == offset) {
+            for (distance, offset, page) in wanted {
+                let known = |p: &(i32, Part)| p.0 == distance && p.1.start == offset;
+                let elsewhere = |p: &(i32, Part)| p.0 == distance && p.1.page != page;
+                if parts.len() >= BLOCKS || parts.iter().any(|p| known(p) || elsewhere(p)) {
                     continue;
                 }
-                if let Some(next) =
-                    find(offset).filter(|next| next.insns.len() <= room && next.second.is_none())
-                {
+                if let Some(next) = find(page, offset).filter(|next| next.warm && next.insns.len() <= room) {
                     room -= next.insns.len();
-                    parts.push(next);
+                    parts.push((distance, next));
                 }
             }
         }
-        let mut nodes: Vec<Node> = parts.into_iter().map(|part| Node::new(part, mode)).collect();
+        let mut nodes: Vec<Node> =
+            parts.into_iter().map(|(distance, part)| Node::new(distance, part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
-        let mut region = Region { page, mode, nodes, used: 0 };
+        let mut region = Region { mode, nodes, used: 0 };
         region.analyse();
         Some(region)
     }
@@ -160,9 +194,9 @@ impl Region {
         self.nodes[0].part.start
     }
 
-    /// Guest-physical address of its page.
+    /// Guest-physical address of the page that its entry is in.
     pub(crate) fn page(&self) -> u64 {
-        self.page
+        self.nodes[0].part.page
     }
 
     /// The mode of its code.
@@ -170,9 +204,9 @@ impl Region {
         self.mode
     }
 
-    /// Its blocks: page offset, identity, first instruction.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = (u16, u32, *const Insn)> + '_ {
-        self.nodes.iter().map(|node| (node.part.start, node.part.id, node.part.first))
+    /// Its blocks: page, page offset, identity, first instruction.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (u64, u16, u32, *const Insn)> + '_ {
+        self.nodes.iter().map(|Node { part, .. }| (part.page, part.start, part.id, part.first))
     }
 
     /// Guest instructions.
@@ -193,7 +227,7 @@ impl Region {
             changed = false;
             for k in 0..n {
                 let out = self.nodes[k].dirty_behind(self.nodes[k].dirty);
-                for to in [self.nodes[k].taken, self.nodes[k].fall].into_iter().flatten() {
+                for to in self.nodes[k].successors() {
                     changed |= self.nodes[to].dirty | out != self.nodes[to].dirty;
                     self.nodes[to].dirty |= out;
                 }
@@ -236,19 +270,26 @@ impl Region {
 }
 
 impl Node {
-    fn new(part: Part, mode: Mode) -> Self {
+    fn new(distance: i32, part: Part, mode: Mode) -> Self {
         let steps = part.insns.iter().map(|i| Step::new(i, mode)).collect();
         Node {
             part,
+            distance,
             steps,
             taken: None,
             fall: None,
+            returns: SmallVec::new(),
             cut: false,
             predecessors: 0,
             closes_cycle: false,
             dirty: 0,
             flags_live: true,
         }
+    }
+
+    /// Where in the region it may go on.
+    fn successors(&self) -> SmallVec<[usize; 4]> {
+        [self.taken, self.fall].into_iter().flatten().chain(self.returns.iter().copied()).collect()
     }
 
     /// What differs from the CPU state behind it.
@@ -366,9 +407,11 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
 
 /// Ends blocks in front of others that begin inside them.
 fn cut(nodes: &mut [Node]) {
-    let starts: SmallVec<[u16; 32]> = nodes.iter().map(|node| node.part.start).collect();
+    let starts: SmallVec<[(i32, u16); 32]> =
+        nodes.iter().map(|node| (node.distance, node.part.start)).collect();
     for node in nodes.iter_mut() {
-        let inside = |i: &Insn| i.len != 0 && i.ip != node.part.start && starts.contains(&i.ip);
+        let inside =
+            |i: &Insn| i.len != 0 && i.ip != node.part.start && starts.contains(&(node.distance, i.ip));
         if let Some(k) = node.part.insns.iter().position(inside) {
             let at = i32::from(node.part.insns[k].ip);
             node.part.insns.truncate(k);
@@ -378,51 +421,63 @@ fn cut(nodes: &mut [Node]) {
     }
 }
 
-/// Puts the nodes in reverse post-order, and connects them.
+/// Connects the nodes, and puts them in reverse post-order.
 fn order(nodes: &mut Vec<Node>) {
-    let find =
-        |nodes: &[Node], offset: i32| nodes.iter().position(|node| i32::from(node.part.start) == offset);
-    let edges: Vec<(Option<usize>, Option<usize>)> = nodes
-        .iter()
-        .map(|node| {
-            let (taken, fall) = match node.part.insns.last() {
-                Some(last) if !node.cut => goes_on(last),
-                _ => (true, false),
-            };
-            (
-                taken.then(|| find(nodes, node.part.taken)).flatten(),
-                fall.then(|| find(nodes, node.part.fall)).flatten(),
-            )
-        })
-        .collect();
+    let find = |from: &Node, offset: i32| {
+        let wanted = place(from.distance, offset);
+        nodes.iter().position(|node| (node.distance, node.part.start) == wanted)
+    };
+    let mut edges = Vec::with_capacity(nodes.len());
+    let mut behind_calls = vec![None; nodes.len()];
+    for (k, node) in nodes.iter().enumerate() {
+        let (taken, fall) = match node.part.insns.last() {
+            Some(last) if !node.cut => goes_on(last),
+            _ => (true, false),
+        };
+        let taken = taken.then(|| find(node, node.part.taken)).flatten();
+        edges.push((taken, fall.then(|| find(node, node.part.fall)).flatten()));
+        if taken.is_some() && !node.cut && node.part.insns.last().is_some_and(is_call) {
+            behind_calls[k] = find(node, node.part.fall);
+        }
+    }
+    for (node, (taken, fall)) in nodes.iter_mut().zip(edges) {
+        (node.taken, node.fall) = (taken, fall);
+    }
+    for (call, &site) in behind_calls.iter().enumerate() {
+        if let (Some(site), Some(callee)) = (site, nodes[call].taken) {
+            let mut seen = vec![false; nodes.len()];
+            connect_returns(nodes, &behind_calls, callee, site, &mut seen);
+        }
+    }
     // Depth first; on the way back a node has all that it leads to behind it.
     let mut post = Vec::with_capacity(nodes.len());
     let mut seen = vec![false; nodes.len()];
-    let mut stack = vec![(0usize, 0u8)];
+    let mut stack = vec![(0usize, 0usize)];
     seen[0] = true;
     while let Some((at, next)) = stack.pop() {
-        let to = match next {
-            0 => edges[at].0,
-            1 => edges[at].1,
-            _ => {
-                post.push(at);
-                continue;
-            }
+        let Some(&to) = nodes[at].successors().get(next) else {
+            post.push(at);
+            continue;
         };
         stack.push((at, next + 1));
-        if let Some(to) = to.filter(|&to| !seen[to]) {
+        if !seen[to] {
             seen[to] = true;
             stack.push((to, 0));
         }
     }
     post.reverse();
-    let place = |old: Option<usize>| old.and_then(|old| post.iter().position(|&p| p == old));
+    let place = |old: usize| post.iter().position(|&p| p == old);
     let mut ordered: Vec<Node> = post
         .iter()
-        .map(|&old| Node { taken: place(edges[old].0), fall: place(edges[old].1), ..nodes[old].clone() })
+        .map(|&old| Node {
+            taken: nodes[old].taken.and_then(place),
+            fall: nodes[old].fall.and_then(place),
+            returns: nodes[old].returns.iter().filter_map(|&site| place(site)).collect(),
+            ..nodes[old].clone()
+        })
         .collect();
     for k in 0..ordered.len() {
-        for to in [ordered[k].taken, ordered[k].fall].into_iter().flatten() {
+        for to in ordered[k].successors() {
             ordered[to].predecessors += 1;
             if to <= k {
                 ordered[k].closes_cycle = true;
@@ -430,4 +485,26 @@ fn order(nodes: &mut Vec<Node>) {
         }
     }
     *nodes = ordered;
+}
+
+/// A function that begins at `at` is called in front of `site`: so its RETs lead there. Calls within it are stepped over.
+fn connect_returns(nodes: &mut [Node], behind: &[Option<usize>], at: usize, site: usize, seen: &mut [bool]) {
+    if std::mem::replace(&mut seen[at], true) {
+        return;
+    }
+    let node = &mut nodes[at];
+    let last = node.part.insns.last().filter(|_| !node.cut);
+    if last.is_some_and(|last| Op::from_number(last.op) == Op::Ret) {
+        if node.returns.len() < RETURNS && !node.returns.contains(&site) {
+            node.returns.push(site);
+        }
+        return;
+    }
+    let on: SmallVec<[usize; 2]> = match last.is_some_and(is_call) {
+        true => behind[at].into_iter().collect(),
+        false => [node.taken, node.fall].into_iter().flatten().collect(),
+    };
+    for to in on {
+        connect_returns(nodes, behind, to, site, seen);
+    }
 }

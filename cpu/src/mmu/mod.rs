@@ -123,7 +123,7 @@ pub(crate) struct Mmu {
     global_generation: u64,
     second: Box<[SecondEntry]>,
     flushes: [u64; Flush::ALL.len()],
-    fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
+    pub(crate) fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
     /// Where somebody wants to know which pages are written.
     log: Option<log::WriteLog>,
 }
@@ -179,7 +179,7 @@ impl Mmu {
     }
 
     pub(crate) fn fetch_entry(&mut self, linear: u64) -> &mut crate::blocks::FetchEntry {
-        &mut self.fetch[(linear >> 12 ^ linear >> 20) as usize % crate::blocks::FETCHES]
+        &mut self.fetch[crate::blocks::fetch_index(linear)]
     }
 
     fn second_index(page: u64) -> usize {
