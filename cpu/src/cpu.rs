@@ -106,7 +106,7 @@ impl Cpu {
             tlb,
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
-            context: 0,
+            contexts: [0; 2],
             rip: 0,
             jumps: empty_jumps(),
             xmm: [0; 32],

@@ -382,8 +382,9 @@ pub struct Cpu {
     pub(crate) attention: *const Attention,
     /// Bases added to addresses, by segment number: 0 where the mode ignores the base.
     pub(crate) seg_base: [u64; 8],
-    /// What the jump cache's entries must match: the address space and the mode.
-    pub(crate) context: u64,
+    /// What the jump cache's entries must match, for the lower and the upper half of linear addresses: the address space, or
+    /// global pages, and the mode.
+    pub(crate) contexts: [u64; 2],
     /// Linear address of the next instruction, valid outside of blocks.
     pub(crate) rip: u64,
     pub(crate) jumps: Box<[JumpEntry; crate::blocks::JUMPS]>,

@@ -3,7 +3,7 @@
 //! it. As what the page tables say of the second page may change, links never lead to it; the jump cache may, for it forgets
 //! with a page what begins in the page before.
 
-use super::{ATTEMPTS, Block, Linking, key};
+use super::{ATTEMPTS, Block, Fetched, Linking, key};
 use crate::{
     decode,
     fault::Stop,
@@ -47,7 +47,7 @@ impl Cpu {
         if !usual || self.mode.is_64() && !self.canonical(behind) {
             return Ok(None);
         }
-        let (physical, code) = self.fetch_page(behind)?;
+        let Fetched { physical, code, .. } = self.fetch_page(behind)?;
         Ok((!code.is_null()).then_some(physical))
     }
 

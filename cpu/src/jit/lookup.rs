@@ -6,7 +6,7 @@ use super::{
     emitter::{STATE, at, import},
 };
 use crate::{
-    blocks::{Head, JumpEntry},
+    blocks::{Head, JUMPS, JumpEntry},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -25,12 +25,12 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
-    let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64| {
+    let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64, mask: i64| {
         let (low, high) = (b.ins().ushr_imm_u(rip, near), b.ins().ushr_imm_u(rip, far));
         let v = b.ins().bxor(low, high);
-        b.ins().band_imm_u(v, 63)
+        b.ins().band_imm_u(v, mask)
     };
-    let (set, way) = (fold(b, 12, 18), fold(b, 0, 6));
+    let (set, way) = (fold(b, 12, 20, JUMPS as i64 / 64 - 1), fold(b, 0, 6, 63));
     let set = b.ins().ishl_imm_u(set, 6);
     let index = b.ins().bor(set, way);
     let bytes = b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
@@ -41,7 +41,10 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     b.ins().brif(equal, same, &[], miss, &[]);
     b.switch_to_block(same);
     let its = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
-    let ours = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, context)));
+    let half = b.ins().ushr_imm_u(rip, 63);
+    let half = b.ins().ishl_imm_u(half, 3);
+    let half = b.ins().iadd(cpu, half);
+    let ours = b.ins().load(I64, STATE, half, at(offset_of!(Cpu, contexts)));
     let equal = b.ins().icmp(IntCC::Equal, its, ours);
     b.ins().brif(equal, right, &[], miss, &[]);
     b.switch_to_block(right);
