@@ -29,10 +29,10 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
 /// Entries of the jump cache.
-pub(crate) const JUMPS: usize = 64 * JUMP_SETS;
-/// Sets of them, one for the pages that share it.
-const JUMP_SETS: usize = 256;
-/// Entries of the fetch TLB.
+pub(crate) const JUMPS: usize = 1 << 14;
+/// How many of them a page's entries are among.
+pub(crate) const JUMPS_OF_PAGE: usize = 256;
+/// Entries of the fetch TLB. The pages in it are all that the jump cache may have entries of.
 pub(crate) const FETCHES: usize = 1024;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
@@ -56,12 +56,12 @@ impl JumpEntry {
     pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
 }
 
-/// The entries of one page share 64 neighbours, so that INVLPG need not look at all.
+/// The entries of one page are neighbours, so that INVLPG need not look at all. Pages overlap.
 #[inline(always)]
 pub(crate) const fn jump_index(rip: u64) -> usize {
-    let page = rip >> 12;
-    let offset = rip ^ rip >> 6;
-    ((page ^ page >> 8) as usize % JUMP_SETS) << 6 | offset as usize & 63
+    let page = rip >> 12 ^ rip >> 20;
+    let offset = rip ^ rip >> 4;
+    ((page << 6) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
 }
 
 /// Which page a linear page's code is in.
@@ -88,6 +88,11 @@ struct Fetched {
 impl FetchEntry {
     pub(crate) const EMPTY: FetchEntry =
         FetchEntry { page: u64::MAX, generation: 0, physical: 0, code: std::ptr::null_mut() };
+
+    /// It vouches for nothing any more; the jump cache may still have entries of its page.
+    pub(crate) fn forget(&mut self) {
+        self.generation = 0;
+    }
 }
 
 /// The blocks of a guest-physical page.
@@ -351,13 +356,23 @@ impl Cpu {
             },
         };
         self.blocks.linkable = true;
-        if self.context_at(rip) != u64::MAX {
+        if self.context_at(rip) != u64::MAX && self.keeps_fetched(rip) {
+            // SAFETY: a first instruction, with a head in front.
+            let global = match unsafe { Head::of(first) }.linkable() {
+                Some(_) => global,
+                None => global && self.behind_is_global(rip),
+            };
             if self.mmu.note_code(rip, global) {
                 self.refresh_tlb();
             }
             self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context_at(rip), insn: first };
         }
         Ok(first)
+    }
+
+    /// Whether the fetch TLB has an entry for a page now: what INVLPG goes by.
+    fn keeps_fetched(&mut self, linear: u64) -> bool {
+        self.mmu.fetch_entry(linear).page >> 12 == linear >> 12
     }
 
     /// The block at an address where a page has none of its own: decoded, or one that reaches into the next page.
@@ -424,6 +439,9 @@ impl Cpu {
         }
         let code: *mut CodePage = &mut **self.blocks.pages.entry(page).or_default();
         let generation = if global { shared } else { own };
+        if entry.page >> 12 != tag >> 12 && entry.page != FetchEntry::EMPTY.page {
+            self.forget_jumps(entry.page);
+        }
         *self.mmu.fetch_entry(rip) = FetchEntry { page: tag, generation, physical: page, code };
         Ok(Fetched { physical, code, global })
     }
@@ -630,11 +648,25 @@ impl Cpu {
         })
     }
 
-    /// INVLPG's part of the jump cache. An instruction may reach into the page from the one before.
-    pub(crate) fn forget_jumps(&mut self, linear: u64) {
-        for page in [linear, linear.wrapping_sub(PAGE)] {
-            let set = jump_index(page & !(PAGE - 1)) & !63;
-            self.jumps[set..set + 64].fill(JumpEntry::EMPTY);
+    /// INVLPG's part of the fetch TLB and of the jump cache. The latter knows no code in pages that the former does not.
+    pub(crate) fn forget_fetched(&mut self, linear: u64) {
+        let fetch = self.mmu.fetch_entry(linear);
+        if fetch.page >> 12 == linear >> 12 {
+            *fetch = FetchEntry::EMPTY;
+            self.forget_jumps(linear);
+        }
+    }
+
+    /// Drops the entries of a page, and of the one before, from where an instruction may reach into it.
+    fn forget_jumps(&mut self, linear: u64) {
+        // Where linear addresses have 32 bits, the last page is before the first.
+        let wrapped = (linear < PAGE).then_some(0xffff_f000);
+        for page in [linear, linear.wrapping_sub(PAGE)].into_iter().chain(wrapped) {
+            let first = jump_index(page & !(PAGE - 1));
+            let (low, high) = self.jumps.split_at_mut(first);
+            let n = high.len().min(JUMPS_OF_PAGE);
+            high[..n].fill(JumpEntry::EMPTY);
+            low[..JUMPS_OF_PAGE - n].fill(JumpEntry::EMPTY);
         }
     }
 }

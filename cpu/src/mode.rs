@@ -129,10 +129,15 @@ impl Cpu {
         self.mode.contains(Mode::FLAT) && segment < seg::FS && segment != seg::CS
     }
 
-    /// Selects the data TLB for CPL and AC, and the contexts of the jump cache.
-    pub(crate) fn refresh_tlb(&mut self) {
+    /// Selects the data TLB for CPL and AC.
+    pub(crate) fn select_data_tlb(&mut self) {
         let class = self.data_class();
         self.tlb = self.mmu.table(class);
+    }
+
+    /// Selects the data TLB for CPL and AC, and the contexts of the jump cache.
+    pub(crate) fn refresh_tlb(&mut self) {
+        self.select_data_tlb();
         // A context that no entry of the jump cache has sends every jump to the dispatcher.
         let apart = self.mode.contains(Mode::SINGLE) || self.options.no_chain;
         if apart {
@@ -152,5 +157,14 @@ impl Cpu {
     /// Begins the shadow of STI or MOV SS.
     pub(crate) fn cast_shadow(&mut self, shadow: Shadow) {
         self.shadow = shadow;
+        self.shadow_from = None;
+    }
+
+    /// The shadow in which the next instruction would run.
+    pub(crate) fn shadow(&self) -> Shadow {
+        match self.shadow_from {
+            Some(from) if from != self.instructions() => Shadow::None,
+            _ => self.shadow,
+        }
     }
 }

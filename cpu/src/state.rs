@@ -417,7 +417,10 @@ pub struct Cpu {
     pub(crate) msrs: Msrs,
     pub(crate) tsc_offset: u64,
     pub(crate) x87: X87,
+    /// See [`Cpu::shadow`].
     pub(crate) shadow: Shadow,
+    /// How many instructions had run when it began, where translated code went on: it is over when one more has.
+    pub(crate) shadow_from: Option<u64>,
     pub(crate) nmi_blocked: bool,
     pub(crate) nmi_pending: bool,
     pub(crate) interrupt_pending: bool,
@@ -532,7 +535,7 @@ impl Cpu {
             ymm_high: std::array::from_fn(|k| self.xmm[16 + k]),
             mxcsr: self.mxcsr,
             x87: self.x87,
-            shadow: self.shadow,
+            shadow: self.shadow(),
             nmi_blocked: self.nmi_blocked,
             nmi_pending: self.nmi_pending,
             activity: self.activity,
@@ -574,7 +577,7 @@ impl Cpu {
         self.xmm[16..].copy_from_slice(&state.ymm_high);
         self.mxcsr = state.mxcsr;
         self.x87 = state.x87;
-        self.shadow = state.shadow;
+        self.cast_shadow(state.shadow);
         self.nmi_blocked = state.nmi_blocked;
         self.nmi_pending = state.nmi_pending;
         self.activity = state.activity;

@@ -37,10 +37,21 @@ impl Crossing {
 }
 
 impl Cpu {
+    /// Linear address of the page behind the one that `rip` is in.
+    fn behind(&self, rip: u64) -> u64 {
+        (rip & !(PAGE - 1)).wrapping_add(PAGE) & self.mode.ip_mask()
+    }
+
+    /// Whether the page behind, which has just been fetched, is global and will be found by INVLPG.
+    pub(super) fn behind_is_global(&mut self, rip: u64) -> bool {
+        let (behind, shared) = (self.behind(rip), self.mmu.fetch_generation(true));
+        let entry = self.mmu.fetch_entry(behind);
+        entry.page >> 12 == behind >> 12 && entry.generation == shared
+    }
+
     /// Guest-physical page behind the one that `rip` is in; None where it is no RAM, or not to be relied upon.
     fn page_behind(&mut self, rip: u64) -> Result<Option<u64>, Stop> {
-        let behind = (rip & !(PAGE - 1)).wrapping_add(PAGE);
-        let behind = if self.mode.is_64() { behind } else { behind & 0xffff_ffff };
+        let behind = self.behind(rip);
         // Each step is checked against the code segment's limit, each block is to be entered anew, or an address is beyond all:
         // it goes another way.
         let usual = self.mode.contains(Mode::FLAT) && !self.mode.contains(Mode::SINGLE);

@@ -6,7 +6,7 @@ use super::{
     emitter::{STATE, at, import},
 };
 use crate::{
-    blocks::{Head, JUMPS, JumpEntry},
+    blocks::{Head, JUMPS, JUMPS_OF_PAGE, JumpEntry},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -25,14 +25,15 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
-    let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64, mask: i64| {
+    let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64| {
         let (low, high) = (b.ins().ushr_imm_u(rip, near), b.ins().ushr_imm_u(rip, far));
-        let v = b.ins().bxor(low, high);
-        b.ins().band_imm_u(v, mask)
+        b.ins().bxor(low, high)
     };
-    let (set, way) = (fold(b, 12, 20, JUMPS as i64 / 64 - 1), fold(b, 0, 6, 63));
-    let set = b.ins().ishl_imm_u(set, 6);
-    let index = b.ins().bor(set, way);
+    let (page, offset) = (fold(b, 12, 20), fold(b, 0, 4));
+    let page = b.ins().ishl_imm_u(page, 6);
+    let offset = b.ins().band_imm_u(offset, JUMPS_OF_PAGE as i64 - 1);
+    let index = b.ins().iadd(page, offset);
+    let index = b.ins().band_imm_u(index, JUMPS as i64 - 1);
     let bytes = b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
     let jumps = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, jumps)));
     let entry = b.ins().iadd(jumps, bytes);

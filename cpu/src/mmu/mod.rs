@@ -363,10 +363,6 @@ impl Mmu {
                 *entry = empty(i);
             }
         }
-        let fetch = self.fetch_entry(linear);
-        if fetch.page >> 12 == linear >> 12 {
-            *fetch = crate::blocks::FetchEntry::EMPTY;
-        }
     }
 
     /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
@@ -377,7 +373,7 @@ impl Mmu {
             for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
                 slot.tables.iter_mut().for_each(|table| table.clear());
             }
-            self.fetch.fill(crate::blocks::FetchEntry::EMPTY);
+            self.fetch.iter_mut().for_each(crate::blocks::FetchEntry::forget);
             return;
         }
         self.count(Flush::Decoded);
