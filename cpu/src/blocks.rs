@@ -14,7 +14,7 @@ use crate::{
     insn::{Insn, Links, Step, Stub, attr},
     interp,
     jit::{self, Part},
-    mmu::{Access, Class},
+    mmu::{Access, Class, Mapping},
     mode::Mode,
     ram::{PAGE, peek},
     state::{Cpu, Why, reg, seg},
@@ -29,9 +29,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
 /// Entries of the jump cache.
-pub(crate) const JUMPS: usize = 4096;
-/// Entries of the fetch TLB.
-pub(crate) const FETCHES: usize = 256;
+pub(crate) const JUMPS: usize = 1 << 14;
+/// How many of them a page's entries are among.
+pub(crate) const JUMPS_OF_PAGE: usize = 256;
+/// Entries of the fetch TLB. The pages in it are all that the jump cache may have entries of.
+pub(crate) const FETCHES: usize = 1024;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
 pub(crate) const BLOCK: usize = 64;
@@ -45,7 +47,7 @@ const GRAVES: usize = 256;
 #[repr(C)]
 pub(crate) struct JumpEntry {
     pub(crate) rip: u64,
-    /// `Cpu::context` at the time: address space and mode.
+    /// Its half's part of [`Cpu::contexts`] at the time.
     pub(crate) context: u64,
     pub(crate) insn: *const Insn,
 }
@@ -54,12 +56,12 @@ impl JumpEntry {
     pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
 }
 
-/// The entries of one page share 64 neighbours, so that INVLPG need not look at all.
+/// The entries of one page are neighbours, so that INVLPG need not look at all. Pages overlap.
 #[inline(always)]
 pub(crate) const fn jump_index(rip: u64) -> usize {
-    let page = rip >> 12;
-    let offset = rip ^ rip >> 6;
-    ((page ^ page >> 6) as usize & 63) << 6 | offset as usize & 63
+    let page = rip >> 12 ^ rip >> 20;
+    let offset = rip ^ rip >> 4;
+    ((page << 6) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
 }
 
 /// Where in the fetch TLB a page stands.
@@ -73,15 +75,30 @@ pub(crate) const fn fetch_index(linear: u64) -> usize {
 pub(crate) struct FetchEntry {
     /// Linear page; bit 0 is set for CPL 3.
     pub(crate) page: u64,
-    /// As the upper bits of `Cpu::context` have it.
+    /// See [`crate::mmu::Mmu::fetch_generation`].
     pub(crate) generation: u64,
     pub(crate) physical: u64,
     code: *mut CodePage,
 }
 
+/// Where code was found.
+struct Fetched {
+    /// Guest-physical address.
+    physical: u64,
+    /// The page's blocks; null for device memory.
+    code: *mut CodePage,
+    /// The page is global.
+    global: bool,
+}
+
 impl FetchEntry {
     pub(crate) const EMPTY: FetchEntry =
         FetchEntry { page: u64::MAX, generation: 0, physical: 0, code: std::ptr::null_mut() };
+
+    /// It vouches for nothing any more; the jump cache may still have entries of its page.
+    pub(crate) fn forget(&mut self) {
+        self.generation = 0;
+    }
 }
 
 /// The blocks of a guest-physical page.
@@ -310,7 +327,7 @@ impl Cpu {
     /// Where to run from `self.rip`; faults are those of the fetch.
     pub(crate) fn enter(&mut self) -> Result<*const Insn, Stop> {
         let e = &self.jumps[jump_index(self.rip)];
-        if e.rip == self.rip && e.context == self.context && !e.insn.is_null() {
+        if e.rip == self.rip && e.context == self.context_at(self.rip) && !e.insn.is_null() {
             self.gpr[reg::PAGE as usize] = self.rip & !(PAGE - 1);
             self.statistics.jumps += 1;
             return Ok(e.insn);
@@ -341,7 +358,7 @@ impl Cpu {
         } else if !self.mode.contains(Mode::FLAT) && self.ip() > self.segments[seg::CS].limit.into() {
             return Err(self.raise(Fault::gp(0)));
         }
-        let (physical, code) = self.fetch_page(rip)?;
+        let Fetched { physical, code, global } = self.fetch_page(rip)?;
         let offset = (rip & (PAGE - 1)) as u16;
         if code.is_null() || self.code_room() < 15 * BLOCK as u64 {
             return self.loose_block(rip, physical);
@@ -357,10 +374,23 @@ impl Cpu {
             },
         };
         self.blocks.linkable = true;
-        if self.context != u64::MAX {
-            self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context, insn: first };
+        if self.context_at(rip) != u64::MAX && self.keeps_fetched(rip) {
+            // SAFETY: a first instruction, with a head in front.
+            let global = match unsafe { Head::of(first) }.linkable() {
+                Some(_) => global,
+                None => global && self.behind_is_global(rip),
+            };
+            if self.mmu.note_code(rip, global) {
+                self.refresh_tlb();
+            }
+            self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context_at(rip), insn: first };
         }
         Ok(first)
+    }
+
+    /// Whether the fetch TLB has an entry for a page now: what INVLPG goes by.
+    fn keeps_fetched(&mut self, linear: u64) -> bool {
+        self.mmu.fetch_entry(linear).page >> 12 == linear >> 12
     }
 
     /// The block at an address where a page has none of its own: decoded, or one that reaches into the next page.
@@ -387,6 +417,12 @@ impl Cpu {
         }
     }
 
+    /// What an entry of the jump cache for an address must match now.
+    #[inline(always)]
+    pub(crate) fn context_at(&self, rip: u64) -> u64 {
+        self.contexts[(rip >> 63) as usize]
+    }
+
     /// Bytes from RIP to the limit of the code segment, where it has one to look at. Instructions near it run one by one.
     fn code_room(&self) -> u64 {
         if self.mode.intersects(Mode::LONG.union(Mode::FLAT)) {
@@ -399,34 +435,40 @@ impl Cpu {
     #[inline]
     pub(crate) fn bury(&mut self) {
         if self.blocks.graves.len() >= GRAVES {
-            self.jumps.fill(JumpEntry::EMPTY);
+            self.mmu.forget_contexts();
+            self.refresh_tlb();
             self.blocks.graves.clear();
         }
     }
 
-    /// Guest-physical address of code at `rip` and the page's blocks; null for device memory.
-    fn fetch_page(&mut self, rip: u64) -> Result<(u64, *mut CodePage), Stop> {
+    /// Where the code at `rip` is.
+    fn fetch_page(&mut self, rip: u64) -> Result<Fetched, Stop> {
         let tag = rip & !(PAGE - 1) | u64::from(self.cpl == 3);
-        let generation = self.mmu.generation();
+        let [own, shared] = [false, true].map(|global| self.mmu.fetch_generation(global));
         let entry = *self.mmu.fetch_entry(rip);
-        if entry.page == tag && entry.generation == generation {
-            return Ok((entry.physical | rip & (PAGE - 1), entry.code));
+        let global = entry.generation == shared;
+        if entry.page == tag && (global || entry.generation == own) {
+            return Ok(Fetched { physical: entry.physical | rip & (PAGE - 1), code: entry.code, global });
         }
-        let physical = self.fetch_translate(rip)?;
-        let page = physical & !(PAGE - 1);
+        let Mapping { physical: page, global, .. } = self.fetch_translate(rip)?;
+        let physical = page | rip & (PAGE - 1);
         if !self.ram.page(page).is_some_and(|page| page.rights.read) {
-            return Ok((physical, std::ptr::null_mut()));
+            return Ok(Fetched { physical, code: std::ptr::null_mut(), global });
         }
         let code: *mut CodePage = &mut **self.blocks.pages.entry(page).or_default();
+        let generation = if global { shared } else { own };
+        if entry.page >> 12 != tag >> 12 && entry.page != FetchEntry::EMPTY.page {
+            self.forget_jumps(entry.page);
+        }
         *self.mmu.fetch_entry(rip) = FetchEntry { page: tag, generation, physical: page, code };
-        Ok((physical, code))
+        Ok(Fetched { physical, code, global })
     }
 
-    fn fetch_translate(&mut self, rip: u64) -> Result<u64, Stop> {
+    /// The mapping of a page of code.
+    fn fetch_translate(&mut self, rip: u64) -> Result<Mapping, Stop> {
         let class = if self.cpl == 3 { Class::User } else { Class::Supervisor };
         self.statistics.fetch_misses += 1;
-        let mapping = self.within(Doing::Mmu, |c| c.translate(rip, Access::Execute, class))?;
-        Ok(mapping.physical | rip & (PAGE - 1))
+        self.within(Doing::Mmu, |c| c.translate(rip, Access::Execute, class))
     }
 
     /// Decodes a block of a page of RAM.
@@ -516,10 +558,9 @@ impl Cpu {
             if self.code_room() <= room as u64 {
                 return Err(self.raise(Fault::gp(0)));
             }
-            let next = self.fetch_translate(
-                rip.wrapping_add(room as u64) & if self.mode.is_64() { u64::MAX } else { 0xffff_ffff },
-            )?;
-            self.fetch_bytes(next, &mut bytes[room..]);
+            // It begins its page.
+            let next = self.fetch_translate(second & self.mode.ip_mask())?;
+            self.fetch_bytes(next.physical, &mut bytes[room..]);
             decoded = decode::one(&bytes, offset, self.mode, self.options.model);
         }
         if let Some(decoded) = &decoded
@@ -629,11 +670,25 @@ impl Cpu {
         })
     }
 
-    /// INVLPG's part of the jump cache. An instruction may reach into the page from the one before.
-    pub(crate) fn forget_jumps(&mut self, linear: u64) {
-        for page in [linear, linear.wrapping_sub(PAGE)] {
-            let set = jump_index(page & !(PAGE - 1)) & !63;
-            self.jumps[set..set + 64].fill(JumpEntry::EMPTY);
+    /// INVLPG's part of the fetch TLB and of the jump cache. The latter knows no code in pages that the former does not.
+    pub(crate) fn forget_fetched(&mut self, linear: u64) {
+        let fetch = self.mmu.fetch_entry(linear);
+        if fetch.page >> 12 == linear >> 12 {
+            *fetch = FetchEntry::EMPTY;
+            self.forget_jumps(linear);
+        }
+    }
+
+    /// Drops the entries of a page, and of the one before, from where an instruction may reach into it.
+    fn forget_jumps(&mut self, linear: u64) {
+        // Where linear addresses have 32 bits, the last page is before the first.
+        let wrapped = (linear < PAGE).then_some(0xffff_f000);
+        for page in [linear, linear.wrapping_sub(PAGE)].into_iter().chain(wrapped) {
+            let first = jump_index(page & !(PAGE - 1));
+            let (low, high) = self.jumps.split_at_mut(first);
+            let n = high.len().min(JUMPS_OF_PAGE);
+            high[..n].fill(JumpEntry::EMPTY);
+            low[..JUMPS_OF_PAGE - n].fill(JumpEntry::EMPTY);
         }
     }
 }

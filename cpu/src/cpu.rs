@@ -106,7 +106,8 @@ impl Cpu {
             tlb,
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
-            context: 0,
+            contexts: [0; 2],
+            fetch_generations: [u64::MAX; 2],
             rip: 0,
             jumps: empty_jumps(),
             xmm: [0; 32],
@@ -136,6 +137,7 @@ impl Cpu {
             tsc_offset: 0,
             x87: X87::default(),
             shadow: Shadow::None,
+            shadow_from: None,
             nmi_blocked: false,
             nmi_pending: false,
             interrupt_pending: false,
@@ -247,7 +249,7 @@ impl Cpu {
                     continue;
                 }
             }
-            let (shadow, injected) = (self.shadow, self.injected.is_some());
+            let (shadow, injected) = (self.shadow(), self.injected.is_some());
             let single = self.between_instructions() | self.last_ones;
             if self.activity != Activity::Active {
                 // A triple fault of the delivery.
@@ -256,7 +258,7 @@ impl Cpu {
             if (self.last_ones || self.overruns) && self.instructions() >= self.goal {
                 if !injected {
                     // It is for the next instruction, which has not run yet.
-                    self.shadow = shadow;
+                    self.cast_shadow(shadow);
                 }
                 return Exit::Counted;
             }
@@ -365,10 +367,28 @@ impl Cpu {
         self.interrupt_pending && self.eflags & bits::IF != 0
     }
 
+    /// Whether nothing between two instructions wants the dispatcher, so that translated code may go on by itself behind an
+    /// instruction that might have changed that. `written`: how many blocks had been dropped before it.
+    pub(crate) fn undisturbed(&self, written: u64) -> bool {
+        self.why == Why::Continue
+            && self.activity == Activity::Active
+            && self.statistics.invalidations == written
+            && !self.mode.intersects(Mode::SINGLE.union(Mode::TRAP))
+            && self.eflags & bits::RF == 0
+            && !self.breakpoints.any()
+            && !self.watchpoints.any()
+            && self.injected.is_none()
+            && self.shadow != Shadow::MovSs
+            && !(self.nmi_pending && !self.nmi_blocked)
+            && !(self.interrupt_pending && self.eflags & bits::IF != 0)
+            && !self.virtual_interrupt_pending()
+    }
+
     /// Delivers what waits for an instruction boundary. True if the next instruction runs in a shadow, and something
     /// waits for its end.
     pub(crate) fn between_instructions(&mut self) -> bool {
-        let shadow = std::mem::take(&mut self.shadow);
+        let shadow = self.shadow();
+        self.shadow = Shadow::None;
         if let Some(event) = self.injected.take() {
             self.fault = event;
             self.deliver_fault();

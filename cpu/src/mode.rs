@@ -129,24 +129,44 @@ impl Cpu {
         self.mode.contains(Mode::FLAT) && segment < seg::FS && segment != seg::CS
     }
 
-    /// Selects the data TLB for CPL and AC, and the context of the jump cache.
-    pub(crate) fn refresh_tlb(&mut self) {
+    /// Selects the data TLB for CPL and AC.
+    pub(crate) fn select_data_tlb(&mut self) {
         let class = self.data_class();
         self.tlb = self.mmu.table(class);
+    }
+
+    /// Selects the data TLB for CPL and AC, and the contexts of the jump cache.
+    pub(crate) fn refresh_tlb(&mut self) {
+        self.select_data_tlb();
         // A context that no entry of the jump cache has sends every jump to the dispatcher.
         let apart = self.mode.contains(Mode::SINGLE) || self.options.no_chain;
-        self.context =
-            if apart { u64::MAX } else { self.mmu.generation() << 16 | u64::from(self.mode.bits()) };
-        if !apart && !self.mode.contains(Mode::FLAT) {
+        if apart {
+            self.contexts = [u64::MAX; 2];
+            self.fetch_generations = [u64::MAX; 2];
+            return;
+        }
+        self.fetch_generations = [false, true].map(|global| self.mmu.fetch_generation(global));
+        let mode = u64::from(self.mode.bits());
+        self.contexts = self.mmu.contexts().map(|context| context << 16 | mode);
+        if !self.mode.contains(Mode::FLAT) {
             // Whether a block fits the code segment was checked for one base and limit.
             let cs = &self.segments[seg::CS];
             let place = (cs.base << 32 | u64::from(cs.limit)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.context ^= place & !0xffff;
+            self.contexts = self.contexts.map(|context| context ^ place & !0xffff);
         }
     }
 
     /// Begins the shadow of STI or MOV SS.
     pub(crate) fn cast_shadow(&mut self, shadow: Shadow) {
         self.shadow = shadow;
+        self.shadow_from = None;
+    }
+
+    /// The shadow in which the next instruction would run.
+    pub(crate) fn shadow(&self) -> Shadow {
+        match self.shadow_from {
+            Some(from) if from != self.instructions() => Shadow::None,
+            _ => self.shadow,
+        }
     }
 }

@@ -382,8 +382,11 @@ pub struct Cpu {
     pub(crate) attention: *const Attention,
     /// Bases added to addresses, by segment number: 0 where the mode ignores the base.
     pub(crate) seg_base: [u64; 8],
-    /// What the jump cache's entries must match: the address space and the mode.
-    pub(crate) context: u64,
+    /// What the jump cache's entries must match, for the lower and the upper half of linear addresses: the address space, or
+    /// global pages, and the mode.
+    pub(crate) contexts: [u64; 2],
+    /// What entries of the fetch TLB must match: the address space, or global pages.
+    pub(crate) fetch_generations: [u64; 2],
     /// Linear address of the next instruction, valid outside of blocks.
     pub(crate) rip: u64,
     pub(crate) jumps: Box<[JumpEntry; crate::blocks::JUMPS]>,
@@ -416,7 +419,10 @@ pub struct Cpu {
     pub(crate) msrs: Msrs,
     pub(crate) tsc_offset: u64,
     pub(crate) x87: X87,
+    /// See [`Cpu::shadow`].
     pub(crate) shadow: Shadow,
+    /// How many instructions had run when it began, where translated code went on: it is over when one more has.
+    pub(crate) shadow_from: Option<u64>,
     pub(crate) nmi_blocked: bool,
     pub(crate) nmi_pending: bool,
     pub(crate) interrupt_pending: bool,
@@ -531,7 +537,7 @@ impl Cpu {
             ymm_high: std::array::from_fn(|k| self.xmm[16 + k]),
             mxcsr: self.mxcsr,
             x87: self.x87,
-            shadow: self.shadow,
+            shadow: self.shadow(),
             nmi_blocked: self.nmi_blocked,
             nmi_pending: self.nmi_pending,
             activity: self.activity,
@@ -573,7 +579,7 @@ impl Cpu {
         self.xmm[16..].copy_from_slice(&state.ymm_high);
         self.mxcsr = state.mxcsr;
         self.x87 = state.x87;
-        self.shadow = state.shadow;
+        self.cast_shadow(state.shadow);
         self.nmi_blocked = state.nmi_blocked;
         self.nmi_pending = state.nmi_pending;
         self.activity = state.activity;

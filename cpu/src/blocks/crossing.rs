@@ -3,7 +3,7 @@
 //! it. As what the page tables say of the second page may change, links never lead to it; the jump cache may, for it forgets
 //! with a page what begins in the page before.
 
-use super::{ATTEMPTS, Block, Linking, key};
+use super::{ATTEMPTS, Block, Fetched, Linking, key};
 use crate::{
     decode,
     fault::Stop,
@@ -37,17 +37,28 @@ impl Crossing {
 }
 
 impl Cpu {
+    /// Linear address of the page behind the one that `rip` is in.
+    fn behind(&self, rip: u64) -> u64 {
+        (rip & !(PAGE - 1)).wrapping_add(PAGE) & self.mode.ip_mask()
+    }
+
+    /// Whether the page behind, which has just been fetched, is global and will be found by INVLPG.
+    pub(super) fn behind_is_global(&mut self, rip: u64) -> bool {
+        let (behind, shared) = (self.behind(rip), self.mmu.fetch_generation(true));
+        let entry = self.mmu.fetch_entry(behind);
+        entry.page >> 12 == behind >> 12 && entry.generation == shared
+    }
+
     /// Guest-physical page behind the one that `rip` is in; None where it is no RAM, or not to be relied upon.
     fn page_behind(&mut self, rip: u64) -> Result<Option<u64>, Stop> {
-        let behind = (rip & !(PAGE - 1)).wrapping_add(PAGE);
-        let behind = if self.mode.is_64() { behind } else { behind & 0xffff_ffff };
+        let behind = self.behind(rip);
         // Each step is checked against the code segment's limit, each block is to be entered anew, or an address is beyond all:
         // it goes another way.
         let usual = self.mode.contains(Mode::FLAT) && !self.mode.contains(Mode::SINGLE);
         if !usual || self.mode.is_64() && !self.canonical(behind) {
             return Ok(None);
         }
-        let (physical, code) = self.fetch_page(behind)?;
+        let Fetched { physical, code, .. } = self.fetch_page(behind)?;
         Ok((!code.is_null()).then_some(physical))
     }
 

@@ -123,7 +123,7 @@ pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
 pub(super) fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
     // SAFETY: jump_index is below the size of the cache.
     let e = unsafe { c.jumps.get_unchecked(jump_index(rip)) };
-    if e.rip == rip && e.context == c.context {
+    if e.rip == rip && e.context == c.context_at(rip) {
         c.gpr[reg::PAGE as usize] = rip & !0xfff;
         return e.insn;
     }

@@ -373,6 +373,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.finish_bail();
                 Ok(true)
             }
+            Way::End => {
+                self.end();
+                Ok(true)
+            }
             Way::Call => {
                 self.call(i, step);
                 self.dirty = step.dirty_behind(self.dirty);
@@ -632,6 +636,26 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.leave_at(rip, Status::Continue, flags);
         self.to(on);
         self.reload(step.writes);
+    }
+
+    /// The node's last instruction, where it is plain Rust: by its function.
+    fn end(&mut self) {
+        self.flush(self.dirty);
+        self.flush_budget(0);
+        let cell = self.insn_cell(self.index);
+        let insn = self.b.ins().load(I64, STATE, cell, 0);
+        let function = self.constant(I64, runtime::end as *const () as i64);
+        let instructions = self.constant(I64, self.index as i64 + 1);
+        let (systemv, cpu) = (self.systemv, self.cpu);
+        let call = self.b.ins().call_indirect(systemv, function, &[cpu, insn, instructions]);
+        let ended = self.b.inst_results(call)[0];
+        let (out, on) = (self.cold(), self.b.create_block());
+        self.b.ins().brif(ended, out, &[], on, &[]);
+        self.to(out);
+        self.leave_with(Status::Stopped, 0);
+        self.to(on);
+        let rip = self.load_state(I64, at(offset_of!(Cpu, rip)));
+        self.jump_through_cache(rip);
     }
 
     /// Fills the TLB for an access that missed, out of line; gives its host address, 0 if the interpreter must do it.

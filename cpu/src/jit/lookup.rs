@@ -6,7 +6,7 @@ use super::{
     emitter::{STATE, at, import},
 };
 use crate::{
-    blocks::{Head, JumpEntry},
+    blocks::{Head, JUMPS, JUMPS_OF_PAGE, JumpEntry},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -27,12 +27,13 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
     let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64| {
         let (low, high) = (b.ins().ushr_imm_u(rip, near), b.ins().ushr_imm_u(rip, far));
-        let v = b.ins().bxor(low, high);
-        b.ins().band_imm_u(v, 63)
+        b.ins().bxor(low, high)
     };
-    let (set, way) = (fold(b, 12, 18), fold(b, 0, 6));
-    let set = b.ins().ishl_imm_u(set, 6);
-    let index = b.ins().bor(set, way);
+    let (page, offset) = (fold(b, 12, 20), fold(b, 0, 4));
+    let page = b.ins().ishl_imm_u(page, 6);
+    let offset = b.ins().band_imm_u(offset, JUMPS_OF_PAGE as i64 - 1);
+    let index = b.ins().iadd(page, offset);
+    let index = b.ins().band_imm_u(index, JUMPS as i64 - 1);
     let bytes = b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
     let jumps = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, jumps)));
     let entry = b.ins().iadd(jumps, bytes);
@@ -41,7 +42,10 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     b.ins().brif(equal, same, &[], miss, &[]);
     b.switch_to_block(same);
     let its = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
-    let ours = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, context)));
+    let half = b.ins().ushr_imm_u(rip, 63);
+    let half = b.ins().ishl_imm_u(half, 3);
+    let half = b.ins().iadd(cpu, half);
+    let ours = b.ins().load(I64, STATE, half, at(offset_of!(Cpu, contexts)));
     let equal = b.ins().icmp(IntCC::Equal, its, ours);
     b.ins().brif(equal, right, &[], miss, &[]);
     b.switch_to_block(right);

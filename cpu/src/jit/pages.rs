@@ -8,7 +8,7 @@ use crate::{
     mode::Mode,
     state::Cpu,
 };
-use cranelift_codegen::ir::{InstBuilder, Value, types::*};
+use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types::*};
 use std::mem::offset_of;
 
 /// The number of a guest-physical page, as exits have it.
@@ -65,7 +65,7 @@ impl Emitter<'_, '_> {
         }
     }
 
-    /// Zero if the fetch TLB has a linear page, so many behind the one in hand, at a guest-physical page.
+    /// Zero only if the fetch TLB has a linear page, so many behind the one in hand, at a guest-physical page.
     fn leads_elsewhere(&mut self, steps: i32, physical: u64) -> Value {
         let linear = self.page_relative(steps << 12);
         let (near, far) = (self.b.ins().ushr_imm_u(linear, 12), self.b.ins().ushr_imm_u(linear, 20));
@@ -76,23 +76,19 @@ impl Emitter<'_, '_> {
         let entry = self.b.ins().iadd(entries, index);
         let user = i64::from(self.region.mode.contains(Mode::USER));
         let tag = self.b.ins().bor_imm_s(linear, user);
-        let context = self.load_state(I64, at(offset_of!(Cpu, context)));
-        let generation = self.b.ins().ushr_imm_u(context, 16);
         let physical = self.constant(I64, physical as i64);
-        let mut differs: Option<Value> = None;
-        for (wanted, offset) in [
-            (tag, offset_of!(FetchEntry, page)),
-            (generation, offset_of!(FetchEntry, generation)),
-            (physical, offset_of!(FetchEntry, physical)),
-        ] {
+        let [own, shared] = [0, 8].map(|k| self.load_state(I64, at(offset_of!(Cpu, fetch_generations) + k)));
+        let mut is = |wanted: Value, offset: usize| {
             let found = self.b.ins().load(I64, STATE, entry, at(offset));
-            let other = self.b.ins().bxor(found, wanted);
-            differs = Some(match differs {
-                Some(before) => self.b.ins().bor(before, other),
-                None => other,
-            });
-        }
-        differs.unwrap_or(physical)
+            self.b.ins().icmp(IntCC::Equal, found, wanted)
+        };
+        let (page, frame) =
+            (is(tag, offset_of!(FetchEntry, page)), is(physical, offset_of!(FetchEntry, physical)));
+        let generation = offset_of!(FetchEntry, generation);
+        let (own, shared) = (is(own, generation), is(shared, generation));
+        let (valid, right) = (self.b.ins().bor(own, shared), self.b.ins().band(page, frame));
+        let leads = self.b.ins().band(valid, right);
+        self.b.ins().icmp_imm_s(IntCC::Equal, leads, 0)
     }
 }
 

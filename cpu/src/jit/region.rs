@@ -68,6 +68,8 @@ pub(super) enum Way {
     Emit,
     /// Into a call of its interpreter function.
     Call,
+    /// Into a call of the function that it is, and on from where that leads: the last of its block.
+    End,
     /// The interpreter runs it: the region is left in front of it.
     Leave,
 }
@@ -307,7 +309,7 @@ impl Step {
         match self.way {
             Way::Emit => dirty | self.writes,
             Way::Call => dirty & !(self.reads | self.writes),
-            Way::Leave => 0,
+            Way::End | Way::Leave => 0,
         }
     }
 
@@ -341,7 +343,7 @@ impl Step {
             }
             // What it writes in part it reads, as far as the CPU state is concerned.
             Way::Call => step.reads |= step.writes,
-            Way::Leave => {
+            Way::End | Way::Leave => {
                 (step.reads, step.writes) = (ALL, 0);
                 step.kills_flags = false;
             }
@@ -361,8 +363,10 @@ fn touches(op: Op, i: &Insn) -> (u32, u32) {
         (Needs::X87, _)
         | (_, Op::Ldmxcsr | Op::Stmxcsr | Op::Vldmxcsr | Op::Vstmxcsr | Op::Emms | Op::Fwait) => (address, 0),
         (_, Op::Mfence) => (0, 0),
-        (_, Op::Cld | Op::Std) => (0, 0),
+        (_, Op::Cli | Op::Cld | Op::Std | Op::Clac | Op::Stac | Op::Swapgs) => (0, 0),
         (_, Op::Rdtsc) => (0, register(reg::RAX >> 3) | register(reg::RDX >> 3)),
+        (_, Op::Rdtscp) => (0, register(reg::RAX >> 3) | register(reg::RDX >> 3) | register(reg::RCX >> 3)),
+        (_, Op::Pushf) => (FLAGS | register(4), register(4)),
         _ => (ALL, ALL),
     }
 }
@@ -374,7 +378,7 @@ fn emitted(op: VecOp) -> bool {
 
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
-        Class::Leave => return Way::Leave,
+        Class::Leave => return Way::End,
         Class::Plain => return Way::Call,
         Class::Ending => Way::Leave,
         Class::Straight => Way::Call,

@@ -8,7 +8,7 @@ use crate::{
     mmu::{Access, access::Place},
     ram::PAGE,
     sem,
-    state::{Cpu, Why},
+    state::{Cpu, TrapRule, Why},
 };
 
 /// The instruction faulted.
@@ -31,6 +31,35 @@ pub(super) unsafe extern "C" fn step(cpu: *mut Cpu, i: *const Insn, _: u64) -> i
         Ok(()) => DROPPED,
         Err(_) => STOPPED,
     }
+}
+
+/// Runs an instruction that ends its block by its function of plain Rust: 0 where translated code is to go on at `rip`, else
+/// the dispatcher has to. `n` instructions of the block have run behind it.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn end(cpu: *mut Cpu, i: *const Insn, n: u64) -> i64 {
+    // SAFETY: as in `step`.
+    let (c, i) = unsafe { (&mut *cpu, &*i) };
+    c.count_call(i);
+    let n = n as i32;
+    let Some(function) = sem::leaving(i.op) else { return STOPPED };
+    c.rip = c.page_relative(i64::from(i.ip) + i64::from(i.len));
+    c.why = Why::Continue;
+    let written = c.statistics.invalidations;
+    if function(c, i).is_err() {
+        c.rip = c.rip_of(i);
+        c.attention_ref().due(n - 1);
+        return STOPPED;
+    }
+    if c.attention_ref().due(n) || !c.undisturbed(written) {
+        return STOPPED;
+    }
+    // No trap follows, and a shadow lasts for the next instruction.
+    c.trap_rule = TrapRule::default();
+    c.shadow_from = Some(c.instructions());
+    c.cross_privilege();
+    0
 }
 
 /// Calls a pure function of Rust's own convention.

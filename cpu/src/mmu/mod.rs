@@ -88,6 +88,7 @@ pub(crate) struct Mapping {
     pub(crate) user: bool,
     pub(crate) no_execute: bool,
     pub(crate) dirty: bool,
+    /// It belongs to all address spaces: the bit in the entry, where CR4.PGE makes it count.
     pub(crate) global: bool,
     /// Protection key of a user page; 0 where there are none.
     pub(crate) key: u8,
@@ -103,8 +104,12 @@ struct SecondEntry {
 
 struct Slot {
     pcid: u16,
-    /// Unique to this filling of the slot: what jump cache and second level match.
+    /// Unique to this filling of the slot: what fetch TLB and second level match.
     generation: u64,
+    /// The same for the jump cache.
+    context: u64,
+    /// Code in the upper half of the address space that is not global has been run: its jumps are this address space's own.
+    own_upper_half: bool,
     used: u64,
     /// By [`Class`].
     tables: [Box<Table>; 3],
@@ -120,7 +125,13 @@ pub(crate) struct Mmu {
     current: usize,
     clock: u64,
     next_generation: u64,
+    /// Global pages: what fetch TLB and second level match.
     global_generation: u64,
+    /// And the jump cache.
+    global_context: u64,
+    /// As in [`Slot`], of global pages: they stay cached when the address space that walked to them has gone.
+    global_large: FxHashSet<u64>,
+    global_huge: FxHashSet<u64>,
     second: Box<[SecondEntry]>,
     flushes: [u64; Flush::ALL.len()],
     pub(crate) fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
@@ -133,6 +144,8 @@ impl Mmu {
         let slot = |k| Slot {
             pcid: if k == 0 { 0 } else { NO_PCID },
             generation: 2 + k as u64,
+            context: 2 + k as u64,
+            own_upper_half: false,
             used: 0,
             tables: std::array::from_fn(|_| Table::boxed()),
             clean: true,
@@ -155,6 +168,9 @@ impl Mmu {
             clock: 0,
             next_generation: 2 + SLOTS as u64,
             global_generation: 1,
+            global_context: 1,
+            global_large: FxHashSet::default(),
+            global_huge: FxHashSet::default(),
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
             flushes: [0; Flush::ALL.len()],
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
@@ -174,8 +190,39 @@ impl Mmu {
     }
 
     /// Unique to the current filling of the current address space.
-    pub(crate) fn generation(&self) -> u64 {
+    fn generation(&self) -> u64 {
         self.slots[self.current].generation
+    }
+
+    /// What an entry of the fetch TLB made now is valid for: the current address space, or as long as global pages are.
+    pub(crate) fn fetch_generation(&self, global: bool) -> u64 {
+        if global { self.global_generation } else { self.generation() }
+    }
+
+    /// What entries of the jump cache for the lower and the upper half of linear addresses are valid for. A kernel's code is
+    /// global most often: then its jumps stay known from one address space to the next.
+    pub(crate) fn contexts(&self) -> [u64; 2] {
+        let slot = &self.slots[self.current];
+        [slot.context, if slot.own_upper_half { slot.context } else { self.global_context }]
+    }
+
+    /// Code at this address is about to get an entry in the jump cache: true if the contexts have changed for that.
+    pub(crate) fn note_code(&mut self, linear: u64, global: bool) -> bool {
+        let slot = &mut self.slots[self.current];
+        if linear >> 63 == 0 || global || slot.own_upper_half {
+            return false;
+        }
+        slot.own_upper_half = true;
+        true
+    }
+
+    /// No entry of the jump cache is valid any more.
+    pub(crate) fn forget_contexts(&mut self) {
+        let contexts = self.slots.iter_mut().map(|slot| &mut slot.context).chain([&mut self.global_context]);
+        for (context, fresh) in contexts.zip(self.next_generation..) {
+            *context = fresh;
+        }
+        self.next_generation += SLOTS as u64 + 1;
     }
 
     pub(crate) fn fetch_entry(&mut self, linear: u64) -> &mut crate::blocks::FetchEntry {
@@ -192,27 +239,31 @@ impl Mmu {
         let live = e.generation == self.generation() || e.generation == self.global_generation;
         let mapping = (e.page == page && live).then_some(e.mapping)?;
         // A global page may have been walked in another address space.
-        self.note_size(linear, mapping.size);
+        self.note_size(linear, &mapping);
         Some(mapping)
     }
 
-    fn second_insert(&mut self, linear: u64, mapping: Mapping, global: bool) {
+    fn second_insert(&mut self, linear: u64, mapping: Mapping) {
         let page = linear >> 12;
-        let generation = if global { self.global_generation } else { self.generation() };
+        let generation = if mapping.global { self.global_generation } else { self.generation() };
         self.second[Self::second_index(page)] = SecondEntry { page, generation, mapping };
-        self.note_size(linear, mapping.size);
+        self.note_size(linear, &mapping);
     }
 
-    /// Remembers that a piece of a larger page is cached in the current address space.
-    fn note_size(&mut self, linear: u64, size: PageSize) {
+    /// Remembers that a piece of a larger page is cached in the current address space, or in all.
+    fn note_size(&mut self, linear: u64, mapping: &Mapping) {
         let slot = &mut self.slots[self.current];
-        match size {
+        let (large, huge) = match mapping.global {
+            true => (&mut self.global_large, &mut self.global_huge),
+            false => (&mut slot.large, &mut slot.huge),
+        };
+        match mapping.size {
             PageSize::Small => {}
             PageSize::Large => {
-                slot.large.insert(linear >> 21);
+                large.insert(linear >> 21);
             }
             PageSize::Huge => {
-                slot.huge.insert(linear >> 30);
+                huge.insert(linear >> 30);
             }
         }
     }
@@ -220,6 +271,8 @@ impl Mmu {
     fn renew(&mut self, slot: usize) {
         let slot = &mut self.slots[slot];
         slot.generation = self.next_generation;
+        slot.context = self.next_generation;
+        slot.own_upper_half = false;
         self.next_generation += 1;
         if !slot.clean {
             slot.tables.iter_mut().for_each(|table| table.clear());
@@ -254,7 +307,10 @@ impl Mmu {
         }
         if globals {
             self.global_generation = self.next_generation;
+            self.global_context = self.next_generation;
             self.next_generation += 1;
+            self.global_large.clear();
+            self.global_huge.clear();
         }
     }
 
@@ -285,10 +341,12 @@ impl Mmu {
         }
         // A large page of 32-bit paging has 4 MiB: two neighbours of 2.
         let (large, huge) = (linear >> 21, linear >> 30);
-        let in_pieces = |slot: &Slot| {
-            slot.huge.contains(&huge) || slot.large.contains(&large) || slot.large.contains(&(large ^ 1))
+        let in_pieces = |larges: &FxHashSet<u64>, huges: &FxHashSet<u64>| {
+            huges.contains(&huge) || larges.contains(&large) || larges.contains(&(large ^ 1))
         };
-        if self.slots.iter().any(in_pieces) {
+        if in_pieces(&self.global_large, &self.global_huge)
+            || self.slots.iter().any(|slot| in_pieces(&slot.large, &slot.huge))
+        {
             // One instruction must drop all 4 KiB pieces of the page: rare, so drop all there is.
             return self.flush(true, Flush::LargePage);
         }
@@ -305,10 +363,6 @@ impl Mmu {
                 *entry = empty(i);
             }
         }
-        let fetch = self.fetch_entry(linear);
-        if fetch.page >> 12 == linear >> 12 {
-            *fetch = crate::blocks::FetchEntry::EMPTY;
-        }
     }
 
     /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
@@ -319,7 +373,7 @@ impl Mmu {
             for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
                 slot.tables.iter_mut().for_each(|table| table.clear());
             }
-            self.fetch.fill(crate::blocks::FetchEntry::EMPTY);
+            self.fetch.iter_mut().for_each(crate::blocks::FetchEntry::forget);
             return;
         }
         self.count(Flush::Decoded);

@@ -145,8 +145,8 @@ impl Cpu {
                     self.stored(at, 8);
                 }
                 mapping.dirty |= access == Access::Write;
-                let global = mapping.global && self.cr4 & cr4::PGE != 0;
-                self.mmu.second_insert(linear, mapping, global);
+                mapping.global &= self.cr4 & cr4::PGE != 0;
+                self.mmu.second_insert(linear, mapping);
                 return Ok(mapping);
             }
         }

@@ -156,6 +156,14 @@ macro_rules! semantics {
             }
         }
 
+        /// The function of an instruction of [`Class::Leave`]: what it does, without what follows from its end.
+        pub(crate) fn leaving(op: u16) -> Option<fn(&mut Cpu, &Insn) -> Done> {
+            match Op::from_number(op) {
+                $(Op::$l => Some($lf),)*
+                _ => None,
+            }
+        }
+
         /// The handler that serves every form.
         pub(crate) fn general(op: u16) -> Step {
             match Op::from_number(op) {
@@ -529,6 +537,9 @@ semantics! {
             Vstmxcsr => sys::sse::stmxcsr;
         }
         Nothing {
+            Cli => sys::flags::cli;
+            Clac => sys::flags::clac;
+            Stac => sys::flags::stac;
             Cld => sys::flags::cld;
             Std => sys::flags::std;
             Lahf => sys::flags::lahf;
@@ -680,11 +691,8 @@ semantics! {
         In => sys::io::in_;
         Out => sys::io::out;
         Hlt => sys::control::hlt;
-        Cli => sys::flags::cli;
         Sti => sys::flags::sti;
         Popf => sys::flags::popf;
-        Clac => sys::flags::clac;
-        Stac => sys::flags::stac;
         MovToSegment => sys::segment::mov_to_segment;
         PopSegment => sys::segment::pop_segment;
         LoadFar => sys::segment::load_far;

@@ -261,7 +261,7 @@ pub(crate) fn invlpg(c: &mut Cpu, i: &Insn) -> Done {
         return Ok(());
     }
     c.mmu.invalidate(c.pcid(), linear);
-    c.forget_jumps(linear);
+    c.forget_fetched(linear);
     c.refresh_tlb();
     Ok(())
 }
@@ -285,7 +285,7 @@ pub(crate) fn invpcid(c: &mut Cpu, i: &Insn) -> Done {
     match kind {
         0 => {
             c.mmu.invalidate(pcid, linear);
-            c.forget_jumps(linear);
+            c.forget_fetched(linear);
         }
         1 => c.mmu.flush_pcid(pcid, Flush::Invpcid),
         2 => c.mmu.flush(true, Flush::Invpcid),

@@ -65,6 +65,13 @@ pub(crate) struct Breakpoints {
     pub(crate) again: bool,
 }
 
+impl Breakpoints {
+    /// Whether any is on, or a trap waits.
+    pub(crate) fn any(&self) -> bool {
+        self.code || self.data || self.port || self.pending != 0
+    }
+}
+
 impl Cpu {
     /// The breakpoints that DR7 switches on.
     fn breakpoints_on(&self) -> impl Iterator<Item = Breakpoint> + use<> {

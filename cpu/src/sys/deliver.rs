@@ -5,7 +5,7 @@ use crate::{
     flags::bits::{IF, NT, RF, TF, VM},
     mode::Mode,
     spaces::Trap,
-    state::{Cpu, Segment, Why, cr0, seg},
+    state::{Cpu, Segment, Shadow, Why, cr0, seg},
     statistics::Doing,
     sys::{
         segment::{Descriptor, rights},
@@ -102,6 +102,8 @@ impl Cpu {
             Source::External => statistics.interrupts[usize::from(vector)] += 1,
             Source::Software => statistics.software_interrupts[usize::from(vector)] += 1,
         }
+        // The handler's first instruction runs in no shadow.
+        self.shadow = Shadow::None;
         self.within(Doing::Delivery, |c| c.enter_handler(vector, source, error))
     }
 

@@ -158,6 +158,7 @@ fn access_control(c: &mut Cpu, on: bool) -> Done {
     } else {
         c.eflags &= !AC;
     }
-    c.refresh_tlb();
+    // At CPL 0 nothing else depends on AC.
+    c.select_data_tlb();
     Ok(())
 }
