@@ -97,6 +97,8 @@ pub(super) struct Node {
 pub(crate) struct Region {
     /// Guest-physical address of its page.
     page: u64,
+    /// Where its entry was when it became hot.
+    linear: u64,
     pub(super) mode: Mode,
     pub(super) nodes: Vec<Node>,
     /// General registers that it uses.
@@ -113,10 +115,10 @@ fn goes_on(last: &Insn) -> (bool, bool) {
 }
 
 impl Region {
-    /// Gathers the region of the block at `start`. `find` gives decoded blocks of the page by their offset.
+    /// Gathers the region of the block at `start`, which has been seen at `linear`. `find` gives decoded blocks of the page by their offset.
     pub(crate) fn gather(
         page: u64,
-        start: u16,
+        (start, linear): (u16, u64),
         mode: Mode,
         find: impl Fn(u16) -> Option<Part>,
     ) -> Option<Region> {
@@ -150,7 +152,7 @@ impl Region {
         let mut nodes: Vec<Node> = parts.into_iter().map(|part| Node::new(part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
-        let mut region = Region { page, mode, nodes, used: 0 };
+        let mut region = Region { page, linear, mode, nodes, used: 0 };
         region.analyse();
         Some(region)
     }
@@ -163,6 +165,11 @@ impl Region {
     /// Guest-physical address of its page.
     pub(crate) fn page(&self) -> u64 {
         self.page
+    }
+
+    /// A linear address of its entry: there may be others.
+    pub(crate) fn linear(&self) -> u64 {
+        self.linear
     }
 
     /// The mode of its code.
