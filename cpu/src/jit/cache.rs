@@ -5,8 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    compiler::{Compiled, Parts},
     host::{self, Fix},
+    service::{Compiled, Parts},
 };
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},

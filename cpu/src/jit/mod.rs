@@ -8,23 +8,34 @@
 //! cannot do it leaves to the interpreter, at the very instruction. Regions die with the first of their blocks, so all that
 //! is true of blocks (their page, their mode, written code) is true of them.
 #![allow(unsafe_code)]
+#![cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is no compiler that would use it"))]
 
+#[cfg(not(feature = "jit"))]
+mod absent;
 mod cache;
+#[cfg(feature = "jit")]
 mod compiler;
+#[cfg(feature = "jit")]
 mod emitter;
+#[cfg(feature = "jit")]
 mod evaluate;
+#[cfg(feature = "jit")]
 mod flags;
 mod host;
+#[cfg(feature = "jit")]
 mod lookup;
+#[cfg(feature = "jit")]
 mod memory;
 mod placements;
 mod region;
 mod runtime;
+mod service;
+#[cfg(feature = "jit")]
 mod vectors;
 
-pub(crate) use compiler::Service;
 pub use placements::{Placement, Placements};
 pub(crate) use region::{INSTRUCTIONS, Part};
+pub(crate) use service::Service;
 
 use crate::{
     attention::Attention,
@@ -36,12 +47,15 @@ use crate::{
     state::{Cpu, Why},
     statistics::Doing,
 };
+#[cfg(not(feature = "jit"))]
+use absent::{compiler, vectors};
 use cache::{Cache, Placed};
-use compiler::{Compiled, Compiler, Inbox};
+use compiler::Compiler;
 use placements::Told;
 use region::Region;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
+use service::{Compiled, Inbox};
 use std::{ops::AddAssign, ptr::null, sync::Arc};
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
@@ -49,6 +63,9 @@ const QUEUE: usize = 6;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
+
+/// Whether softmetal has been built with its translator.
+pub const HAS_TRANSLATOR: bool = cfg!(feature = "jit");
 
 /// How the translator is to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
