@@ -302,7 +302,8 @@ impl Debug {
     /// The word that asks for a profile of the guest, and what it does.
     pub const PROFILE: (&'static str, &'static str) = (
         "profile[=FILE]",
-        "finds out in which functions the guest's time goes, see --symbols; FILE gets all of them, for flame graphs",
+        "finds out in which functions the guest's time goes, see --symbols; FILE gets all of them, for flame graphs; with \
+         --accel jit, /tmp/perf-PID.map names translated code for perf",
     );
 
     fn word(self, word: &str) -> Result<Self, UseError> {

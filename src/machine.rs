@@ -11,6 +11,7 @@ use crate::console::{Console, Output};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::pc::{FrontPanel, Pc};
+use crate::profile::PerfMap;
 use crate::statistics::Report;
 
 /// A machine that is built and not yet running.
@@ -18,6 +19,7 @@ pub struct Machine {
     config: Config,
     serial: SerialEnd,
     journal: Journal,
+    perf_map: Option<Arc<PerfMap>>,
     pc: Pc,
     handle: Handle,
 }
@@ -28,9 +30,11 @@ impl Machine {
         let mut config = config.clone();
         let journal = Journal::open(&mut config)?;
         let serial = SerialEnd::new(console);
-        let pc = Pc::build(&config, &serial, &journal)?;
+        let perf_map = PerfMap::open(&config)?;
+        let mut pc = Pc::build(&config, &serial, &journal)?;
+        pc.tell_placements(perf_map.as_ref());
         let handle = Handle(Arc::new(Mutex::new(Connection { ended: false, pc: pc.front_panel() })));
-        Ok(Self { config, serial, journal, pc, handle })
+        Ok(Self { config, serial, journal, perf_map, pc, handle })
     }
 
     /// What works on the machine from outside while it runs.
@@ -41,7 +45,7 @@ impl Machine {
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     /// `report` gets what it has done.
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
-        let Self { config, serial, journal, mut pc, handle } = self;
+        let Self { config, serial, journal, perf_map, mut pc, handle } = self;
         loop {
             let outcome = pc.run(config.sampling(), report)?;
             if outcome != Outcome::Reset || config.no_reboot {
@@ -49,6 +53,7 @@ impl Machine {
             }
             log::info!("the guest resets the machine");
             pc = Pc::build(&config, &serial, &journal).context("the machine cannot start again")?;
+            pc.tell_placements(perf_map.as_ref());
             if !handle.connect(pc.front_panel()) {
                 return Ok(journal.finish(Outcome::Terminated));
             }

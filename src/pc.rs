@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
-use softmetal_cpu::{Bus, Cpu, Options, Ram, Rights, Translate};
+use softmetal_cpu::{Bus, Cpu, Options, Placements, Ram, Rights, Translate};
 use softmetal_devices::bus::AddressSpace;
 use softmetal_devices::char::{CharBackend, Discard};
 use softmetal_devices::chipset::acpi_pm::{
@@ -43,6 +43,7 @@ use crate::machine::SerialEnd;
 use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
+use crate::profile::PerfMap;
 use crate::ram_port::RamPort;
 use crate::statistics::{Report, Sampler, Sampling};
 use crate::timers::{Timers, Waker};
@@ -188,6 +189,16 @@ impl Pc {
 
     pub(crate) fn front_panel(&self) -> FrontPanel {
         self.front_panel.clone()
+    }
+
+    /// Tells of translated code, if anybody wants to know. Of two engines in lockstep, nobody does.
+    pub(crate) fn tell_placements(&mut self, told: Option<&Arc<PerfMap>>) {
+        let Some(told) = told else { return };
+        for engine in &mut self.engines {
+            if let Engine::One(cpu) = engine {
+                cpu.tell_placements(Arc::clone(told) as Arc<dyn Placements>);
+            }
+        }
     }
 
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,

@@ -19,10 +19,14 @@ const LIMIT: Duration = Duration::from_secs(300);
 fn main() -> ExitCode {
     let built_in: &[Named] = &[
         ("the_demo_guest_on_two_engines", demo_on_two_engines),
+        ("the_demo_guest_translated", demo_translated),
         ("resets_and_crashes_on_two_engines", ends),
         ("a_recorded_run_on_two_engines", recorded),
     ];
-    let debian: &[Named] = &[("debians_cloud_kernel_on_two_engines", debian_on_two_engines)];
+    let debian: &[Named] = &[
+        ("debians_cloud_kernel_on_two_engines", || debian_on_two_engines("interp")),
+        ("debians_cloud_kernel_translated", || debian_on_two_engines("jit")),
+    ];
     let foreign =
         (Emulator::chosen() == Emulator::Qemu).then(|| "this is about softmetal's own command".to_owned());
     let hindrance = Guests::hindrance().map(|why| format!("Debian's packages cannot be fetched: {why}"));
@@ -85,6 +89,21 @@ fn demo_on_two_engines() -> Result<()> {
         ensure!(ran.compared()? > least, "{debug}: {ran:?}");
         let begins = "softmetal: lockstep: the interpreter, and the interpreter with ";
         ensure!(ran.messages.starts_with(begins), "{debug}: {ran:?}");
+    }
+    Ok(())
+}
+
+/// The translator follows the interpreter, with code that is hot and with all code.
+fn demo_translated() -> Result<()> {
+    for (debug, run, least) in [
+        ("lockstep", "cpu;mem;test;bench", 50_000_000),
+        ("lockstep=2000,no-chain", "cpu;mem;test", 1_000_000),
+        ("lockstep,jit-at-once", "cpu;mem", 100_000),
+    ] {
+        let ran = demo(&format!("quick run={run}"), &["--accel", "jit", "--debug", debug])?;
+        ensure!(ran.status == Some(0) && ran.output.contains("Powering off"), "{debug}: {ran:?}");
+        ensure!(ran.compared()? > least, "{debug}: {ran:?}");
+        ensure!(ran.messages.contains("the translator"), "{debug}: {ran:?}");
     }
     Ok(())
 }
@@ -156,16 +175,16 @@ fn rom_on_two_engines(image: &Path, expected: &str) -> Result<()> {
 }
 
 /// The cloud kernel to its shell and power-off.
-fn debian_on_two_engines() -> Result<()> {
+fn debian_on_two_engines(engine: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let kernel = kernel(Flavour::Cloud)?;
     let initrd = initramfs(&kernel, folder.path(), Some("cat /proc/interrupts; poweroff -f"), false)?;
     let (kernel, initrd) = (kernel.image.display().to_string(), initrd.display().to_string());
     let mut arguments = vec!["run", "--kernel", &kernel, "--initrd", &initrd, "--memory", "256M"];
-    arguments.extend(["--append", "console=ttyS0", "--debug", "lockstep"]);
+    arguments.extend(["--append", "console=ttyS0 quiet", "--debug", "lockstep", "--accel", engine]);
     let ran = softmetal(&arguments, "")?;
     ensure!(ran.status == Some(0) && ran.output.contains("Power down"), "{ran:?}");
-    println!("{} instructions", ran.compared()?);
+    ensure!(ran.compared()? > 300_000_000, "{ran:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -26,17 +26,19 @@ use tempfile::TempDir;
 const BOOT: Duration = Duration::from_secs(180);
 /// For a small command.
 const SOON: Duration = Duration::from_secs(60);
+/// For how long the translator is watched: code is translated, dropped, and translated anew for other address spaces.
+const TRANSLATED: usize = 80;
 /// For a round of all checks by more threads than the host may have cores.
 const CHECKS: Duration = Duration::from_secs(300);
 
-/// The program's source, in this folder.
-const SOURCE: &str = "tests/guest/smp.c";
+/// The program's sources.
+const SOURCES: &[&str] = &["tests/guest/smp.c", "tests/guest/smp_code.c"];
 
 fn main() -> ExitCode {
     let tests: &[Named] = &[
-        ("two_processors_agree", || agree(Flavour::Cloud, 2, 3, "interp")),
-        ("two_processors_agree_when_translated", || agree(Flavour::Cloud, 2, 3, "jit")),
-        ("four_processors_agree", || agree(Flavour::Generic, 4, 4, "interp")),
+        ("two_processors_agree", || agree(Flavour::Cloud, 2, 3, "interp", 1)),
+        ("two_processors_agree_when_translated", || agree(Flavour::Cloud, 2, 3, "jit", TRANSLATED)),
+        ("four_processors_agree", || agree(Flavour::Generic, 4, 4, "interp", 1)),
         ("processors_go_and_come_back", processors_go_and_come_back),
         ("sixty_four_processors", sixty_four_processors),
         ("a_reset_of_four_processors", a_reset_of_four_processors),
@@ -50,12 +52,12 @@ fn main() -> ExitCode {
     run(all)
 }
 
-fn compile(source: &Path, to: &Path) -> Result<bool> {
+fn compile(sources: &[PathBuf], to: &Path) -> Result<bool> {
     let mut command = Command::new("gcc");
     command
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-s", "-o"])
         .arg(to)
-        .arg(source);
+        .args(sources);
     let status =
         command.stdout(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
     Ok(status.success())
@@ -70,7 +72,7 @@ fn compiler_works() -> bool {
         let folder = tempfile::tempdir()?;
         let source = folder.path().join("try.c");
         fs::write(&source, "#include <pthread.h>\nint main(void) { return !pthread_self(); }\n")?;
-        compile(&source, &folder.path().join("try"))
+        compile(&[source], &folder.path().join("try"))
     };
     try_it().unwrap_or(false)
 }
@@ -87,8 +89,9 @@ fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
     let folder = tempfile::tempdir()?;
     let initrd = initramfs(&kernel, folder.path(), None, false)?;
     let program = folder.path().join("smp");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(SOURCE);
-    ensure!(compile(&source, &program)?, "{SOURCE} does not compile");
+    let sources: Vec<_> =
+        SOURCES.iter().map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).collect();
+    ensure!(compile(&sources, &program)?, "{} does not compile", SOURCES.join(" with "));
     let mut more = Archive::default();
     more.file("smp", 0o755, &fs::read(&program)?);
     // The kernel unpacks one archive after the other.
@@ -106,14 +109,14 @@ fn check_complaints(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// All checks once, and an interrupt of every kind on each processor.
-fn agree(flavour: Flavour, cpus: usize, threads: usize, engine: &str) -> Result<()> {
+/// All checks once or for so many seconds, and an interrupt of every kind on each processor.
+fn agree(flavour: Flavour, cpus: usize, threads: usize, engine: &str, seconds: usize) -> Result<()> {
     let mut setup = setup(flavour, cpus)?;
     setup.options.arguments.extend(["--accel", engine].map(str::to_owned));
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let online = guest.run("grep -c ^processor /proc/cpuinfo", SOON)?;
     ensure!(online.trim() == cpus.to_string(), "there are {online} processors, not {cpus}");
-    let says = guest.run(&format!("/smp 1 {threads}"), CHECKS)?;
+    let says = guest.run(&format!("/smp {seconds} {threads}"), CHECKS)?;
     ensure!(says.contains("smp: all right"), "the program says {says}");
     eprint!("{flavour:?} kernel, {cpus} processors:\n{says}");
     check_interrupts(&mut guest, cpus)?;

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::demo_guest;
@@ -161,6 +162,48 @@ fn a_profile_finds_the_functions_and_changes_nothing() {
         printed.contains(" samples, ") && printed.contains("%  kernel               everything"),
         "{printed}"
     );
+}
+
+/// Linux's `perf` finds names of translated code where it looks for them; nobody else finds anything there.
+#[test]
+fn profilers_of_the_host_learn_names_of_translated_code() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("map"), "0000000000010000 T everything\n0000000004000000 B end\n").unwrap();
+    let map_of = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_softmetal"));
+        command.current_dir(folder.path()).args(["run", "--memory", "64M", "--kernel"]).arg(demo_guest());
+        command.args(["--append", "quick run=cpu;mem"]).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{more:?}");
+        let path = format!("/tmp/perf-{}.map", child.id());
+        let text = fs::read_to_string(&path).ok();
+        let _ = fs::remove_file(path);
+        text
+    };
+    let profile = ["--debug", "profile,jit-at-once", "--symbols", "map"];
+    let map = map_of(&[&["--accel", "jit"][..], &profile].concat()).expect("there is a map");
+    let mut lines = map.lines().map(|line| {
+        let [address, bytes, name] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let number = |text| u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("{line}"));
+        (number(address), number(bytes), name)
+    });
+    let (_, _, shared) = lines.next().unwrap();
+    assert_eq!(shared, "softmetal: shared by all translations");
+    // Code is placed piece by piece: nothing lies in anything else.
+    let mut end = 0;
+    let mut named = 0;
+    for (address, bytes, name) in lines {
+        assert!(address >= end && bytes > 0, "{map}");
+        end = address + bytes;
+        assert!(name == "everything" || name.starts_with("0x"), "{name}");
+        named += u32::from(name == "everything");
+    }
+    assert!(named > 20, "{map}");
+
+    assert_eq!(map_of(&["--accel", "jit"]), None);
+    assert_eq!(map_of(&[&["--accel", "interp"][..], &profile].concat()), None);
 }
 
 #[test]

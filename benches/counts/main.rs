@@ -10,6 +10,7 @@ mod callgrind;
 mod events;
 mod memory;
 mod processor;
+mod translated;
 mod work;
 
 use std::collections::BTreeMap;
@@ -46,7 +47,8 @@ struct Args {
 
 /// All pieces of work, in the order of the table.
 fn all() -> Vec<Entry> {
-    [processor::entries(), memory::entries(), events::entries(), board::entries()].concat()
+    [processor::entries(), memory::entries(), events::entries(), translated::entries(), board::entries()]
+        .concat()
 }
 
 fn main() -> Result<ExitCode> {

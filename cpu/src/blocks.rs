@@ -134,6 +134,7 @@ const _: () = assert!(size_of::<Head>() == 32);
 
 impl Head {
     /// From a first instruction to its block's translation.
+    #[cfg(feature = "jit")]
     pub(crate) const CODE_FROM_INSN: i32 = std::mem::offset_of!(Head, code) as i32 - size_of::<Head>() as i32;
 
     /// # Safety

@@ -40,7 +40,7 @@ pub use attention::{Attention, Request};
 pub use bus::{Bus, Event, Gp};
 pub use cpu::Exit;
 pub use fault::Fault;
-pub use jit::{Counters, NotInline, Translate};
+pub use jit::{Counters, HAS_TRANSLATOR, NotInline, Placement, Placements, Translate};
 pub use model::Model;
 pub use ram::{Ram, Rights};
 pub use spaces::{AddressSpace, Trap};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use softmetal_cpu::Model;
+use softmetal_cpu::{HAS_TRANSLATOR, Model};
 
 use crate::cli::verify;
 use crate::config::{
@@ -298,15 +298,21 @@ fn sentence(error: &clap::Error) -> UseError {
     UseError::new(format!("{}; see 'softmetal --help'", words.join(" ")))
 }
 
+/// The engines of this build.
+const ENGINES: &str = if HAS_TRANSLATOR { "auto, jit and interp" } else { "auto and interp" };
+
 fn parse_accel(text: &str) -> Result<Accel, UseError> {
     match text {
         "auto" => Ok(Accel::Auto),
         "interp" => Ok(Accel::Interp),
+        "jit" if !HAS_TRANSLATOR => Err(UseError::new(format!(
+            "'{text}' is not in this build, which was made without the translator; right are {ENGINES}"
+        ))),
         "jit" => Ok(Accel::Jit),
         "kvm" => Err(UseError::new(format!(
-            "'{text}' is not in this build, which emulates the processor; right are auto, jit and interp"
+            "'{text}' is not in this build, which emulates the processor; right are {ENGINES}"
         ))),
-        _ => Err(UseError::new(format!("'{text}' is no engine; right are auto, jit and interp"))),
+        _ => Err(UseError::new(format!("'{text}' is no engine; right are {ENGINES}"))),
     }
 }
 

@@ -46,10 +46,7 @@ impl Results {
         let profile = match &config.profile {
             None => None,
             Some(to) => {
-                let mut symbols = Symbols::default();
-                for file in &config.symbols {
-                    symbols.add(file.load()?);
-                }
+                let symbols = Symbols::load(&config.symbols)?;
                 let file = match to {
                     ProfileTo::Messages => None,
                     ProfileTo::File(path) => Some(Output::create("--debug profile", path)?),

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use regex::RegexBuilder;
+use softmetal_cpu::HAS_TRANSLATOR;
 use softmetal_cpu_testing::verify::{
     Engine, Limit, Setup, Tally, Vectors, against_host, against_itself, coverage, replay, report,
 };
@@ -76,14 +77,20 @@ enum Against {
     File(PathBuf),
 }
 
+/// The engines of this build.
+const RIGHT: &str = if HAS_TRANSLATOR { "right are interp and jit" } else { "right is interp" };
+
 fn parse_accel(text: &str) -> Result<Engine, UseError> {
     match text {
         "interp" => Ok(Engine::Interp),
+        "jit" if !HAS_TRANSLATOR => Err(UseError::new(format!(
+            "'{text}' is not in this build, which was made without the translator; {RIGHT}"
+        ))),
         "jit" => Ok(Engine::Jit),
         "kvm" => Err(UseError::new(format!(
-            "'{text}' is not in this build, which emulates the processor; right are interp and jit"
+            "'{text}' is not in this build, which emulates the processor; {RIGHT}"
         ))),
-        _ => Err(UseError::new(format!("'{text}' is no engine; right are interp and jit"))),
+        _ => Err(UseError::new(format!("'{text}' is no engine; {RIGHT}"))),
     }
 }
 

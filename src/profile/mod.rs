@@ -1,5 +1,6 @@
 //! `--debug profile`: in which functions the guest's time goes, from the samples that the CPUs have taken.
 
+mod perf_map;
 mod symbols;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::fmt::Write;
 
 use softmetal_cpu::{Profile, Sample};
 
+pub(crate) use perf_map::PerfMap;
 pub use symbols::{SymbolFile, Symbols};
 
 /// Functions in the list for people.

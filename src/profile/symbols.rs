@@ -65,6 +65,15 @@ pub struct Symbols(Vec<Symbol>);
 const LAST: u64 = 1 << 16;
 
 impl Symbols {
+    /// The symbols of all these files.
+    pub fn load(files: &[SymbolFile]) -> Result<Self, UseError> {
+        let mut symbols = Self::default();
+        for file in files {
+            symbols.add(file.load()?);
+        }
+        Ok(symbols)
+    }
+
     /// The symbols of a file, moved so that its first byte is `at`. What is wrong with others is half a sentence.
     pub fn parse(bytes: &[u8], at: Option<u64>) -> Result<Self, &'static str> {
         let (mut list, base) = if bytes.starts_with(b"\x7fELF") { elf(bytes)? } else { text(bytes)? };

@@ -1,7 +1,7 @@
 /*
  * What several processors must agree on, checked from inside a guest: atomic operations on every kind of operand, the
- * order of stores and loads, futexes, processes, address spaces that change while they are used, code that another
- * processor writes, clocks. Built statically by the host's compiler.
+ * order of stores and loads, futexes, processes, address spaces that change while they are used, code that is written
+ * (smp_code.c), clocks. Built statically by the host's compiler.
  *
  * usage: smp SECONDS THREADS [CHECK..]     prints "smp: all right" and returns 0, or the first thing that is wrong.
  */
@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -24,27 +23,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096
-#define MOST 64
+#include "smp.h"
 
-static int threads;
+int threads;
 static double seconds;
 
-static double now(void)
+double now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-static void fail(const char *what, long a, long b)
+void fail(const char *what, long a, long b)
 {
     printf("smp: WRONG: %s: %ld (0x%lx), not %ld (0x%lx)\n", what, a, a, b, b);
     fflush(stdout);
     _exit(1);
 }
 
-static void must(int yes, const char *what)
+void must(int yes, const char *what)
 {
     if (!yes) {
         printf("smp: WRONG: %s: %s\n", what, strerror(errno));
@@ -53,7 +51,7 @@ static void must(int yes, const char *what)
     }
 }
 
-static void *memory(size_t size)
+void *memory(size_t size)
 {
     void *p = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(p != MAP_FAILED, "mmap");
@@ -61,7 +59,7 @@ static void *memory(size_t size)
 }
 
 /* Runs f in all threads; each gets its number. */
-static void in_threads(void *(*f)(void *), int count)
+void in_threads(void *(*f)(void *), int count)
 {
     pthread_t t[MOST];
     for (int i = 0; i < count; i++)
@@ -394,67 +392,6 @@ static void check_map(void)
     in_threads(map_thread, threads);
 }
 
-/* Code that another processor writes: with the reader's own serialising instruction, and with membarrier. */
-
-static volatile unsigned char *code_write;
-static volatile uint32_t code_version, code_stop;
-static int (*code_run)(void);
-static int code_by_membarrier;
-
-static void *code_reader(void *number)
-{
-    (void)number;
-    while (!code_stop) {
-        uint32_t least = code_version;
-        if (!code_by_membarrier) {
-            uint32_t a = 0, b, c = 0, d;
-            asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
-        }
-        uint32_t got = code_run();
-        if ((int32_t)(got - least) < 0)
-            fail("old code ran", got, least);
-        /* Data beside the code, through the other mapping. */
-        __atomic_add_fetch((volatile uint32_t *)(code_write + 2048), 1, __ATOMIC_RELAXED);
-    }
-    return 0;
-}
-
-static void check_code(void)
-{
-    int file = syscall(SYS_memfd_create, "code", 0);
-    must(file >= 0 && !ftruncate(file, PAGE), "memfd_create");
-    code_write = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    void *run = mmap(0, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
-    must(code_write != MAP_FAILED && run != MAP_FAILED, "mmap of code");
-    code_version = 0;
-    /* mov eax, imm32 with the immediate aligned; ret */
-    memcpy((void *)(code_write + 63), "\xb8\0\0\0\0\xc3", 6);
-    code_run = (int (*)(void))((char *)run + 63);
-    int can = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0);
-    for (code_by_membarrier = 0; code_by_membarrier <= can; code_by_membarrier++) {
-        int readers = threads > 1 ? threads - 1 : 1;
-        pthread_t t[MOST];
-        code_stop = 0;
-        for (int i = 0; i < readers; i++)
-            must(!pthread_create(&t[i], 0, code_reader, 0), "pthread_create");
-        for (int round = 0; round < 60; round++) {
-            uint32_t next = code_version + 1;
-            *(volatile uint32_t *)(code_write + 64) = next;
-            if (code_by_membarrier)
-                must(!syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0), "membarrier");
-            code_version = next;
-            for (int k = 0; k < round % 50 * 10; k++)
-                asm volatile("pause");
-        }
-        code_stop = 1;
-        for (int i = 0; i < readers; i++)
-            pthread_join(t[i], 0);
-    }
-    munmap((void *)code_write, PAGE);
-    munmap(run, PAGE);
-    close(file);
-}
-
 /* The kernel's own code, by a switch that it compiles into its instructions. */
 
 static void check_kernel(void)
@@ -554,8 +491,9 @@ static void check_signal(void)
 
 static const struct { const char *name; void (*run)(void); } checks[] = {
     { "lock", check_lock }, { "pair", check_pair }, { "order", check_order }, { "futex", check_futex },
-    { "fork", check_fork }, { "map", check_map }, { "code", check_code }, { "kernel", check_kernel },
-    { "clock", check_clock }, { "signal", check_signal },
+    { "fork", check_fork }, { "map", check_map }, { "kernel", check_kernel }, { "clock", check_clock },
+    { "signal", check_signal }, { "code", check_code }, { "written", check_written }, { "awaited", check_awaited },
+    { "shared", check_shared }, { "storm", check_storm }, { "moved", check_moved }, { "exact", check_exact },
 };
 #define CHECKS ((int)(sizeof checks / sizeof *checks))
 

@@ -1,19 +1,20 @@
-//! Memory for translated code: one file in memory, mapped twice, so that no address can be both written and run.
+//! Memory for translated code, mapped twice, so that no address can be both written and run.
 //!
 //! Code is placed one piece behind the other; nothing is freed alone. When the memory is full, all translations go and it
 //! begins anew.
 #![allow(unsafe_code)]
 
 use super::{
-    compiler::{Compiled, Parts},
     host::{self, Fix},
+    service::{Compiled, Parts},
 };
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     io,
-    mm::{MapFlags, ProtFlags, mmap, munmap},
+    mm::{MapFlags, MprotectFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, mremap, munmap},
 };
 use std::{
+    ffi::c_void,
     ptr::null_mut,
     sync::atomic::{AtomicU64, Ordering::Release},
 };
@@ -26,6 +27,8 @@ const SIZE: usize = 64 << 20;
 pub(super) struct Placed {
     /// Where it is entered.
     pub(super) code: *const u8,
+    /// Its first address and its bytes.
+    pub(super) place: (usize, usize),
 }
 
 /// The memory of one CPU.
@@ -50,21 +53,8 @@ unsafe impl Send for Cache {}
 impl Cache {
     /// Maps the memory. `parts` is what every cache has.
     pub(super) fn new(parts: &Parts) -> io::Result<Self> {
-        let file = memfd_create("softmetal-code", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, SIZE as u64)?;
-        let map = |protection| {
-            // SAFETY: a new mapping, at an address that the system chooses, of a file that nobody else has.
-            unsafe { mmap(null_mut(), SIZE, protection, MapFlags::SHARED, &file, 0) }
-        };
-        let write = map(ProtFlags::READ | ProtFlags::WRITE)?.cast::<u8>();
-        let run = match map(ProtFlags::READ | ProtFlags::EXEC) {
-            Ok(run) => run as usize,
-            Err(error) => {
-                // SAFETY: the mapping made above, which nothing refers to.
-                unsafe { munmap(write.cast(), SIZE) }?;
-                return Err(error);
-            }
-        };
+        let (write, run) = anonymous().or_else(|_| file())?;
+        let (write, run) = (write.cast::<u8>(), run as usize);
         let mut cache = Cache { write, run, used: 0, fixed: 0, slow: 0, lookup: 0, unlinked: 0, leave: 0 };
         let full = io::Errno::NOMEM;
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
@@ -79,6 +69,11 @@ impl Cache {
     /// Bytes in use.
     pub(super) fn used(&self) -> usize {
         self.used
+    }
+
+    /// Address and bytes of what every cache has.
+    pub(super) fn fixed_part(&self) -> (usize, usize) {
+        (self.run, self.fixed)
     }
 
     /// Gives all memory back. Nothing may lead into it any more.
@@ -125,7 +120,7 @@ impl Cache {
         let at = self.put(&bytes)?;
         debug_assert_eq!(at, base);
         host::synchronise(base, bytes.len());
-        Some(Placed { code: (code + region.entry) as *const u8 })
+        Some(Placed { code: (code + region.entry) as *const u8, place: (base, bytes.len()) })
     }
 
     /// What exit a stub belongs to: its target relative to the page.
@@ -163,6 +158,43 @@ impl Cache {
         unsafe { AtomicU64::from_ptr(self.write.add(offset).cast()) }.store(word, Release);
         host::synchronise(stub, 8);
     }
+}
+
+/// Memory without a name, which profilers of the host know to hold generated code. A length of 0 has it mapped again.
+fn anonymous() -> io::Result<(*mut c_void, *mut c_void)> {
+    let writable = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping, at an address that the system chooses.
+    let write = unsafe { mmap_anonymous(null_mut(), SIZE, writable, MapFlags::SHARED) }?;
+    // SAFETY: another new mapping, of the same memory; the old one stays.
+    let run = both(write, unsafe { mremap(write, 0, SIZE, MremapFlags::MAYMOVE) })?;
+    // SAFETY: nothing refers to the second mapping yet.
+    let protected = unsafe { mprotect(run, SIZE, MprotectFlags::READ | MprotectFlags::EXEC) };
+    if protected.is_err() {
+        // SAFETY: as above.
+        unsafe { munmap(run, SIZE) }?;
+    }
+    Ok((write, both(write, protected.map(|()| run))?))
+}
+
+/// A file in memory, where the system does not map memory again.
+fn file() -> io::Result<(*mut c_void, *mut c_void)> {
+    let file = memfd_create("softmetal-code", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, SIZE as u64)?;
+    let map = |protection| {
+        // SAFETY: a new mapping, at an address that the system chooses, of a file that nobody else has.
+        unsafe { mmap(null_mut(), SIZE, protection, MapFlags::SHARED, &file, 0) }
+    };
+    let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
+    Ok((write, both(write, map(ProtFlags::READ | ProtFlags::EXEC))?))
+}
+
+/// The second mapping, or neither.
+fn both(write: *mut c_void, run: io::Result<*mut c_void>) -> io::Result<*mut c_void> {
+    if run.is_err() {
+        // SAFETY: the first mapping, which nothing refers to.
+        unsafe { munmap(write, SIZE) }?;
+    }
+    run
 }
 
 impl Drop for Cache {

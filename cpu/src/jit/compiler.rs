@@ -1,4 +1,4 @@
-//! Regions through Cranelift, on a thread of their own.
+//! Regions through Cranelift.
 
 use super::{
     cache::{Hole, Name},
@@ -7,8 +7,8 @@ use super::{
     lookup,
     region::Region,
     runtime,
+    service::{Compiled, Parts},
 };
-use crate::attention::{Attention, Request};
 use cranelift_codegen::{
     CompiledCode, Context, FinalizedRelocTarget,
     control::ControlPlane,
@@ -17,36 +17,6 @@ use cranelift_codegen::{
     settings::{self, Configurable},
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Sender, channel},
-    },
-    thread,
-    time::{Duration, Instant},
-};
-
-/// A translated region, not yet placed.
-#[derive(Debug)]
-pub(super) struct Compiled {
-    pub(super) code: Vec<u8>,
-    /// Where its prologue ends.
-    pub(super) entry: usize,
-    pub(super) holes: Vec<Hole>,
-    /// Targets of exits relative to the page, a stub each.
-    pub(super) exits: Vec<(u32, i32)>,
-    /// Instructions whose addresses the cells hold: node and place in it.
-    pub(super) cells: Vec<(usize, usize)>,
-}
-
-/// What every cache has once.
-#[derive(Debug)]
-pub(super) struct Parts {
-    /// The slow path of accesses, which saves every register.
-    pub(super) slow: Vec<u8>,
-    /// From a linear address to its code by the jump cache.
-    pub(super) lookup: Compiled,
-}
 
 /// What compiles.
 pub(super) struct Compiler {
@@ -173,7 +143,7 @@ impl Compiler {
     }
 
     /// What every cache has.
-    fn parts(&mut self) -> Option<Parts> {
+    pub(super) fn parts(&mut self) -> Option<Parts> {
         Some(Parts { slow: self.slow()?, lookup: self.lookup()? })
     }
 }
@@ -186,80 +156,4 @@ fn indirect_jumps(compiled: &CompiledCode) -> Vec<usize> {
         compiled.buffer.relocs().iter().map(|reloc| reloc.offset as usize + 4).collect();
     let traps: Vec<usize> = compiled.buffer.traps().iter().map(|trap| trap.offset as usize).collect();
     calls.into_iter().filter(|call| traps.contains(call) && !by_name.contains(call)).collect()
-}
-
-/// What a CPU wants translated.
-struct Job {
-    region: Region,
-    done: Arc<Inbox>,
-}
-
-/// Translations for a CPU, as they come.
-#[derive(Debug)]
-pub(super) struct Inbox {
-    ready: Mutex<Vec<(Region, Option<Compiled>)>>,
-    bell: Arc<Attention>,
-}
-
-impl Inbox {
-    pub(super) fn new(bell: &Arc<Attention>) -> Self {
-        Inbox { ready: Mutex::default(), bell: Arc::clone(bell) }
-    }
-
-    fn put(&self, region: Region, compiled: Option<Compiled>) {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push((region, compiled));
-        self.bell.mention(Request::TRANSLATED);
-    }
-
-    /// Takes what has come.
-    pub(super) fn take(&self) -> Vec<(Region, Option<Compiled>)> {
-        std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The thread that compiles for all CPUs of a machine.
-#[derive(Debug)]
-pub(crate) struct Service {
-    jobs: Sender<Job>,
-    parts: Parts,
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "region of {} instructions", self.region.len())
-    }
-}
-
-impl Service {
-    /// Starts the thread; None where the host cannot be compiled for.
-    pub(crate) fn start() -> Option<Self> {
-        let mut compiler = Compiler::new(false)?;
-        let parts = compiler.parts()?;
-        let (jobs, queue) = channel::<Job>();
-        let work = move || {
-            // One core must not be the compiler's alone.
-            let alone = thread::available_parallelism().is_ok_and(|n| n.get() == 1);
-            while let Ok(Job { region, done }) = queue.recv() {
-                let begin = Instant::now();
-                let compiled = compiler.compile(&region);
-                done.put(region, compiled);
-                if alone {
-                    thread::sleep(begin.elapsed().min(Duration::from_millis(5)));
-                }
-            }
-        };
-        thread::Builder::new().name("translator".to_owned()).spawn(work).ok()?;
-        Some(Service { jobs, parts })
-    }
-
-    /// What every cache has.
-    pub(super) fn parts(&self) -> &Parts {
-        &self.parts
-    }
-
-    /// Asks for a translation.
-    pub(super) fn ask(&self, region: Region, done: &Arc<Inbox>) {
-        // The thread lives as long as the sender.
-        let _ = self.jobs.send(Job { region, done: Arc::clone(done) });
-    }
 }

@@ -8,22 +8,36 @@
 //! cannot do it leaves to the interpreter, at the very instruction. Regions die with the first of their blocks, so all that
 //! is true of blocks (their page, their mode, written code) is true of them.
 #![allow(unsafe_code)]
+#![cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is no compiler that would use it"))]
 
+#[cfg(not(feature = "jit"))]
+mod absent;
 mod cache;
+#[cfg(feature = "jit")]
 mod compiler;
+#[cfg(feature = "jit")]
 mod emitter;
+#[cfg(feature = "jit")]
 mod evaluate;
+#[cfg(feature = "jit")]
 mod flags;
 mod host;
+#[cfg(feature = "jit")]
 mod lookup;
+#[cfg(feature = "jit")]
 mod memory;
+#[cfg(feature = "jit")]
 mod pages;
+mod placements;
 mod region;
 mod runtime;
+mod service;
+#[cfg(feature = "jit")]
 mod vectors;
 
-pub(crate) use compiler::Service;
+pub use placements::{Placement, Placements};
 pub(crate) use region::{INSTRUCTIONS, Part};
+pub(crate) use service::Service;
 
 use crate::{
     attention::Attention,
@@ -34,11 +48,15 @@ use crate::{
     state::{Cpu, Why},
     statistics::Doing,
 };
+#[cfg(not(feature = "jit"))]
+use absent::{compiler, vectors};
 use cache::{Cache, Placed};
-use compiler::{Compiled, Compiler, Inbox};
+use compiler::Compiler;
+use placements::Told;
 use region::Region;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
+use service::{Compiled, Inbox};
 use std::{ops::AddAssign, ptr::null, sync::Arc};
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
@@ -49,6 +67,9 @@ const WARM: i32 = 16;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
+
+/// Whether softmetal has been built with its translator.
+pub const HAS_TRANSLATOR: bool = cfg!(feature = "jit");
 
 /// How the translator is to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,11 +151,12 @@ pub(crate) struct Jit {
     regions: FxHashMap<*const Insn, Live>,
     /// Regions by the blocks that they are made of.
     members: FxHashMap<*const Insn, Vec<*const Insn>>,
-    /// Hot blocks that wait for their translation, and their modes. They are counted on.
-    candidates: FxHashMap<*const Insn, Mode>,
+    /// Hot blocks that wait for their translation, their modes and linear addresses. They are counted on.
+    candidates: FxHashMap<*const Insn, (Mode, u64)>,
     /// Translations that have been asked for and have not come.
     asked: usize,
     full: bool,
+    told: Told,
     pub(crate) statistics: Counters,
     /// By semantics: how often the interpreter ran one for translated code, and how often its function was called.
     left: Vec<[u64; 2]>,
@@ -253,6 +275,7 @@ impl Jit {
             candidates: FxHashMap::default(),
             asked: 0,
             full: false,
+            told: Told::default(),
             statistics: Counters::default(),
             left: vec![[0; 2]; usize::from(Op::COUNT)],
         }))
@@ -358,6 +381,7 @@ impl Jit {
             head.count_anew(self.threshold());
             return;
         };
+        self.told.placed(placed.place, Some(region.linear()));
         self.statistics.translated += 1;
         self.statistics.instructions += region.len() as u64;
         for &block in &blocks {
@@ -477,10 +501,10 @@ impl Cpu {
     #[inline(never)]
     fn translate_block(&mut self, i: &Insn, head: &Head) {
         head.count_anew(HOTTEST);
-        let mode = self.mode;
+        let (mode, linear) = (self.mode, self.page_relative(i.ip.into()));
         let Some(jit) = &mut self.jit else { return };
         if jit.own.is_none() {
-            jit.candidates.insert(i, mode);
+            jit.candidates.insert(i, (mode, linear));
             if jit.asked == 0 {
                 self.ask_for_translations();
             }
@@ -489,7 +513,8 @@ impl Cpu {
         if jit.full {
             jit.clear();
         }
-        let region = Region::gather(head.page(), i.ip, mode, |page, offset| self.part(page, offset, mode));
+        let find = |page, offset| self.part(page, offset, mode);
+        let region = Region::gather(head.page(), (i.ip, linear), mode, find);
         let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
         let compiled = jit.own.as_mut().and_then(|own| own.compile(&region));
         self.install(region, compiled);
@@ -498,18 +523,18 @@ impl Cpu {
     /// Asks for the translations of those blocks that began most often since they became candidates.
     fn ask_for_translations(&mut self) {
         let Some(jit) = &mut self.jit else { return };
-        let mut hottest: Vec<(i32, *const Insn, Mode)> = Vec::with_capacity(jit.candidates.len());
-        for (&first, &mode) in &jit.candidates {
+        let mut hottest: Vec<(i32, *const Insn, (Mode, u64))> = Vec::with_capacity(jit.candidates.len());
+        for (&first, &how) in &jit.candidates {
             // SAFETY: a block that is dropped is no candidate any more.
-            hottest.push((unsafe { Head::of(first) }.left(), first, mode));
+            hottest.push((unsafe { Head::of(first) }.left(), first, how));
         }
         hottest.sort_unstable_by_key(|(left, ..)| *left);
         hottest.truncate(QUEUE);
-        for (_, first, mode) in hottest {
+        for (_, first, (mode, linear)) in hottest {
             // SAFETY: as above; the head stands in front of the instruction.
             let (i, head) = unsafe { (&*first, Head::of(first)) };
-            let region =
-                Region::gather(head.page(), i.ip, mode, |page, offset| self.part(page, offset, mode));
+            let find = |page, offset| self.part(page, offset, mode);
+            let region = Region::gather(head.page(), (i.ip, linear), mode, find);
             let Some(jit) = &mut self.jit else { return };
             jit.candidates.remove(&first);
             if let Some(region) = region {

@@ -115,6 +115,8 @@ pub(super) struct Node {
 /// A region, ready to be translated.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
+    /// Where its entry was when it became hot.
+    linear: u64,
     pub(super) mode: Mode,
     pub(super) nodes: Vec<Node>,
     /// General registers that it uses.
@@ -156,10 +158,11 @@ fn is_call(last: &Insn) -> bool {
 }
 
 impl Region {
-    /// Gathers the region of the block at an offset of a page. `find` gives decoded blocks by page and offset.
+    /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `find` gives decoded blocks by
+    /// page and offset.
     pub(crate) fn gather(
         page: u64,
-        start: u16,
+        (start, linear): (u16, u64),
         mode: Mode,
         find: impl Fn(u64, u16) -> Option<Part>,
     ) -> Option<Region> {
@@ -186,7 +189,7 @@ impl Region {
             parts.into_iter().map(|(distance, part)| Node::new(distance, part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
-        let mut region = Region { mode, nodes, used: 0 };
+        let mut region = Region { linear, mode, nodes, used: 0 };
         region.analyse();
         Some(region)
     }
@@ -199,6 +202,11 @@ impl Region {
     /// Guest-physical address of the page that its entry is in.
     pub(crate) fn page(&self) -> u64 {
         self.nodes[0].part.page
+    }
+
+    /// A linear address of its entry: there may be others.
+    pub(crate) fn linear(&self) -> u64 {
+        self.linear
     }
 
     /// The mode of its code.

@@ -138,6 +138,7 @@ macro_rules! semantics {
         }
 
         /// The semantics of an instruction, over whatever they are to become; something if they end its block.
+        #[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "the translator is what they are made over"))]
         pub(crate) fn emit<E: Emit>(e: &mut E, i: &Insn) -> Result<Option<E::Flow>, E::Stop> {
             match Op::from_number(i.op) {
                 $($(Op::$s => <ids::$s as Straight>::run(e, i).map(|()| None),)*)*

@@ -2,6 +2,7 @@
 
 use super::{EXIT, FRAME, Fix, STACK, STATUS};
 use crate::{jit::Status, state::Cpu};
+#[cfg(feature = "jit")]
 use cranelift_codegen::binemit::Reloc;
 use std::arch::naked_asm;
 
@@ -113,6 +114,7 @@ pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
 }
 
 /// How a relocation of Cranelift's is filled in.
+#[cfg(feature = "jit")]
 pub(in crate::jit) fn fix(kind: Reloc) -> Option<Fix> {
     match kind {
         Reloc::X86CallPCRel4 => Some(Fix::Call),

@@ -1,0 +1,42 @@
+//! What stands in the place of the parts that are made with Cranelift where softmetal is built without it: nothing is translated.
+
+use crate::state::Cpu;
+
+pub(super) mod compiler {
+    use crate::jit::{
+        region::Region,
+        service::{Compiled, Parts},
+    };
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(in crate::jit) enum Compiler {}
+
+    impl Compiler {
+        pub(in crate::jit) fn new(_checked: bool) -> Option<Self> {
+            None
+        }
+
+        pub(in crate::jit) fn compile(&mut self, _: &Region) -> Option<Compiled> {
+            match *self {}
+        }
+
+        pub(in crate::jit) fn parts(&mut self) -> Option<Parts> {
+            match *self {}
+        }
+    }
+}
+
+pub(super) mod vectors {
+    use crate::vector::VecOp;
+
+    /// Whether translated code has the operation inline.
+    pub(in crate::jit) fn emits(_: VecOp) -> bool {
+        false
+    }
+}
+
+impl Cpu {
+    /// Translated code that has been left leaves flags that are not words yet.
+    pub(super) fn settle_flags(&mut self, _: u32) {}
+}
