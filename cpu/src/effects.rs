@@ -36,12 +36,14 @@ pub struct Effects {
     pub opaque: bool,
     /// The vector operations that it is made of, as far as there is room.
     operations: [Option<VecOp>; OPERATIONS],
-    /// It has vector operations that are not in that list: more of them, of three operands, floating point, MMX registers.
+    /// Those of three operands.
+    ternary: [Option<TernaryOp>; 1],
+    /// It has vector operations that are not in those lists: more of them, floating point, MMX registers.
     pub(crate) other_vector: bool,
 }
 
 /// Vector operations that are noted.
-const OPERATIONS: usize = 4;
+const OPERATIONS: usize = 6;
 
 /// The instruction never ends early here.
 pub(crate) enum Never {}
@@ -76,6 +78,16 @@ impl Effects {
             Some(slot) => *slot = Some(op),
             None => self.other_vector = true,
         }
+    }
+    fn ternary_operation(&mut self, op: TernaryOp) {
+        match self.ternary.iter_mut().find(|slot| slot.is_none_or(|known| known == op)) {
+            Some(slot) => *slot = Some(op),
+            None => self.other_vector = true,
+        }
+    }
+    /// The operations on three vectors that it is made of.
+    pub(crate) fn ternary_operations(&self) -> impl Iterator<Item = TernaryOp> + '_ {
+        self.ternary.iter().flatten().copied()
     }
     /// The vector operations that it is made of; see [`Effects::other_vector`].
     pub(crate) fn operations(&self) -> impl Iterator<Item = VecOp> + '_ {
@@ -286,11 +298,11 @@ impl Emit for Effects {
         self.operation(op);
         Ok(())
     }
-    fn vec3(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) {
-        self.other_vector = true;
+    fn vec3(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) {
+        self.ternary_operation(op);
     }
-    fn vec3_new(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
-        self.other_vector = true;
+    fn vec3_new(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
+        self.ternary_operation(op);
         Ok(())
     }
     fn float(&mut self, _: FloatOp, _: Lanes, (): (), (): (), _: u8) -> Result<(), Never> {

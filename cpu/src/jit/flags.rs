@@ -405,6 +405,7 @@ impl Emitter<'_, '_> {
         match v {
             Val::Known(k) => self.constant(t, w.mask(k) as i64),
             Val::Computed(v) => {
+                let v = self.integer_bits(v);
                 let its = self.b.func.dfg.value_type(v);
                 if its == t {
                     v

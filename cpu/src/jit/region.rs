@@ -5,6 +5,7 @@
 //! page that it led to last; on the way, translated code looks whether the page tables still lead there. Everything here is
 //! copied from the blocks, so that a region can be compiled on another thread.
 
+use super::vectors;
 use crate::{
     effects::Effects,
     flags::bits,
@@ -12,7 +13,6 @@ use crate::{
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::reg,
-    vector::VecOp,
 };
 use smallvec::SmallVec;
 
@@ -367,11 +367,6 @@ fn touches(op: Op, i: &Insn) -> (u32, u32) {
     }
 }
 
-/// The vector operations that are emitted.
-fn emitted(op: VecOp) -> bool {
-    super::vectors::emits(op)
-}
-
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
         Class::Leave => return Way::Leave,
@@ -394,7 +389,9 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     if mode.is_64() && mode.contains(Mode::ALIGN) && touches_memory {
         return apart;
     }
-    let vectors = effects.other_vector || effects.operations().any(|op| !emitted(op));
+    let vectors = effects.other_vector
+        || effects.operations().any(|op| !vectors::emits(op))
+        || effects.ternary_operations().any(|op| !vectors::emits_ternary(op));
     if vectors || op.needs() == Needs::Mmx {
         return apart;
     }
