@@ -38,7 +38,11 @@ pub struct Effects {
     operations: [Option<VecOp>; OPERATIONS],
     /// Those of three operands.
     ternary: [Option<TernaryOp>; 1],
-    /// It has vector operations that are not in those lists: more of them, floating point, MMX registers.
+    /// Its floating-point operation, and its immediate.
+    float: Option<(FloatOp, Lanes, u8)>,
+    /// Its fused one.
+    fused: Option<(Fused, Lanes)>,
+    /// It has vector operations that are not in those lists: more of them, MMX registers.
     pub(crate) other_vector: bool,
 }
 
@@ -84,6 +88,14 @@ impl Effects {
             Some(slot) => *slot = Some(op),
             None => self.other_vector = true,
         }
+    }
+    /// Its floating-point operation with the lanes and the immediate.
+    pub(crate) fn float_operation(&self) -> Option<(FloatOp, Lanes, u8)> {
+        self.float
+    }
+    /// Its fused one with the lanes.
+    pub(crate) fn fused_operation(&self) -> Option<(Fused, Lanes)> {
+        self.fused
     }
     /// The operations on three vectors that it is made of.
     pub(crate) fn ternary_operations(&self) -> impl Iterator<Item = TernaryOp> + '_ {
@@ -305,16 +317,25 @@ impl Emit for Effects {
         self.ternary_operation(op);
         Ok(())
     }
-    fn float(&mut self, _: FloatOp, _: Lanes, (): (), (): (), _: u8) -> Result<(), Never> {
-        self.other_vector = true;
+    fn float(&mut self, op: FloatOp, lanes: Lanes, (): (), (): (), imm: u8) -> Result<(), Never> {
+        self.other_vector |= self.float.is_some();
+        self.float = Some((op, lanes, imm));
         Ok(())
     }
-    fn float_y(&mut self, _: FloatOp, _: Lanes, _: [(); 2], _: [(); 2], _: u8) -> Result<[(); 2], Never> {
-        self.other_vector = true;
+    fn float_y(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        _: [(); 2],
+        _: [(); 2],
+        imm: u8,
+    ) -> Result<[(); 2], Never> {
+        self.float(op, lanes, (), (), imm)?;
         Ok([(); 2])
     }
-    fn fused(&mut self, _: Fused, _: Lanes, _: &[()], _: &[()], _: &[()]) -> Result<[(); 2], Never> {
-        self.other_vector = true;
+    fn fused(&mut self, form: Fused, lanes: Lanes, _: &[()], _: &[()], _: &[()]) -> Result<[(); 2], Never> {
+        self.other_vector |= self.fused.is_some();
+        self.fused = Some((form, lanes));
         Ok([(); 2])
     }
     fn source_x(&mut self, i: &Insn) -> Result<(), Never> {

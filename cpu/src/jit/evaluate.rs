@@ -618,28 +618,46 @@ impl Emit for Emitter<'_, '_> {
     ) -> Result<Value, Untranslatable> {
         Ok(self.ternary_operation(op, [a, b, c], imm))
     }
-    fn float(&mut self, _: FloatOp, _: Lanes, _: Value, _: Value, _: u8) -> Result<Value, Untranslatable> {
-        Err(Untranslatable)
+    fn float(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: Value,
+        b: Value,
+        imm: u8,
+    ) -> Result<Value, Untranslatable> {
+        self.float_operation(op, lanes, a, b, imm)
     }
     fn float_y(
         &mut self,
-        _: FloatOp,
-        _: Lanes,
-        _: [Value; 2],
-        _: [Value; 2],
-        _: u8,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [Value; 2],
+        b: [Value; 2],
+        imm: u8,
     ) -> Result<[Value; 2], Untranslatable> {
-        Err(Untranslatable)
+        // With all exceptions masked, halves are apart.
+        let low = self.float_operation(op, lanes, a[0], b[0], imm)?;
+        Ok([low, self.float_operation(op, lanes, a[1], b[1], imm)?])
+    }
+    fn relate(&mut self, _: FloatOp, lanes: Lanes, a: Value, b: Value) -> Emitted<Self> {
+        self.float_relation(lanes, a, b);
+        Ok(())
     }
     fn fused(
         &mut self,
-        _: Fused,
-        _: Lanes,
-        _: &[Value],
-        _: &[Value],
-        _: &[Value],
+        form: Fused,
+        lanes: Lanes,
+        x: &[Value],
+        y: &[Value],
+        z: &[Value],
     ) -> Result<[Value; 2], Untranslatable> {
-        Err(Untranslatable)
+        let low = self.fused_operation(form, lanes, [x[0], y[0], z[0]]);
+        let high = match (x, y, z) {
+            ([_, x], [_, y], [_, z]) => self.fused_operation(form, lanes, [*x, *y, *z]),
+            _ => low,
+        };
+        Ok([low, high])
     }
 }
 

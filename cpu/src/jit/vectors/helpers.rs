@@ -7,9 +7,10 @@
 
 use super::Helper;
 use crate::vector::{
-    TernaryOp, VecOp,
+    FloatOp, Lanes, TernaryOp, VecOp,
     wide::{self, Wide, can, can3},
 };
+use core::arch::asm;
 
 /// Whether there is something for every operation: Cranelift's own want SSE4.1 at times.
 pub(in crate::jit) fn every_operation() -> bool {
@@ -58,4 +59,119 @@ pub(super) fn ternary(op: TernaryOp) -> Option<Helper> {
         _ => any_ternary as *const () as usize,
     };
     Some(Helper { address, number: op as u8 })
+}
+
+/// Whether Cranelift has FMA instructions here.
+pub(super) fn has_fma() -> bool {
+    is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx")
+}
+
+/// Instructions under the guest's MXCSR, which is the host's while translated code runs. That they read it and raise flags
+/// in it, `asm!` must not know otherwise: none is `pure`.
+macro_rules! instructions {
+    ($($name:ident: $text:literal ($form:ident);)*) => {
+        $(extern "sysv64" fn $name(a: Wide, b: Wide, _: u64) -> Wide {
+            instructions!($form $text, a, b)
+        })*
+    };
+    (packed $text:literal, $a:ident, $b:ident) => {{
+        let _ = $a;
+        let v;
+        // SAFETY: an instruction of SSE2, on registers alone.
+        unsafe { asm!(concat!($text, " {v}, {b}"), v = out(xmm_reg) v, b = in(xmm_reg) $b, options(nomem, nostack)) };
+        v
+    }};
+    (both $text:literal, $a:ident, $b:ident) => {{
+        let mut v = $a;
+        // SAFETY: an instruction of SSE3, which hosts with SSE4.1 have, on registers alone.
+        unsafe { asm!(concat!($text, " {v}, {b}"), v = inout(xmm_reg) v, b = in(xmm_reg) $b, options(nomem, nostack)) };
+        v
+    }};
+    (dword $text:literal, $a:ident, $b:ident) => {{
+        let _ = $a;
+        let v: u64;
+        // SAFETY: an instruction of SSE2, on registers alone; it clears the upper half of its target.
+        unsafe { asm!(concat!($text, " {v:e}, {b}"), v = out(reg) v, b = in(xmm_reg) $b, options(nomem, nostack)) };
+        wide::alone(v)
+    }};
+    (qword $text:literal, $a:ident, $b:ident) => {{
+        let _ = $a;
+        let v: u64;
+        // SAFETY: an instruction of SSE2, on registers alone.
+        unsafe { asm!(concat!($text, " {v}, {b}"), v = out(reg) v, b = in(xmm_reg) $b, options(nomem, nostack)) };
+        wide::alone(v)
+    }};
+}
+
+instructions! {
+    cvtss2si_d: "cvtss2si" (dword);
+    cvtss2si_q: "cvtss2si" (qword);
+    cvtsd2si_d: "cvtsd2si" (dword);
+    cvtsd2si_q: "cvtsd2si" (qword);
+    cvtps2dq: "cvtps2dq" (packed);
+    cvtpd2dq: "cvtpd2dq" (packed);
+    cvttpd2dq: "cvttpd2dq" (packed);
+    addsubps: "addsubps" (both);
+    addsubpd: "addsubpd" (both);
+    haddps: "haddps" (both);
+    haddpd: "haddpd" (both);
+    hsubps: "hsubps" (both);
+    hsubpd: "hsubpd" (both);
+}
+
+/// ROUNDPS and its relatives, by [`Lanes`] and the immediate.
+extern "sysv64" fn round<const LANES: u8, const IMM: u8>(_: Wide, b: Wide, _: u64) -> Wide {
+    let v;
+    macro_rules! instruction {
+        ($text:literal) => {
+            asm!(
+                concat!($text, " {v}, {b}, {imm}"), v = out(xmm_reg) v, b = in(xmm_reg) b, imm = const IMM,
+                options(nomem, nostack)
+            )
+        };
+    }
+    // SAFETY: instructions of SSE4.1, which every host has that translates such instructions, on registers alone.
+    unsafe {
+        match Lanes::from_number(LANES) {
+            Lanes::Ss => instruction!("roundss"),
+            Lanes::Sd => instruction!("roundsd"),
+            Lanes::Ps => instruction!("roundps"),
+            Lanes::Pd => instruction!("roundpd"),
+        }
+    }
+    v
+}
+
+/// The function for a floating-point operation.
+pub(super) fn float(op: FloatOp, lanes: Lanes, imm: u8) -> Option<Helper> {
+    use FloatOp as F;
+    macro_rules! rounds {
+        ($lanes:ident: $($n:literal)*) => {
+            match imm & 15 {
+                $($n => round::<{ Lanes::$lanes as u8 }, $n> as *const (),)*
+                _ => return None,
+            }
+        };
+    }
+    let function = match (op, lanes) {
+        (F::ToD, Lanes::Ss) => cvtss2si_d as *const (),
+        (F::ToQ, Lanes::Ss) => cvtss2si_q as *const (),
+        (F::ToD, Lanes::Sd) => cvtsd2si_d as *const (),
+        (F::ToQ, Lanes::Sd) => cvtsd2si_q as *const (),
+        (F::ToD, Lanes::Ps) => cvtps2dq as *const (),
+        (F::ToD, Lanes::Pd) => cvtpd2dq as *const (),
+        (F::ToDTruncated, Lanes::Pd) => cvttpd2dq as *const (),
+        (F::AddSub, Lanes::Ps) => addsubps as *const (),
+        (F::AddSub, Lanes::Pd) => addsubpd as *const (),
+        (F::HAdd, Lanes::Ps) => haddps as *const (),
+        (F::HAdd, Lanes::Pd) => haddpd as *const (),
+        (F::HSub, Lanes::Ps) => hsubps as *const (),
+        (F::HSub, Lanes::Pd) => hsubpd as *const (),
+        (F::Round, Lanes::Ss) => rounds!(Ss: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (F::Round, Lanes::Sd) => rounds!(Sd: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (F::Round, Lanes::Ps) => rounds!(Ps: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (F::Round, Lanes::Pd) => rounds!(Pd: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        _ => return None,
+    };
+    Some(Helper { address: function as usize, number: 0 })
 }

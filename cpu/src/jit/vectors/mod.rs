@@ -1,6 +1,8 @@
-//! Vectors in translated code: 128 bits at a time, as the semantics have them. Lanes are in `integer.rs`; what Cranelift has
+//! Vectors in translated code: 128 bits at a time, as the semantics have them. Integers are in `integer.rs`, floating point
+//! in `float.rs`; what Cranelift has
 //! no operation for calls a function of `helpers.rs`, with its operands in the host's vector registers.
 
+mod float;
 #[cfg(target_arch = "x86_64")]
 mod helpers;
 #[cfg(not(target_arch = "x86_64"))]
@@ -8,21 +10,33 @@ mod helpers;
 mod helpers;
 mod integer;
 
+pub(super) use float::{emits_float, emits_fused, may_refuse};
 pub(super) use helpers::every_operation;
 
-use super::emitter::{Emitter, Val};
+use super::{
+    Passage,
+    emitter::{Emitter, Val, at},
+};
 use crate::{
+    state::Cpu,
     vector::{TernaryOp, VecOp},
     width::{D, Q, Width},
 };
 use cranelift_codegen::{
+    cursor::{Cursor, FuncCursor},
     ir::{
         AbiParam, ConstantData, Endianness, InstBuilder, InstructionData, MemFlagsData, Opcode, Signature,
         Type, Value, types::*,
     },
     isa::CallConv,
 };
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
+use std::mem::offset_of;
+
+/// Where results go that nobody reads.
+const KEPT: i32 = at(offset_of!(Cpu, translated) + offset_of!(Passage, kept));
+const KEPT_FLAGS: MemFlagsData = MemFlagsData::new().with_notrap();
 
 /// A function by its address, and what stands above the immediate that it is called with.
 struct Helper {
@@ -32,7 +46,9 @@ struct Helper {
 
 /// Whether the operation is inline.
 pub(super) fn emits(op: VecOp) -> bool {
-    every_operation() || integer::is_portable(op)
+    // The approximations compute in floating point, not under the guest's MXCSR.
+    let approximate = matches!(op, VecOp::RcpPs | VecOp::RsqrtPs);
+    every_operation() && !approximate || integer::is_portable(op)
 }
 
 /// Whether an operation on three operands is.
@@ -92,14 +108,22 @@ impl Emitter<'_, '_> {
         self.shuffle(a, b, |k| 4 * from[usize::from(k >> 2)] + (k & 3))
     }
 
-    /// 64-bit lane n. The low one stays in a vector register until somebody wants it elsewhere.
-    pub(super) fn vector_lane(&mut self, v: Value, n: u8) -> Val {
+    /// What a vector was made of that has zeros above it.
+    fn scalar_of(&self, v: Value) -> Option<Value> {
         let origin = match self.unary(v) {
             Some((Opcode::Bitcast, origin)) => origin,
             _ => v,
         };
+        match self.unary(origin) {
+            Some((Opcode::ScalarToVector, scalar)) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// 64-bit lane n. The low one stays in a vector register until somebody wants it elsewhere.
+    pub(super) fn vector_lane(&mut self, v: Value, n: u8) -> Val {
         if n & 1 == 0
-            && let Some((Opcode::ScalarToVector, scalar)) = self.unary(origin)
+            && let Some(scalar) = self.scalar_of(v)
         {
             return Val::Computed(self.widened(scalar));
         }
@@ -214,5 +238,39 @@ impl Emitter<'_, '_> {
         let [a, b, c] = [a, b, c].map(|v| self.cast(t, v));
         let v = self.b.ins().blendv(c, b, a);
         self.cast(I8X16, v)
+    }
+
+    /// Gives results that nobody reads a reader where computing them raises flags. All blocks are sealed.
+    pub(super) fn keep_results(&mut self) {
+        if self.exceptional.is_empty() {
+            return;
+        }
+        let func = &mut *self.b.func;
+        let mut read: FxHashSet<Value> = FxHashSet::default();
+        let mut work: Vec<Value> = Vec::new();
+        for block in func.layout.blocks() {
+            for inst in func.layout.block_insts(block) {
+                let opcode = func.dfg.insts[inst].opcode();
+                if opcode.is_branch() || opcode.is_call() || opcode.can_store() || opcode.is_terminator() {
+                    work.extend(func.dfg.inst_values(inst));
+                }
+            }
+        }
+        while let Some(v) = work.pop() {
+            let v = func.dfg.resolve_aliases(v);
+            if read.insert(v)
+                && let Some(inst) = func.dfg.value_def(v).inst()
+            {
+                work.extend(func.dfg.inst_values(inst));
+            }
+        }
+        let mut cursor = FuncCursor::new(func);
+        for v in &self.exceptional {
+            let v = cursor.func.dfg.resolve_aliases(*v);
+            if let (false, Some(inst)) = (read.contains(&v), cursor.func.dfg.value_def(v).inst()) {
+                cursor.goto_after_inst(inst);
+                cursor.ins().store(KEPT_FLAGS, v, self.cpu, KEPT);
+            }
+        }
     }
 }
