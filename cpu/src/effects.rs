@@ -36,12 +36,18 @@ pub struct Effects {
     pub opaque: bool,
     /// The vector operations that it is made of, as far as there is room.
     operations: [Option<VecOp>; OPERATIONS],
-    /// It has vector operations that are not in that list: more of them, of three operands, floating point, MMX registers.
+    /// Those of three operands.
+    ternary: [Option<TernaryOp>; 1],
+    /// Its floating-point operation, and its immediate.
+    float: Option<(FloatOp, Lanes, u8)>,
+    /// Its fused one.
+    fused: Option<(Fused, Lanes)>,
+    /// It has vector operations that are not in those lists: more of them, MMX registers.
     pub(crate) other_vector: bool,
 }
 
 /// Vector operations that are noted.
-const OPERATIONS: usize = 4;
+const OPERATIONS: usize = 6;
 
 /// The instruction never ends early here.
 pub(crate) enum Never {}
@@ -76,6 +82,24 @@ impl Effects {
             Some(slot) => *slot = Some(op),
             None => self.other_vector = true,
         }
+    }
+    fn ternary_operation(&mut self, op: TernaryOp) {
+        match self.ternary.iter_mut().find(|slot| slot.is_none_or(|known| known == op)) {
+            Some(slot) => *slot = Some(op),
+            None => self.other_vector = true,
+        }
+    }
+    /// Its floating-point operation with the lanes and the immediate.
+    pub(crate) fn float_operation(&self) -> Option<(FloatOp, Lanes, u8)> {
+        self.float
+    }
+    /// Its fused one with the lanes.
+    pub(crate) fn fused_operation(&self) -> Option<(Fused, Lanes)> {
+        self.fused
+    }
+    /// The operations on three vectors that it is made of.
+    pub(crate) fn ternary_operations(&self) -> impl Iterator<Item = TernaryOp> + '_ {
+        self.ternary.iter().flatten().copied()
     }
     /// The vector operations that it is made of; see [`Effects::other_vector`].
     pub(crate) fn operations(&self) -> impl Iterator<Item = VecOp> + '_ {
@@ -286,23 +310,32 @@ impl Emit for Effects {
         self.operation(op);
         Ok(())
     }
-    fn vec3(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) {
-        self.other_vector = true;
+    fn vec3(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) {
+        self.ternary_operation(op);
     }
-    fn vec3_new(&mut self, _: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
-        self.other_vector = true;
+    fn vec3_new(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
+        self.ternary_operation(op);
         Ok(())
     }
-    fn float(&mut self, _: FloatOp, _: Lanes, (): (), (): (), _: u8) -> Result<(), Never> {
-        self.other_vector = true;
+    fn float(&mut self, op: FloatOp, lanes: Lanes, (): (), (): (), imm: u8) -> Result<(), Never> {
+        self.other_vector |= self.float.is_some();
+        self.float = Some((op, lanes, imm));
         Ok(())
     }
-    fn float_y(&mut self, _: FloatOp, _: Lanes, _: [(); 2], _: [(); 2], _: u8) -> Result<[(); 2], Never> {
-        self.other_vector = true;
+    fn float_y(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        _: [(); 2],
+        _: [(); 2],
+        imm: u8,
+    ) -> Result<[(); 2], Never> {
+        self.float(op, lanes, (), (), imm)?;
         Ok([(); 2])
     }
-    fn fused(&mut self, _: Fused, _: Lanes, _: &[()], _: &[()], _: &[()]) -> Result<[(); 2], Never> {
-        self.other_vector = true;
+    fn fused(&mut self, form: Fused, lanes: Lanes, _: &[()], _: &[()], _: &[()]) -> Result<[(); 2], Never> {
+        self.other_vector |= self.fused.is_some();
+        self.fused = Some((form, lanes));
         Ok([(); 2])
     }
     fn source_x(&mut self, i: &Insn) -> Result<(), Never> {

@@ -8,7 +8,7 @@ use crate::{
     insn::{Insn, Kind},
     state::Cpu,
     vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
-    width::Width,
+    width::{B, Q, Width},
 };
 
 /// What a piece of semantics gives: it may end early.
@@ -248,7 +248,28 @@ pub(crate) trait Emit: Sized {
         b: Self::Vec,
         imm: u8,
     ) -> Result<Self::Vec, Self::Stop>;
-    /// The same on both halves: the exceptions of all lanes arise together.
+    /// COMISS and its relatives, of the low lanes: ZF, PF and CF tell the relation, OF, SF and AF are 0.
+    #[inline(always)]
+    fn relate(&mut self, op: FloatOp, lanes: Lanes, a: Self::Vec, b: Self::Vec) -> Emitted<Self> {
+        let v = self.float(op, lanes, a, b, 0)?;
+        let v = self.lane(v, 0);
+        let v = self.trunc(Q, B, v);
+        let bit = |e: &mut Self, n| {
+            let n = e.int(B, n);
+            e.bit(B, v, n)
+        };
+        let (less, equal, unordered) = (bit(self, 0), bit(self, 1), bit(self, 2));
+        let cf = self.or_bit(less, unordered);
+        let zf = self.or_bit(equal, unordered);
+        // PF is the parity of the result, whose ZF is replaced after.
+        let (even, odd) = (self.int(B, 3), self.int(B, 1));
+        let r = self.select(B, unordered, even, odd);
+        let no = self.truth(false);
+        self.set_flags(B, Arith::Explicit { r, cf, of: no, af: no });
+        self.set_zero(zf);
+        Ok(())
+    }
+    /// [`Emit::float`] on both halves: the exceptions of all lanes arise together.
     fn float_y(
         &mut self,
         op: FloatOp,

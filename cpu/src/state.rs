@@ -225,6 +225,10 @@ impl X87 {
 /// MXCSR values.
 pub struct Mxcsr;
 impl Mxcsr {
+    /// All exceptions masked.
+    pub(crate) const MASKS: u32 = 0x1f80;
+    /// The exceptions that have been met.
+    pub(crate) const FLAGS: u32 = 0x3f;
     /// Bits that may be set, MXCSR_MASK.
     pub const MASK: u32 = 0xffff;
     /// After reset: all exceptions masked.

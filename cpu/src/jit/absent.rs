@@ -28,10 +28,26 @@ pub(super) mod compiler {
 }
 
 pub(super) mod vectors {
-    use crate::vector::VecOp;
+    use crate::vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp};
 
     /// Whether translated code has the operation inline.
     pub(in crate::jit) fn emits(_: VecOp) -> bool {
+        false
+    }
+    /// The same of one with three operands.
+    pub(in crate::jit) fn emits_ternary(_: TernaryOp) -> bool {
+        false
+    }
+    /// The same of floating point.
+    pub(in crate::jit) fn emits_float(_: FloatOp, _: Lanes, _: u8) -> bool {
+        false
+    }
+    /// The same of multiplication with addition.
+    pub(in crate::jit) fn emits_fused(_: Fused, _: Lanes) -> bool {
+        false
+    }
+    /// Whether it may leave the instruction to the interpreter.
+    pub(in crate::jit) fn may_refuse(_: FloatOp) -> bool {
         false
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     flags::Flags,
     insn::{Insn, Kind},
     sem,
-    state::{Cpu, reg},
+    state::{Cpu, Mxcsr, reg},
     width::Width,
 };
 use cranelift_codegen::{
@@ -112,6 +112,8 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) dirty: u32,
     /// What the instruction in hand will change.
     new_registers: SmallVec<[(u8, Value); 4]>,
+    /// Results whose computation raises flags in MXCSR.
+    pub(super) exceptional: Vec<Value>,
     pub(super) new_flags: Option<Pending>,
     pub(super) node: usize,
     index: usize,
@@ -165,6 +167,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             pending: Pending::Variables,
             dirty: 0,
             new_registers: SmallVec::new(),
+            exceptional: Vec::new(),
             new_flags: None,
             node: 0,
             index: 0,
@@ -181,6 +184,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             e.node(k)?;
         }
         e.b.seal_all_blocks();
+        e.keep_results();
         Ok(e.needed)
     }
 
@@ -307,8 +311,25 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let rip = self.page_relative(self.region.start().into());
         self.leave_at(rip, Status::Continue, 0);
         self.to(on);
+        if self.region.floats {
+            self.demand_masked_exceptions();
+        }
         self.reload(self.region.used | FLAGS);
         self.b.ins().jump(self.blocks[0], &[]);
+    }
+
+    /// Leaves the first block to the interpreter where a floating-point exception would have to be raised.
+    fn demand_masked_exceptions(&mut self) {
+        let mxcsr = self.load_state(I32, at(offset_of!(Cpu, mxcsr)));
+        let masks = self.b.ins().band_imm_u(mxcsr, i64::from(Mxcsr::MASKS));
+        let unmasked = self.b.ins().icmp_imm_u(IntCC::NotEqual, masks, i64::from(Mxcsr::MASKS));
+        let (out, on) = (self.cold(), self.b.create_block());
+        self.b.ins().brif(unmasked, out, &[], on, &[]);
+        self.to(out);
+        let cell = self.insn_cell(0);
+        self.store_state(cell, at(PASSAGE + offset_of!(Passage, resume)));
+        self.leave_with(Status::ResumeFirst, 0);
+        self.to(on);
     }
 
     /// Whether the attention word wants the CPU.
@@ -613,7 +634,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.flush_budget(0);
         let cell = self.insn_cell(index);
         let insn = self.b.ins().load(I64, STATE, cell, 0);
-        let function = self.constant(I64, runtime::step as *const () as i64);
+        let function = if step.quiet { runtime::step_quietly } else { runtime::step } as *const ();
+        let function = self.constant(I64, function as i64);
         let (systemv, cpu) = (self.systemv, self.cpu);
         let call = self.b.ins().call_indirect(systemv, function, &[cpu, insn, insn]);
         let ended = self.b.inst_results(call)[0];

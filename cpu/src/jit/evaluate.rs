@@ -361,6 +361,9 @@ impl Emit for Emitter<'_, '_> {
     fn trunc(&mut self, _: Width, to: Width, a: Val) -> Val {
         match a {
             Known(k) => Known(to.mask(k)),
+            Computed(v) if to == D && self.b.func.dfg.value_type(v) == F64 => {
+                Computed(self.narrow_lane(to, a))
+            }
             Computed(_) => Computed(self.value(to, a)),
         }
     }
@@ -538,10 +541,10 @@ impl Emit for Emitter<'_, '_> {
     }
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Val, Untranslatable> {
         if i.src_kind() == Kind::Reg {
-            let v = self.load_state(integer(w), xmm_offset(i.src));
+            let v = self.load_state(lane_type(w), xmm_offset(i.src));
             return Ok(Computed(v));
         }
-        Ok(Computed(self.guest(integer(w), i)))
+        Ok(Computed(self.guest(lane_type(w), i)))
     }
     fn source_mm(&mut self, _: &Insn) -> Result<Val, Untranslatable> {
         Err(Untranslatable)
@@ -583,27 +586,18 @@ impl Emit for Emitter<'_, '_> {
     }
     fn put_lane(&mut self, w: Width, i: &Insn, v: Val) -> Emitted<Self> {
         let at = self.operand_address(i, None);
-        let v = self.value(w, v);
+        let v = self.narrow_lane(w, v);
         self.guest_store(v, at);
         Ok(())
     }
     fn lane(&mut self, v: Value, n: u8) -> Val {
-        let v = self.cast(I64X2, v);
-        Computed(self.b.ins().extractlane(v, n & 1))
+        self.vector_lane(v, n)
     }
     fn with_lane(&mut self, v: Value, n: u8, x: Val) -> Value {
-        let (v, x) = (self.cast(I64X2, v), self.wide(Q, x));
-        let v = self.b.ins().insertlane(v, x, n & 1);
-        self.cast(I8X16, v)
+        self.with_vector_lane(v, n, x)
     }
     fn lane_alone(&mut self, x: Val) -> Value {
-        let w = match x {
-            Known(_) => Q,
-            Computed(v) => Width(self.b.func.dfg.value_type(v).bytes() as u8),
-        };
-        let x = self.wide(w, x);
-        let v = self.b.ins().scalar_to_vector(I64X2, x);
-        self.cast(I8X16, v)
+        self.vector_of(x)
     }
     fn vec(&mut self, op: VecOp, a: Value, b: Value, imm: u8) -> Value {
         self.vector_operation(op, a, b, imm)
@@ -611,41 +605,68 @@ impl Emit for Emitter<'_, '_> {
     fn vec_new(&mut self, op: VecOp, a: Value, b: Value, imm: u8) -> Result<Value, Untranslatable> {
         Ok(self.vector_operation(op, a, b, imm))
     }
-    fn vec3(&mut self, _: TernaryOp, a: Value, _: Value, _: Value, _: u8) -> Value {
-        a
+    fn vec3(&mut self, op: TernaryOp, a: Value, b: Value, c: Value, imm: u8) -> Value {
+        self.ternary_operation(op, [a, b, c], imm)
     }
     fn vec3_new(
         &mut self,
-        _: TernaryOp,
-        _: Value,
-        _: Value,
-        _: Value,
-        _: u8,
+        op: TernaryOp,
+        a: Value,
+        b: Value,
+        c: Value,
+        imm: u8,
     ) -> Result<Value, Untranslatable> {
-        Err(Untranslatable)
+        Ok(self.ternary_operation(op, [a, b, c], imm))
     }
-    fn float(&mut self, _: FloatOp, _: Lanes, _: Value, _: Value, _: u8) -> Result<Value, Untranslatable> {
-        Err(Untranslatable)
+    fn float(
+        &mut self,
+        op: FloatOp,
+        lanes: Lanes,
+        a: Value,
+        b: Value,
+        imm: u8,
+    ) -> Result<Value, Untranslatable> {
+        self.float_operation(op, lanes, a, b, imm)
     }
     fn float_y(
         &mut self,
-        _: FloatOp,
-        _: Lanes,
-        _: [Value; 2],
-        _: [Value; 2],
-        _: u8,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [Value; 2],
+        b: [Value; 2],
+        imm: u8,
     ) -> Result<[Value; 2], Untranslatable> {
-        Err(Untranslatable)
+        // With all exceptions masked, halves are apart.
+        let low = self.float_operation(op, lanes, a[0], b[0], imm)?;
+        Ok([low, self.float_operation(op, lanes, a[1], b[1], imm)?])
+    }
+    fn relate(&mut self, _: FloatOp, lanes: Lanes, a: Value, b: Value) -> Emitted<Self> {
+        self.float_relation(lanes, a, b);
+        Ok(())
     }
     fn fused(
         &mut self,
-        _: Fused,
-        _: Lanes,
-        _: &[Value],
-        _: &[Value],
-        _: &[Value],
+        form: Fused,
+        lanes: Lanes,
+        x: &[Value],
+        y: &[Value],
+        z: &[Value],
     ) -> Result<[Value; 2], Untranslatable> {
-        Err(Untranslatable)
+        let low = self.fused_operation(form, lanes, [x[0], y[0], z[0]]);
+        let high = match (x, y, z) {
+            ([_, x], [_, y], [_, z]) => self.fused_operation(form, lanes, [*x, *y, *z]),
+            _ => low,
+        };
+        Ok([low, high])
+    }
+}
+
+/// How a lane is held that comes from memory or a vector register: where it can be, in a vector register.
+fn lane_type(w: Width) -> Type {
+    match w.0 {
+        4 => F32,
+        8 => F64,
+        _ => integer(w),
     }
 }
 

@@ -7,7 +7,11 @@ use crate::{
     state::Cpu,
     width::{Q, Width},
 };
-use cranelift_codegen::ir::{InstBuilder, InstructionData, Opcode, Value, condcodes::IntCC, types::*};
+use cranelift_codegen::ir::{
+    InstBuilder, InstructionData, Opcode, Value,
+    condcodes::{FloatCC, IntCC},
+    types::*,
+};
 
 /// Where the flags are.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +22,8 @@ pub(super) enum Pending {
     Arith(Width, Arith<Val, Bit>),
     /// As the four words.
     Words([Value; 4]),
+    /// COMISD of two that are no NaNs.
+    Relation { x: Value, y: Value },
     /// ZF and SF, PF as their words, the others by themselves.
     Parts { z: Value, s: Value, cf: Bit, of: Bit, af: Bit },
 }
@@ -121,6 +127,12 @@ impl Emitter<'_, '_> {
         match pending {
             Pending::Variables => self.flags.map(|variable| self.b.use_var(variable)),
             Pending::Words(words) => words,
+            Pending::Relation { .. } => {
+                let (z, s) = self.zero_and_sign_words(pending);
+                let cf = self.carry_of(pending);
+                let (l, t) = self.carry_words(cf, Bit::Known(false), Bit::Known(false));
+                [z, s, l, t]
+            }
             Pending::Parts { z, s, cf, of, af } => {
                 let (l, t) = self.carry_words(cf, of, af);
                 [z, s, l, t]
@@ -163,6 +175,7 @@ impl Emitter<'_, '_> {
             Pending::Arith(w, Arith::Sub { a, b, .. }) => self.compare(IntCC::UnsignedLessThan, w, a, b),
             Pending::Arith(w, Arith::Add { a, r }) => self.compare(IntCC::UnsignedLessThan, w, r, a),
             Pending::Arith(_, Arith::Logic { .. }) => Bit::Known(false),
+            Pending::Relation { x, y } => self.relation(FloatCC::LessThan, x, y),
             Pending::Arith(_, Arith::Explicit { cf, .. }) | Pending::Parts { cf, .. } => cf,
             Pending::Variables | Pending::Words(_) => {
                 let [_, _, l, t] = self.flag_words(pending);
@@ -174,7 +187,7 @@ impl Emitter<'_, '_> {
     /// OF.
     pub(super) fn overflow_of(&mut self, pending: Pending) -> Bit {
         match pending {
-            Pending::Arith(_, Arith::Logic { .. }) => Bit::Known(false),
+            Pending::Arith(_, Arith::Logic { .. }) | Pending::Relation { .. } => Bit::Known(false),
             Pending::Arith(_, Arith::Explicit { of, .. }) | Pending::Parts { of, .. } => of,
             Pending::Arith(w, Arith::Sub { a, b, r }) => {
                 let (a, b, r) = (self.value(w, a), self.value(w, b), self.value(w, r));
@@ -202,7 +215,7 @@ impl Emitter<'_, '_> {
     /// AF.
     pub(super) fn adjust_of(&mut self, pending: Pending) -> Bit {
         match pending {
-            Pending::Arith(_, Arith::Logic { .. }) => Bit::Known(false),
+            Pending::Arith(_, Arith::Logic { .. }) | Pending::Relation { .. } => Bit::Known(false),
             Pending::Arith(_, Arith::Explicit { af, .. }) | Pending::Parts { af, .. } => af,
             _ => {
                 let [_, _, l, t] = self.flag_words(pending);
@@ -223,6 +236,8 @@ impl Emitter<'_, '_> {
             Pending::Arith(w, Arith::Add { r, .. } | Arith::Logic { r } | Arith::Explicit { r, .. }) => {
                 self.compare(IntCC::Equal, w, r, Val::Known(0))
             }
+            // Of what is ordered, which is one jump less than Cranelift's `Equal`.
+            Pending::Relation { x, y } => self.relation(FloatCC::UnorderedOrEqual, x, y),
             Pending::Parts { z, .. } => self.against_zero(IntCC::Equal, z),
             Pending::Variables | Pending::Words(_) => {
                 let z = self.flag_words(pending)[0];
@@ -238,6 +253,7 @@ impl Emitter<'_, '_> {
                 w,
                 Arith::Sub { r, .. } | Arith::Add { r, .. } | Arith::Logic { r } | Arith::Explicit { r, .. },
             ) => self.signed(w, r),
+            Pending::Relation { .. } => self.constant(I64, 1),
             Pending::Parts { s, .. } => s,
             Pending::Variables | Pending::Words(_) => self.flag_words(pending)[1],
         }
@@ -264,8 +280,28 @@ impl Emitter<'_, '_> {
         Bit::Computed(self.b.ins().bxor_imm_u(odd, 1))
     }
 
+    fn relation(&mut self, how: FloatCC, x: Value, y: Value) -> Bit {
+        Bit::Computed(self.b.ins().fcmp(how, x, y))
+    }
+
     /// The condition of Jcc, SETcc and CMOVcc; `cc` is the low nibble of the opcode.
     pub(super) fn condition_of(&mut self, pending: Pending, cc: u8) -> Bit {
+        if let Pending::Relation { x, y } = pending {
+            let how = match cc {
+                0x2 => FloatCC::LessThan,
+                0x3 => FloatCC::GreaterThanOrEqual,
+                0x4 => FloatCC::UnorderedOrEqual,
+                0x5 => FloatCC::OrderedNotEqual,
+                0x6 => FloatCC::LessThanOrEqual,
+                0x7 => FloatCC::GreaterThan,
+                // SF, OF and PF are 0.
+                0x0 | 0x8 | 0xa | 0xc => return Bit::Known(false),
+                0x1 | 0x9 | 0xb | 0xd => return Bit::Known(true),
+                0xe => FloatCC::UnorderedOrEqual,
+                _ => FloatCC::OrderedNotEqual,
+            };
+            return self.relation(how, x, y);
+        }
         let c = match (cc >> 1 & 7, pending) {
             (3, Pending::Arith(w, Arith::Sub { a, b, .. })) => {
                 self.compare(IntCC::UnsignedLessThanOrEqual, w, a, b)
@@ -324,6 +360,10 @@ impl Emitter<'_, '_> {
     fn zero_and_sign_words(&mut self, pending: Pending) -> (Value, Value) {
         match pending {
             Pending::Parts { z, s, .. } => (z, s),
+            Pending::Relation { x, y } => {
+                let differ = self.relation(FloatCC::OrderedNotEqual, x, y);
+                (self.bit_as(I64, differ), self.constant(I64, 1))
+            }
             Pending::Arith(..) => {
                 let s = self.sign_word(pending);
                 (s, s)
@@ -405,6 +445,7 @@ impl Emitter<'_, '_> {
         match v {
             Val::Known(k) => self.constant(t, w.mask(k) as i64),
             Val::Computed(v) => {
+                let v = self.integer_bits(v);
                 let its = self.b.func.dfg.value_type(v);
                 if its == t {
                     v

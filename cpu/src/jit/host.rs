@@ -26,6 +26,15 @@ pub(super) const FRAME: u32 = 4096;
 const STACK: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, stack);
 /// Where an exit that is not linked leaves the address of its stub.
 const EXIT: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, exit);
+/// Where the guest's MXCSR is.
+#[cfg(target_arch = "x86_64")]
+const MXCSR: usize = offset_of!(Cpu, mxcsr);
+/// Where the host's is taken from and put while translated code runs.
+#[cfg(target_arch = "x86_64")]
+const RUNNING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, mxcsr);
+/// And otherwise.
+#[cfg(target_arch = "x86_64")]
+const RESTING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, host_mxcsr);
 /// Where an exit says what it is.
 const STATUS: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, status);
 

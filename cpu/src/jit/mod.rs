@@ -45,7 +45,7 @@ use crate::{
     insn::Insn,
     mode::Mode,
     sem::Op,
-    state::{Cpu, Why},
+    state::{Cpu, Mxcsr, Why},
     statistics::Doing,
 };
 #[cfg(not(feature = "jit"))]
@@ -116,15 +116,32 @@ pub(crate) struct Passage {
     pub(crate) resume: *const *const Insn,
     /// What the flags follow from, where they are not words yet.
     pub(crate) raw: [u64; 2],
+    /// Where floating-point results go that are computed for their flags alone.
+    pub(crate) kept: [u64; 2],
     /// A [`Status`], and above its eight bits what `raw` is.
     pub(crate) status: u32,
+    /// The host's MXCSR while translated code runs.
+    pub(crate) mxcsr: u32,
+    /// And otherwise: what Rust expects.
+    pub(crate) host_mxcsr: u32,
     /// Translated code is not entered: the count of instructions must stop soon.
     pub(crate) off: bool,
 }
 
 impl Default for Passage {
     fn default() -> Self {
-        Passage { stack: 0, answer: 0, exit: 0, resume: null(), raw: [0; 2], status: 0, off: false }
+        Passage {
+            stack: 0,
+            answer: 0,
+            exit: 0,
+            resume: null(),
+            raw: [0; 2],
+            kept: [0; 2],
+            status: 0,
+            mxcsr: Mxcsr::RESET,
+            host_mxcsr: Mxcsr::RESET,
+            off: false,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! page that it led to last; on the way, translated code looks whether the page tables still lead there. Everything here is
 //! copied from the blocks, so that a region can be compiled on another thread.
 
+use super::vectors;
 use crate::{
     effects::Effects,
     flags::bits,
@@ -12,7 +13,6 @@ use crate::{
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::reg,
-    vector::VecOp,
 };
 use smallvec::SmallVec;
 
@@ -86,6 +86,10 @@ pub(super) struct Step {
     pub(super) kills_flags: bool,
     /// The region may be left at its beginning.
     pub(super) may_leave: bool,
+    /// Its own code raises flags in MXCSR.
+    pub(super) floats: bool,
+    /// Its function neither looks at MXCSR nor computes with the host's floating point.
+    pub(super) quiet: bool,
 }
 
 /// A block of the region.
@@ -121,6 +125,8 @@ pub(crate) struct Region {
     pub(super) nodes: Vec<Node>,
     /// General registers that it uses.
     pub(super) used: u32,
+    /// It computes in floating point, under the guest's MXCSR.
+    pub(super) floats: bool,
 }
 
 /// Whether direct branches lead from the block's end to its targets.
@@ -189,7 +195,7 @@ impl Region {
             parts.into_iter().map(|(distance, part)| Node::new(distance, part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
-        let mut region = Region { linear, mode, nodes, used: 0 };
+        let mut region = Region { linear, mode, nodes, used: 0, floats: false };
         region.analyse();
         Some(region)
     }
@@ -228,6 +234,7 @@ impl Region {
         for node in &self.nodes {
             for step in &node.steps {
                 self.used |= (step.reads | step.writes) & 0xffff;
+                self.floats |= step.floats;
             }
         }
         // What may differ from the CPU state, forwards.
@@ -331,6 +338,8 @@ impl Step {
             writes: u32::from(effects.written) | flags(effects.flags_written | effects.flags_perhaps),
             kills_flags: effects.flags_written & bits::STATUS == bits::STATUS && effects.flags_perhaps == 0,
             may_leave: true,
+            floats: false,
+            quiet: is_quiet(op, &effects),
         };
         if step.writes & FLAGS != 0 && !step.kills_flags {
             // The flags that stay.
@@ -338,7 +347,10 @@ impl Step {
         }
         match step.way {
             Way::Emit => {
-                step.may_leave = effects.memory_read
+                let float = effects.float_operation();
+                step.floats = float.is_some() || effects.fused_operation().is_some();
+                step.may_leave = float.is_some_and(|(op, ..)| vectors::may_refuse(op))
+                    || effects.memory_read
                     || effects.memory_written
                     || matches!(op, Op::Div | Op::Idiv)
                     || op.ends_block()
@@ -360,6 +372,18 @@ impl Step {
     }
 }
 
+/// Whether the interpreter's function neither looks at MXCSR nor computes with the host's floating point.
+fn is_quiet(op: Op, effects: &Effects) -> bool {
+    if op.needs() == Needs::X87 {
+        return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
+    }
+    !effects.opaque
+        && !effects.other_vector
+        && effects.operations().all(vectors::emits)
+        && effects.float_operation().is_none()
+        && effects.fused_operation().is_none()
+}
+
 /// What plain Rust over the CPU state reads and writes of registers and flags.
 fn touches(op: Op, i: &Insn) -> (u32, u32) {
     let register = |r: u8| 1u32.checked_shl(r.into()).filter(|_| r < 16).unwrap_or(0);
@@ -377,11 +401,6 @@ fn touches(op: Op, i: &Insn) -> (u32, u32) {
         (_, Op::Pushf) => (FLAGS | register(4), register(4)),
         _ => (ALL, ALL),
     }
-}
-
-/// The vector operations that are emitted.
-fn emitted(op: VecOp) -> bool {
-    super::vectors::emits(op)
 }
 
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
@@ -406,7 +425,11 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     if mode.is_64() && mode.contains(Mode::ALIGN) && touches_memory {
         return apart;
     }
-    let vectors = effects.other_vector || effects.operations().any(|op| !emitted(op));
+    let vectors = effects.other_vector
+        || effects.operations().any(|op| !vectors::emits(op))
+        || effects.ternary_operations().any(|op| !vectors::emits_ternary(op))
+        || effects.float_operation().is_some_and(|(op, lanes, imm)| !vectors::emits_float(op, lanes, imm))
+        || effects.fused_operation().is_some_and(|(form, lanes)| !vectors::emits_fused(form, lanes));
     if vectors || op.needs() == Needs::Mmx {
         return apart;
     }

@@ -1,19 +1,19 @@
 //! What translated code calls.
 #![allow(unsafe_code)]
 
-use super::Passage;
+use super::{Passage, host};
 use crate::{
     group::granules,
     insn::Insn,
     mmu::{Access, access::Place},
     ram::PAGE,
     sem,
-    state::{Cpu, TrapRule, Why},
+    state::{Cpu, Mxcsr, TrapRule, Why},
 };
 
 /// The instruction faulted.
 pub(super) const STOPPED: i64 = 1;
-/// It wrote code.
+/// It wrote code, or unmasked an exception.
 const DROPPED: i64 = 2;
 
 /// Runs one instruction by its interpreter function: 0, or why the region ends.
@@ -24,6 +24,25 @@ pub(super) unsafe extern "C" fn step(cpu: *mut Cpu, i: *const Insn, _: u64) -> i
     // SAFETY: translated code runs within `Jit::run`, which has the CPU for itself, and hands it on; the instruction stands
     // in a block, which is not freed while translated code runs.
     let (c, i) = unsafe { (&mut *cpu, &*i) };
+    host::leave_floats(c);
+    let masked = c.exceptions_masked();
+    let end = run(c, i);
+    host::enter_floats(c);
+    // What follows may count on masked exceptions.
+    if end == 0 && masked && !c.exceptions_masked() { DROPPED } else { end }
+}
+
+/// The same where neither MXCSR nor the host's floating point are touched.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn step_quietly(cpu: *mut Cpu, i: *const Insn, _: u64) -> i64 {
+    // SAFETY: as in `step`.
+    let (c, i) = unsafe { (&mut *cpu, &*i) };
+    run(c, i)
+}
+
+fn run(c: &mut Cpu, i: &Insn) -> i64 {
     c.count_call(i);
     let dropped = c.statistics.invalidations;
     match sem::alone(i.op)(c, i) {
@@ -85,6 +104,10 @@ pub(super) unsafe extern "C" fn fill(cpu: *mut Cpu, linear: u64, what: u64) {
 }
 
 impl Cpu {
+    fn exceptions_masked(&self) -> bool {
+        self.mxcsr & Mxcsr::MASKS == Mxcsr::MASKS
+    }
+
     /// Host address of an access within a page of RAM, if nothing but the access is to be done.
     fn address_of(&mut self, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
         if (linear & (PAGE - 1)) + size > PAGE || self.breakpoints.data || self.untag(linear) != linear {

@@ -3,10 +3,9 @@
 
 use crate::{
     emit::{Emit, Emitted},
-    flags::Arith,
     insn::Insn,
     vector::{FloatOp, Lanes},
-    width::{B, D, Q, Width},
+    width::{D, Q, Width},
 };
 
 /// How much of operand 1 an operation on these lanes reads, if less than all.
@@ -127,28 +126,12 @@ pub(crate) fn cvtdq2pd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     from_low_half(e, i, FloatOp::FromD, Lanes::Pd)
 }
 
-/// COMISS and its relatives: SDM 2A "COMISD". ZF, PF and CF tell the relation, OF, SF and AF are 0.
+/// COMISS and its relatives: SDM 2A "COMISD".
 #[inline(always)]
 fn relate<E: Emit>(e: &mut E, i: &Insn, op: FloatOp, lanes: Lanes) -> Emitted<E> {
     let b = operand(e, i, lane_width(lanes))?;
     let a = e.xmm(i.dst);
-    let v = e.float(op, lanes, a, b, 0)?;
-    let v = e.lane(v, 0);
-    let v = e.trunc(Q, B, v);
-    let bit = |e: &mut E, n| {
-        let n = e.int(B, n);
-        e.bit(B, v, n)
-    };
-    let (less, equal, unordered) = (bit(e, 0), bit(e, 1), bit(e, 2));
-    let cf = e.or_bit(less, unordered);
-    let zf = e.or_bit(equal, unordered);
-    // PF is the parity of the result, whose ZF is replaced after.
-    let (even, odd) = (e.int(B, 3), e.int(B, 1));
-    let r = e.select(B, unordered, even, odd);
-    let no = e.truth(false);
-    e.set_flags(B, Arith::Explicit { r, cf, of: no, af: no });
-    e.set_zero(zf);
-    Ok(())
+    e.relate(op, lanes, a, b)
 }
 
 /// COMISS.

@@ -13,6 +13,12 @@ pub(in crate::jit) const STUB_TARGET: usize = 16;
 /// And the number of its guest-physical page, four bytes.
 pub(in crate::jit) const STUB_PAGE: usize = 20;
 
+/// Translated code computes nothing in floating point on this host.
+pub(in crate::jit) fn leave_floats(_: &mut Cpu) {}
+
+/// As [`leave_floats`].
+pub(in crate::jit) fn enter_floats(_: &mut Cpu) {}
+
 /// Runs translated code until it leaves.
 ///
 /// # Safety

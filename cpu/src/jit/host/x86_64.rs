@@ -1,10 +1,13 @@
 //! x86-64.
 
-use super::{EXIT, FRAME, Fix, STACK, STATUS};
-use crate::{jit::Status, state::Cpu};
+use super::{EXIT, FRAME, Fix, MXCSR, RESTING, RUNNING, STACK, STATUS};
+use crate::{
+    jit::Status,
+    state::{Cpu, Mxcsr},
+};
 #[cfg(feature = "jit")]
 use cranelift_codegen::binemit::Reloc;
-use std::arch::naked_asm;
+use std::arch::{asm, naked_asm};
 
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
 pub(in crate::jit) const STUB: usize = 24;
@@ -12,6 +15,27 @@ pub(in crate::jit) const STUB: usize = 24;
 pub(in crate::jit) const STUB_TARGET: usize = 16;
 /// And the number of its guest-physical page, four bytes.
 pub(in crate::jit) const STUB_PAGE: usize = 20;
+
+/// Between translated code and Rust that computes in floating point or looks at MXCSR: the flags that translated code has
+/// raised become the guest's, and Rust finds its own MXCSR.
+pub(in crate::jit) fn leave_floats(c: &mut Cpu) {
+    let passage = &mut c.translated;
+    // SAFETY: writes the word; then loads a valid one.
+    unsafe {
+        asm!("stmxcsr [{}]", in(reg) &raw mut passage.mxcsr, options(nostack, preserves_flags));
+        asm!("ldmxcsr [{}]", in(reg) &raw const passage.host_mxcsr, options(nostack, preserves_flags));
+    }
+    c.mxcsr |= passage.mxcsr & Mxcsr::FLAGS;
+}
+
+/// The way back: see [`leave_floats`].
+pub(in crate::jit) fn enter_floats(c: &mut Cpu) {
+    c.translated.mxcsr = c.mxcsr & Mxcsr::MASK | Mxcsr::MASKS;
+    // SAFETY: loads a valid word; translated code, which runs next, is all that knows.
+    unsafe {
+        asm!("ldmxcsr [{}]", in(reg) &raw const c.translated.mxcsr, options(nostack, preserves_flags));
+    }
+}
 
 /// Runs translated code until it leaves.
 ///
@@ -28,9 +52,18 @@ pub(in crate::jit) unsafe extern "sysv64" fn enter(cpu: *mut Cpu, code: *const u
         "push r15",
         "sub rsp, {frame} + 8",
         "mov [rdi + {stack}], rsp",
+        "mov eax, [rdi + {mxcsr}]",
+        "and eax, {valid}",
+        "or eax, {masks}",
+        "mov [rdi + {running}], eax",
+        "ldmxcsr [rdi + {running}]",
         "jmp rsi",
         frame = const FRAME,
         stack = const STACK,
+        mxcsr = const MXCSR,
+        valid = const Mxcsr::MASK,
+        masks = const Mxcsr::MASKS,
+        running = const RUNNING,
     )
 }
 
@@ -41,6 +74,11 @@ pub(in crate::jit) unsafe extern "sysv64" fn enter(cpu: *mut Cpu, code: *const u
 #[unsafe(naked)]
 pub(in crate::jit) unsafe extern "sysv64" fn leave() {
     naked_asm!(
+        "stmxcsr [rdi + {running}]",
+        "mov eax, [rdi + {running}]",
+        "and eax, {flags}",
+        "or [rdi + {mxcsr}], eax",
+        "ldmxcsr [rdi + {resting}]",
         "mov rsp, [rdi + {stack}]",
         "add rsp, {frame} + 8",
         "pop r15",
@@ -52,6 +90,10 @@ pub(in crate::jit) unsafe extern "sysv64" fn leave() {
         "ret",
         frame = const FRAME,
         stack = const STACK,
+        mxcsr = const MXCSR,
+        flags = const Mxcsr::FLAGS,
+        running = const RUNNING,
+        resting = const RESTING,
     )
 }
 
