@@ -97,13 +97,14 @@ impl Cpu {
         let attention = Arc::new(Attention::default());
         let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
-        let tlb = mmu.table(Class::Supervisor);
+        let (tlb, near) = (mmu.table(Class::Supervisor), mmu.near(Class::Supervisor));
         let translator = options.jit.and_then(|wanted| Some((wanted, ram.translator()?)));
         let jit = translator.and_then(|(wanted, service)| Jit::new(wanted, service, &attention));
         let mut cpu = Box::new(Cpu {
             gpr: [0; 18],
             flags: Flags::default(),
             tlb,
+            near,
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
             contexts: [0; 2],
@@ -111,7 +112,7 @@ impl Cpu {
             rip: 0,
             jumps: empty_jumps(),
             xmm: [0; 32],
-            translated: Default::default(),
+            translated: jit.as_ref().map(|jit| jit.passage()).unwrap_or_default(),
             mxcsr: 0,
             cpl: 0,
             why: Why::Continue,

@@ -133,6 +133,7 @@ impl Cpu {
     pub(crate) fn select_data_tlb(&mut self) {
         let class = self.data_class();
         self.tlb = self.mmu.table(class);
+        self.near = self.mmu.near(class);
     }
 
     /// Selects the data TLB for CPL and AC, and the contexts of the jump cache.

@@ -7,7 +7,7 @@ use crate::{
     fault::Fault,
     flags::{Flags, bits},
     group::Seat,
-    mmu::{Mmu, Table},
+    mmu::{Mmu, Table, near::Near},
     mode::Mode,
     model::Model,
     ram::Ram,
@@ -383,6 +383,8 @@ pub struct Cpu {
     pub(crate) flags: Flags,
     /// Data accesses of the current privilege look here first.
     pub(crate) tlb: *mut Table,
+    /// What translated code looks at before.
+    pub(crate) near: *mut Near,
     pub(crate) attention: *const Attention,
     /// Bases added to addresses, by segment number: 0 where the mode ignores the base.
     pub(crate) seg_base: [u64; 8],

@@ -42,6 +42,7 @@ pub(super) struct Cache {
     /// What the fixed part at the beginning takes.
     fixed: usize,
     slow: usize,
+    fill: usize,
     lookup: usize,
     unlinked: usize,
     leave: usize,
@@ -55,11 +56,13 @@ impl Cache {
     pub(super) fn new(parts: &Parts) -> io::Result<Self> {
         let (write, run) = anonymous().or_else(|_| file())?;
         let (write, run) = (write.cast::<u8>(), run as usize);
-        let mut cache = Cache { write, run, used: 0, fixed: 0, slow: 0, lookup: 0, unlinked: 0, leave: 0 };
+        let mut cache =
+            Cache { write, run, used: 0, fixed: 0, slow: 0, fill: 0, lookup: 0, unlinked: 0, leave: 0 };
         let full = io::Errno::NOMEM;
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
         cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
-        cache.slow = cache.put(&parts.slow).ok_or(full)?;
+        cache.fill = cache.put(&parts.slow).ok_or(full)?;
+        cache.slow = cache.put(&host::veneer(host::probe as *const () as usize)).ok_or(full)?;
         cache.lookup = cache.place(&parts.lookup, &[]).ok_or(full)?.code as usize;
         cache.fixed = cache.used;
         host::synchronise(cache.run, cache.used);
@@ -74,6 +77,11 @@ impl Cache {
     /// Address and bytes of what every cache has.
     pub(super) fn fixed_part(&self) -> (usize, usize) {
         (self.run, self.fixed)
+    }
+
+    /// Where the slow path goes on that has not found the access in the TLB.
+    pub(super) fn fill(&self) -> usize {
+        self.fill
     }
 
     /// Gives all memory back. Nothing may lead into it any more.

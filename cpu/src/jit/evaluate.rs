@@ -17,6 +17,9 @@ use Val::{Computed, Known};
 use cranelift_codegen::ir::{InstBuilder, Type, Value, condcodes::IntCC, types::*};
 use std::mem::offset_of;
 
+/// Where what is known of the stack is noted.
+const STACK: u8 = crate::state::reg::RSP >> 3;
+
 type Pair = Result<(Val, Val), Untranslatable>;
 
 impl Emitter<'_, '_> {
@@ -101,7 +104,7 @@ impl Emitter<'_, '_> {
 
     fn guest(&mut self, t: Type, i: &Insn) -> Value {
         let at = self.operand_address(i, None);
-        self.guest_load(t, at)
+        self.guest_load(t, at, Self::begins_with(i))
     }
 }
 
@@ -144,7 +147,7 @@ impl Emit for Emitter<'_, '_> {
             _ => {
                 let at = self.operand_address(i, None);
                 let v = self.value(i.w, v);
-                self.guest_store(v, at);
+                self.guest_store(v, at, Self::begins_with(i));
             }
         }
         Ok(())
@@ -202,13 +205,13 @@ impl Emit for Emitter<'_, '_> {
         self.set_register(n, v);
     }
 
-    fn load(&mut self, w: Width, _: &Insn, at: Val) -> Result<Val, Untranslatable> {
+    fn load(&mut self, w: Width, i: &Insn, at: Val) -> Result<Val, Untranslatable> {
         let at = self.wide(Q, at);
-        Ok(Computed(self.guest_load(integer(w), at)))
+        Ok(Computed(self.guest_load(integer(w), at, Self::begins_with(i))))
     }
-    fn store(&mut self, w: Width, _: &Insn, at: Val, v: Val) -> Emitted<Self> {
+    fn store(&mut self, w: Width, i: &Insn, at: Val, v: Val) -> Emitted<Self> {
         let (at, v) = (self.wide(Q, at), self.value(w, v));
-        self.guest_store(v, at);
+        self.guest_store(v, at, Self::begins_with(i));
         Ok(())
     }
     fn modify(&mut self, w: Width, i: &Insn, at: Val, f: impl Fn(&mut Self, Val) -> Val) -> Pair {
@@ -217,11 +220,11 @@ impl Emit for Emitter<'_, '_> {
     }
     fn stack_load(&mut self, w: Width, at: Val) -> Result<Val, Untranslatable> {
         let at = self.stack_pointer(at);
-        Ok(Computed(self.guest_load(integer(w), at)))
+        Ok(Computed(self.guest_load(integer(w), at, STACK)))
     }
     fn stack_store(&mut self, w: Width, at: Val, v: Val) -> Emitted<Self> {
         let (at, v) = (self.stack_pointer(at), self.value(w, v));
-        self.guest_store(v, at);
+        self.guest_store(v, at, STACK);
         Ok(())
     }
 
@@ -537,7 +540,7 @@ impl Emit for Emitter<'_, '_> {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 16);
-        Ok(self.guest_load(I8X16, at))
+        Ok(self.guest_load(I8X16, at, Self::begins_with(i)))
     }
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Val, Untranslatable> {
         if i.src_kind() == Kind::Reg {
@@ -556,7 +559,7 @@ impl Emit for Emitter<'_, '_> {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 16);
-        self.guest_store(v, at);
+        self.guest_store(v, at, Self::begins_with(i));
         Ok(())
     }
     fn source_y(&mut self, i: &Insn) -> Result<[Value; 2], Untranslatable> {
@@ -565,7 +568,7 @@ impl Emit for Emitter<'_, '_> {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 32);
-        let host = self.host_address(at, 32, false);
+        let host = self.host_address(at, 32, false, Self::begins_with(i));
         let low = self.load_host(I8X16, host);
         let host = self.b.ins().iadd_imm_s(host, 16);
         Ok([low, self.load_host(I8X16, host)])
@@ -578,7 +581,7 @@ impl Emit for Emitter<'_, '_> {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 32);
-        let host = self.host_address(at, 32, true);
+        let host = self.host_address(at, 32, true, Self::begins_with(i));
         self.store_host(v[0], host);
         let host = self.b.ins().iadd_imm_s(host, 16);
         self.store_host(v[1], host);
@@ -587,7 +590,7 @@ impl Emit for Emitter<'_, '_> {
     fn put_lane(&mut self, w: Width, i: &Insn, v: Val) -> Emitted<Self> {
         let at = self.operand_address(i, None);
         let v = self.narrow_lane(w, v);
-        self.guest_store(v, at);
+        self.guest_store(v, at, Self::begins_with(i));
         Ok(())
     }
     fn lane(&mut self, v: Value, n: u8) -> Val {

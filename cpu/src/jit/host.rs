@@ -16,7 +16,10 @@ pub(super) use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::*;
 
-use crate::state::Cpu;
+use crate::{
+    mmu::{ENTRIES, TlbEntry, near::NearPage, near::ROOM},
+    state::Cpu,
+};
 use std::mem::offset_of;
 
 /// Bytes of stack that a translated function may use.
@@ -37,6 +40,19 @@ const RUNNING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, 
 const RESTING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, host_mxcsr);
 /// Where an exit says what it is.
 const STATUS: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, status);
+
+/// Where the slow path leaves the host address of an access.
+const ANSWER: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, answer);
+/// Where it goes on if it does not find it.
+const FILL: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, slow);
+const TLB: usize = offset_of!(Cpu, tlb);
+const NEAR: usize = offset_of!(Cpu, near);
+
+// What `probe` of each host knows of the TLB's layout.
+const _: () = assert!(size_of::<TlbEntry>() == 32 && size_of::<NearPage>() == 32);
+const _: () = assert!(offset_of!(TlbEntry, read) == 0 && offset_of!(TlbEntry, write) == 8);
+const _: () = assert!(offset_of!(NearPage, tag) == 0 && offset_of!(NearPage, addend) == 8);
+const _: () = assert!(offset_of!(NearPage, room) == 16 && offset_of!(TlbEntry, addend) == 16);
 
 /// What in a function's code is to be filled in when it is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,8 @@
 use super::emitter::{Bit, Emitter, GUEST, STATE, Untranslatable, Val, at, integer};
 use crate::{
     insn::{Insn, Kind, attr},
-    mmu::{ENTRIES, TlbEntry},
+    mmu::near::{self, Near, NearPage},
     mode::Mode,
-    ram::PAGE,
     state::{Cpu, reg},
     width::{Q, Width},
 };
@@ -80,28 +79,34 @@ impl Emitter<'_, '_> {
         if self.region.mode.contains(Mode::LONG) { a } else { self.wrap(a) }
     }
 
+    /// What the address of the memory operand begins with, for [`Near`].
+    pub(super) fn begins_with(i: &Insn) -> u8 {
+        match (i.base, i.index) {
+            (base, _) if base < reg::ZERO => base,
+            (_, index) if index < reg::ZERO => index,
+            (reg::PAGE, _) => near::BY_RIP,
+            _ => near::ABSOLUTE,
+        }
+    }
+
     /// Host address of an access; where the TLB does not vouch for it and cannot be made to, the interpreter runs the
     /// instruction.
-    pub(super) fn host_address(&mut self, linear: Value, size: u64, write: bool) -> Value {
-        let shift = size_of::<TlbEntry>().trailing_zeros() as i64;
-        let low = self.b.ins().ushr_imm_u(linear, 12 - shift);
-        let high = self.b.ins().ushr_imm_u(linear, 21 - shift);
-        let index = self.b.ins().bxor(low, high);
-        let index = self.b.ins().band_imm_u(index, (ENTRIES as i64 - 1) << shift);
-        let table = self.load_state(I64, at(offset_of!(Cpu, tlb)));
-        let entry = self.b.ins().iadd(table, index);
-        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
-        let tag = self.b.ins().load(I64, STATE, entry, at(tag));
-        let differs = self.b.ins().bxor(tag, linear);
-        let hits = self.b.ins().icmp_imm_u(IntCC::UnsignedLessThanOrEqual, differs, (PAGE - size) as i64);
-        // An entry that does not match has an addend too.
-        let addend = self.b.ins().load(I64, STATE, entry, at(offset_of!(TlbEntry, addend)));
-        let host = self.b.ins().iadd(addend, linear);
+    pub(super) fn host_address(&mut self, linear: Value, size: u64, write: bool, begin: u8) -> Value {
+        let index = Near::index(begin, write);
+        let near = self.load_state(I64, at(offset_of!(Cpu, near)));
+        let page = at(index * size_of::<NearPage>());
+        let mut field = |offset: usize| self.b.ins().load(I64, STATE, near, page + at(offset));
+        let tag = field(offset_of!(NearPage, tag));
+        let room = field(offset_of!(NearPage, room));
+        let addend = field(offset_of!(NearPage, addend));
+        let offset = self.b.ins().isub(linear, tag);
+        let hits = self.b.ins().icmp(IntCC::UnsignedLessThan, offset, room);
+        let host = self.b.ins().iadd(linear, addend);
         let (miss, done) = (self.cold(), self.b.create_block());
         self.b.append_block_param(done, I64);
         self.b.ins().brif(hits, done, &[host.into()], miss, &[]);
         self.to(miss);
-        let host = self.slow_address(linear, size << 1 | u64::from(write));
+        let host = self.slow_address(linear, (index as u64) << 8 | size << 1 | u64::from(write));
         let bail = self.bail_block();
         self.b.ins().brif(host, done, &[host.into()], bail, &[]);
         self.to(done);
@@ -109,15 +114,15 @@ impl Emitter<'_, '_> {
     }
 
     /// Loads from guest memory.
-    pub(super) fn guest_load(&mut self, t: Type, linear: Value) -> Value {
-        let host = self.host_address(linear, u64::from(t.bytes()), false);
+    pub(super) fn guest_load(&mut self, t: Type, linear: Value, begin: u8) -> Value {
+        let host = self.host_address(linear, u64::from(t.bytes()), false, begin);
         self.load_host(t, host)
     }
 
     /// Stores to guest memory.
-    pub(super) fn guest_store(&mut self, v: Value, linear: Value) {
+    pub(super) fn guest_store(&mut self, v: Value, linear: Value, begin: u8) {
         let size = self.b.func.dfg.value_type(v).bytes();
-        let host = self.host_address(linear, u64::from(size), true);
+        let host = self.host_address(linear, u64::from(size), true, begin);
         self.store_host(v, host);
     }
 
@@ -156,7 +161,7 @@ impl Emitter<'_, '_> {
             let low = self.b.ins().band_imm_u(linear, i64::from(w.0) - 1);
             self.bail_if(low);
         }
-        let host = self.host_address(linear, w.0.into(), true);
+        let host = self.host_address(linear, w.0.into(), true, Self::begins_with(i));
         if !locked {
             let old = Val::Computed(self.load_host(t, host));
             let new = f(self, old);

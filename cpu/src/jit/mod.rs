@@ -108,6 +108,8 @@ pub(crate) enum Status {
 pub(crate) struct Passage {
     /// The host's stack pointer at the entry.
     pub(crate) stack: u64,
+    /// Where the slow path goes on that has not found the access in the TLB.
+    pub(crate) slow: usize,
     /// What the slow path found.
     pub(crate) answer: u64,
     /// The stub of the exit that was taken.
@@ -132,6 +134,7 @@ impl Default for Passage {
     fn default() -> Self {
         Passage {
             stack: 0,
+            slow: 0,
             answer: 0,
             exit: 0,
             resume: null(),
@@ -322,6 +325,11 @@ impl Jit {
     /// How often a block begins before it is translated.
     pub(crate) fn threshold(&self) -> i32 {
         i32::try_from(self.options.threshold).unwrap_or(i32::MAX)
+    }
+
+    /// What its code and its surroundings hand each other, at first.
+    pub(crate) fn passage(&self) -> Passage {
+        Passage { slow: self.cache.fill(), ..Passage::default() }
     }
 
     /// Whether a block has begun so often that it is worth translating as part of a region.

@@ -92,15 +92,20 @@ pub(super) unsafe extern "C" fn pure(f: usize, a: u64, b: u64) -> u64 {
 }
 
 /// An access missed the TLB: leaves its host address in [`Passage::answer`], or 0 where the interpreter has to do it. `what`
-/// is the size, and in bit 0 whether it writes.
+/// is in bit 0 whether it writes, then the size, and from bit 8 where in [`crate::mmu::near::Near`] the page is noted.
 ///
 /// # Safety
 /// Called by translated code with its CPU.
 pub(super) unsafe extern "C" fn fill(cpu: *mut Cpu, linear: u64, what: u64) {
     // SAFETY: as in `step`.
     let c = unsafe { &mut *cpu };
-    let answer = c.address_of(linear, what >> 1, what & 1 != 0).map_or(0, |host| host as u64);
-    c.translated.answer = answer;
+    let (size, write) = (what >> 1 & 0x7f, what & 1 != 0);
+    let host = c.address_of(linear, size, write);
+    c.translated.answer = host.map_or(0, |host| host as u64);
+    if let Some(host) = c.probe(linear, size, write) {
+        // SAFETY: `near` points to what `mmu` owns, replaced whenever the class of accesses is.
+        unsafe { (*c.near).note((what >> 8) as usize, linear, host) };
+    }
 }
 
 impl Cpu {

@@ -32,6 +32,9 @@ impl Mmu {
     }
 
     fn take_written(&mut self) -> Vec<u64> {
+        if self.log.is_some() {
+            self.forget_near();
+        }
         let Some(log) = &mut self.log else { return Vec::new() };
         for (slot, class, i) in log.tags.drain(..) {
             self.slots[slot].tables[class as usize].0[i].write = empty(i).write;

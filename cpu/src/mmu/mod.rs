@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 mod log;
+pub(crate) mod near;
 mod walk;
 
 pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
@@ -15,6 +16,7 @@ use crate::{
     state::{Cpu, cr0, cr4},
     statistics::{Doing, Flush},
 };
+use near::Near;
 use rustc_hash::FxHashSet;
 
 /// Entries of a first-level table.
@@ -134,6 +136,10 @@ pub(crate) struct Mmu {
     global_huge: FxHashSet<u64>,
     second: Box<[SecondEntry]>,
     flushes: [u64; Flush::ALL.len()],
+    /// By [`Class`].
+    near: Box<[Near; 3]>,
+    near_used: [bool; 3],
+    near_class: usize,
     pub(crate) fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
     /// Where somebody wants to know which pages are written.
     log: Option<log::WriteLog>,
@@ -173,6 +179,9 @@ impl Mmu {
             global_huge: FxHashSet::default(),
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
             flushes: [0; Flush::ALL.len()],
+            near: Box::new([Near::EMPTY, Near::EMPTY, Near::EMPTY]),
+            near_used: [false; 3],
+            near_class: 0,
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
             log: None,
         }
@@ -180,6 +189,12 @@ impl Mmu {
 
     pub(crate) fn table(&mut self, class: Class) -> *mut Table {
         &mut *self.slots[self.current].tables[class as usize]
+    }
+
+    /// What was used last of a class.
+    pub(crate) fn near(&mut self, class: Class) -> *mut Near {
+        (self.near_class, self.near_used[class as usize]) = (class as usize, true);
+        &mut self.near[class as usize]
     }
 
     /// The entry of the current address space where `linear` belongs.
@@ -269,6 +284,7 @@ impl Mmu {
     }
 
     fn renew(&mut self, slot: usize) {
+        self.forget_near();
         let slot = &mut self.slots[slot];
         slot.generation = self.next_generation;
         slot.context = self.next_generation;
@@ -330,7 +346,10 @@ impl Mmu {
             }
         };
         self.slots[slot].used = self.clock;
-        self.current = slot;
+        if self.current != slot {
+            self.current = slot;
+            self.forget_near();
+        }
     }
 
     /// INVLPG: drops `linear` in one address space, and the global page there in all. Other address spaces may lose
@@ -351,6 +370,7 @@ impl Mmu {
             return self.flush(true, Flush::LargePage);
         }
         self.count(Flush::Page);
+        self.forget_near();
         let second = &mut self.second[Self::second_index(linear >> 12)];
         if second.page == linear >> 12 {
             second.page = u64::MAX;
@@ -368,6 +388,7 @@ impl Mmu {
     /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
     /// [`EVERYTHING`] in their place takes away all tags.
     pub(crate) fn protect(&mut self, pages: &[u64]) {
+        self.forget_near();
         if pages.contains(&EVERYTHING) {
             self.count(Flush::Map);
             for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {

@@ -1,6 +1,6 @@
 //! aarch64.
 
-use super::{EXIT, FRAME, Fix, STACK, STATUS};
+use super::{ANSWER, ENTRIES, EXIT, FILL, FRAME, Fix, NEAR, ROOM, STACK, STATUS, TLB};
 use crate::{jit::Status, state::Cpu};
 #[cfg(feature = "jit")]
 use cranelift_codegen::binemit::Reloc;
@@ -91,6 +91,63 @@ pub(in crate::jit) unsafe extern "C" fn unlinked() {
         status = const STATUS,
         unlinked = const Status::Unlinked as u32,
         leave = sym leave,
+    )
+}
+
+/// What an access calls that begins with no page known to be near: looks in the TLB, and notes the page. The arguments stand
+/// in the host's registers for them: the CPU, the linear address, and what `runtime::fill` wants to know. All registers are
+/// kept but x16, which is the linker's.
+///
+/// # Safety
+/// Reached from translated code only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "C" fn probe() {
+    naked_asm!(
+        "stp x9, x10, [sp, #-32]!",
+        "stp x11, x12, [sp, #16]",
+        // The entry: see `mmu::index`.
+        "lsr x9, x1, #12",
+        "eor x9, x9, x1, lsr #21",
+        "and x9, x9, #({entries} - 1)",
+        "mov x10, #{tlb}",
+        "ldr x10, [x0, x10]",
+        "add x9, x10, x9, lsl #5",
+        "and x10, x2, #1",
+        "ldr x10, [x9, x10, lsl #3]",
+        "eor x10, x10, x1",
+        "cmp x10, #0xfff",
+        "b.hi 2f",
+        "ubfx x11, x2, #1, #7",
+        "add x11, x11, x10",
+        "cmp x11, #0x1000",
+        "b.hi 2f",
+        "ldr x10, [x9, #16]",
+        "lsr x11, x2, #8",
+        "mov x12, #{near}",
+        "ldr x12, [x0, x12]",
+        "add x11, x12, x11, lsl #5",
+        "and x12, x1, #0xfffffffffffff000",
+        "stp x12, x10, [x11]",
+        "mov x12, #{room}",
+        "str x12, [x11, #16]",
+        "add x10, x10, x1",
+        "mov x12, #{answer}",
+        "str x10, [x0, x12]",
+        "ldp x11, x12, [sp, #16]",
+        "ldp x9, x10, [sp], #32",
+        "ret",
+        "2:",
+        "ldp x11, x12, [sp, #16]",
+        "ldp x9, x10, [sp], #32",
+        "mov x16, #{fill}",
+        "ldr x16, [x0, x16]",
+        "br x16",
+        entries = const ENTRIES,
+        tlb = const TLB,
+        near = const NEAR,
+        room = const ROOM,
+        answer = const ANSWER,
+        fill = const FILL,
     )
 }
 

@@ -1,6 +1,8 @@
 //! x86-64.
 
-use super::{EXIT, FRAME, Fix, MXCSR, RESTING, RUNNING, STACK, STATUS};
+use super::{
+    ANSWER, ENTRIES, EXIT, FILL, FRAME, Fix, MXCSR, NEAR, RESTING, ROOM, RUNNING, STACK, STATUS, TLB,
+};
 use crate::{
     jit::Status,
     state::{Cpu, Mxcsr},
@@ -113,6 +115,69 @@ pub(in crate::jit) unsafe extern "sysv64" fn unlinked() {
         status = const STATUS,
         unlinked = const Status::Unlinked as u32,
         leave = sym leave,
+    )
+}
+
+/// What an access calls that begins with no page known to be near: looks in the TLB, and notes the page. The arguments stand
+/// in the host's registers for them: the CPU, the linear address, and what `runtime::fill` wants to know. All registers are
+/// kept.
+///
+/// # Safety
+/// Reached from translated code only.
+#[unsafe(naked)]
+pub(in crate::jit) unsafe extern "sysv64" fn probe() {
+    naked_asm!(
+        "push rax",
+        "push rcx",
+        "push r8",
+        // The entry: see `mmu::index`.
+        "mov rax, rsi",
+        "shr rax, 12",
+        "mov rcx, rsi",
+        "shr rcx, 21",
+        "xor rax, rcx",
+        "and eax, {entries} - 1",
+        "shl eax, 5",
+        "add rax, [rdi + {tlb}]",
+        "mov ecx, edx",
+        "and ecx, 1",
+        "mov rcx, [rax + 8 * rcx]",
+        "xor rcx, rsi",
+        "cmp rcx, 0xfff",
+        "ja 2f",
+        "mov r8d, edx",
+        "shr r8d, 1",
+        "and r8d, 0x7f",
+        "add r8, rcx",
+        "cmp r8, 0x1000",
+        "ja 2f",
+        "mov rcx, [rax + 16]",
+        "mov eax, edx",
+        "shr eax, 8",
+        "shl eax, 5",
+        "add rax, [rdi + {near}]",
+        "mov r8, rsi",
+        "and r8, -0x1000",
+        "mov [rax], r8",
+        "mov [rax + 8], rcx",
+        "mov qword ptr [rax + 16], {room}",
+        "add rcx, rsi",
+        "mov [rdi + {answer}], rcx",
+        "pop r8",
+        "pop rcx",
+        "pop rax",
+        "ret",
+        "2:",
+        "pop r8",
+        "pop rcx",
+        "pop rax",
+        "jmp [rdi + {fill}]",
+        entries = const ENTRIES,
+        tlb = const TLB,
+        near = const NEAR,
+        room = const ROOM,
+        answer = const ANSWER,
+        fill = const FILL,
     )
 }
 

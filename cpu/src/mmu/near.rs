@@ -1,0 +1,66 @@
+//! What translated code looks at before the TLB: for each register that addresses begin with, the page that was read and the
+//! page that was written last. Where an array or the stack is gone through, the answer is there before the address is: the
+//! access waits for no probe.
+//!
+//! Everything that takes a tag away from a first-level table drops all of it.
+
+use super::Mmu;
+use crate::ram::PAGE;
+
+/// Pages are known by what addresses begin with: a general register by its number, or one of these.
+pub(crate) const BY_RIP: u8 = 16;
+/// Neither a register nor RIP.
+pub(crate) const ABSOLUTE: u8 = 17;
+
+/// Addresses this far into a page and no further are answered: so no access of up to 32 bytes reaches beyond.
+pub(crate) const ROOM: u64 = PAGE - 31;
+
+/// A page that was used last.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct NearPage {
+    /// Linear address of the page.
+    pub(crate) tag: u64,
+    /// Host address = linear address + this.
+    pub(crate) addend: u64,
+    /// [`ROOM`], or 0 where nothing is known.
+    pub(crate) room: u64,
+    unused: u64,
+}
+
+const PAGES: usize = 36;
+const _: () = assert!(size_of::<NearPage>() == 32 && PAGES == 2 * (ABSOLUTE as usize + 1));
+
+/// All of one class of accesses.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Near([NearPage; PAGES]);
+
+impl Near {
+    pub(super) const EMPTY: Near = Near([NearPage { tag: 0, addend: 0, room: 0, unused: 0 }; PAGES]);
+
+    /// Where it stands what is known of `begin`, a register or one of the constants above.
+    pub(crate) const fn index(begin: u8, write: bool) -> usize {
+        begin as usize * 2 + write as usize
+    }
+
+    /// An access at a linear address has been found at a host address, by a tag.
+    pub(crate) fn note(&mut self, index: usize, linear: u64, host: *const u8) {
+        if let Some(page) = self.0.get_mut(index) {
+            let addend = (host as u64).wrapping_sub(linear);
+            *page = NearPage { tag: linear & !(PAGE - 1), addend, room: ROOM, unused: 0 };
+        }
+    }
+}
+
+impl Mmu {
+    /// Nothing is known any more.
+    pub(super) fn forget_near(&mut self) {
+        for (near, used) in self.near.iter_mut().zip(&mut self.near_used) {
+            if std::mem::take(used) {
+                *near = Near::EMPTY;
+            }
+        }
+        self.near_used[self.near_class] = true;
+    }
+}
