@@ -101,14 +101,21 @@ impl Emitter<'_, '_> {
         let addend = field(offset_of!(NearPage, addend));
         let offset = self.b.ins().isub(linear, tag);
         let hits = self.b.ins().icmp(IntCC::UnsignedLessThan, offset, room);
-        let host = self.b.ins().iadd(linear, addend);
-        let (miss, done) = (self.cold(), self.b.create_block());
+        // Every way to `done` is a block of its own: what the register allocator puts on an edge from a branch stands in the way
+        // of those who do not take it.
+        let (hit, miss, done) = (self.b.create_block(), self.cold(), self.b.create_block());
         self.b.append_block_param(done, I64);
-        self.b.ins().brif(hits, done, &[host.into()], miss, &[]);
+        self.b.ins().brif(hits, hit, &[], miss, &[]);
         self.to(miss);
-        let host = self.slow_address(linear, (index as u64) << 8 | size << 1 | u64::from(write));
-        let bail = self.bail_block();
-        self.b.ins().brif(host, done, &[host.into()], bail, &[]);
+        let what = (index as u64) << 8 | size << 1 | u64::from(write);
+        let found = self.slow_address(linear, what);
+        let (back, bail) = (self.cold(), self.bail_block());
+        self.b.ins().brif(found, back, &[], bail, &[]);
+        self.to(back);
+        self.b.ins().jump(done, &[found.into()]);
+        self.to(hit);
+        let host = self.b.ins().iadd(linear, addend);
+        self.b.ins().jump(done, &[host.into()]);
         self.to(done);
         self.b.block_params(done)[0]
     }
