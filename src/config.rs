@@ -267,6 +267,10 @@ bitflags::bitflags! {
         const NO_FUSE = 1 << 3;
         /// Code is translated before it runs for the first time, and waited for.
         const JIT_AT_ONCE = 1 << 4;
+        /// Warm code is interpreted until it is hot, not translated in one pass.
+        const NO_T1 = 1 << 5;
+        /// Code is translated in one pass before it runs for the first time.
+        const T1_AT_ONCE = 1 << 6;
     }
 }
 
@@ -277,7 +281,17 @@ impl DebugFlags {
         ("no-chain", Self::NO_CHAIN, "blocks of code are looked up each time instead of being linked"),
         ("no-fuse", Self::NO_FUSE, "a handler for each instruction, never one for two"),
         ("no-specialise", Self::NO_SPECIALISE, "generic instruction handlers only"),
+        (
+            "no-t1",
+            Self::NO_T1,
+            "with --accel jit, nothing is translated in one pass: code is interpreted until it is hot",
+        ),
         ("no-tlb", Self::NO_TLB, "every memory access walks the page tables"),
+        (
+            "t1-at-once",
+            Self::T1_AT_ONCE,
+            "with --accel jit, all code is translated in one pass before it runs",
+        ),
     ];
 }
 

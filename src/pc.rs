@@ -268,10 +268,15 @@ impl Pc {
 }
 
 fn cpu_options(config: &Config) -> Options {
-    let translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
-        true => Translate { threshold: 0, at_once: true },
+    let mut translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
+        true => Translate { threshold: 0, at_once: true, one_pass: None },
         false => Translate::default(),
     };
+    if config.debug.contains(DebugFlags::NO_T1) {
+        translate.one_pass = None;
+    } else if config.debug.contains(DebugFlags::T1_AT_ONCE) {
+        translate.one_pass = Some(0);
+    }
     Options {
         jit: (config.accel == Accel::Jit).then_some(translate),
         no_chain: config.debug.contains(DebugFlags::NO_CHAIN),

@@ -173,6 +173,11 @@ impl Head {
         self.count.set(times);
     }
 
+    /// Where that is counted.
+    pub(crate) fn count_address(&self) -> u64 {
+        self.count.as_ptr() as u64
+    }
+
     /// From now on the block is this code.
     ///
     /// # Safety
@@ -538,7 +543,7 @@ impl Cpu {
             .jit
             .as_ref()
             .filter(|_| linking != Linking::Leave)
-            .map(|jit| (self.blocks.built, jit.threshold()));
+            .map(|jit| (self.blocks.built, jit.first_threshold()));
         assemble(decoded, place, linking, &self.options, counted)
     }
 

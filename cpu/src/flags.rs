@@ -86,15 +86,15 @@ pub(crate) struct Flags {
 }
 
 /// Words l, t for any CF, OF, AF; the index is `af << 2 | of << 1 | cf`.
-const LT: [(u64, u64); 8] = [
-    (0, 0),
-    (0, 0x20),
-    (1 << 63, 0x20),
-    (0x7fff_ffff_ffff_ffe0, 1 << 63),
-    (0x20, 1),
-    (0, 1),
-    (1 << 63, 1),
-    (0x7fff_ffff_ffff_ffe0, 1 << 63 | 1),
+pub(crate) static CARRIES: [[u64; 2]; 8] = [
+    [0, 0],
+    [0, 0x20],
+    [1 << 63, 0x20],
+    [0x7fff_ffff_ffff_ffe0, 1 << 63],
+    [0x20, 1],
+    [0, 1],
+    [1 << 63, 1],
+    [0x7fff_ffff_ffff_ffe0, 1 << 63 | 1],
 ];
 
 /// `v` as it stands in l or t.
@@ -112,7 +112,7 @@ impl Flags {
             Arith::Sub { a, b, r } => (r, place(w, a), place(w, b)),
             Arith::Logic { r } => (r, 0, 0),
             Arith::Explicit { r, cf, of, af } => {
-                let (l, t) = LT[(af as usize) << 2 | (of as usize) << 1 | cf as usize];
+                let [l, t] = CARRIES[(af as usize) << 2 | (of as usize) << 1 | cf as usize];
                 (r, l, t)
             }
         };
@@ -147,7 +147,7 @@ impl Flags {
     /// Sets CF, OF and AF, leaves the others.
     #[inline(always)]
     pub(crate) fn set_carries(&mut self, cf: bool, of: bool, af: bool) {
-        (self.l, self.t) = LT[(af as usize) << 2 | (of as usize) << 1 | cf as usize];
+        [self.l, self.t] = CARRIES[(af as usize) << 2 | (of as usize) << 1 | cf as usize];
     }
     /// Sets CF alone.
     #[inline(always)]

@@ -125,11 +125,16 @@ fn any_slices_give_the_same_count_and_state() {
         let other = in_slices(options, [u64::MAX].into_iter());
         assert!(other == whole, "{options:?}: {} and {}", other.0, whole.0);
     }
-    for threshold in [0, 3] {
-        let options = Options { jit: Some(Translate { threshold, at_once: true }), ..COUNTING };
+    for (threshold, one_pass) in [(0, None), (3, None), (u32::MAX, Some(0)), (5, Some(1))] {
+        let options = Options { jit: Some(Translate { threshold, at_once: true, one_pass }), ..COUNTING };
         for slice in [u64::MAX, 4001, 997, 501, 466] {
             let other = in_slices(options, std::iter::repeat(slice));
-            assert!(other == whole, "translated, {threshold}, {slice}: {} and {}", other.0, whole.0);
+            assert!(
+                other == whole,
+                "translated, {threshold}, {one_pass:?}, {slice}: {} and {}",
+                other.0,
+                whole.0
+            );
         }
     }
 }

@@ -246,8 +246,16 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
     for n in 0..cases(count) {
         let mut random = Random::new(seed + n);
         let program = Program::new(segments, &mut random, codes, changes);
-        let threshold = [0, 1, 3, 20][n as usize % 4];
-        let jit = Some(Translate { threshold, at_once: true });
+        let (threshold, one_pass) = [
+            (0, None),
+            (u32::MAX, Some(0)),
+            (3, Some(0)),
+            (1, None),
+            (u32::MAX, Some(2)),
+            (20, Some(1)),
+            (20, None),
+        ][n as usize % 7];
+        let jit = Some(Translate { threshold, at_once: true, one_pass });
         let translated = Options { jit, no_tlb: n % 5 == 4, ..COUNTING };
         let (mut a, mut b) = (program.machine(COUNTING), program.machine(translated));
         for (k, &slice) in slices.iter().enumerate() {
@@ -258,7 +266,7 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
             let differing: Vec<usize> =
                 (0..want.3.len()).filter(|&k| want.3[k] != got.3[k]).take(20).collect();
             panic!(
-                "program {} with threshold {threshold}, slice {k}: {:?} after {} and {:?} after {}\n{}\ntranslated:\n{}\nmemory \
+                "program {} with thresholds {one_pass:?}, {threshold}, slice {k}: {:?} after {} and {:?} after {}\n{}\ntranslated:\n{}\nmemory \
                  that differs: {differing:x?}",
                 seed + n,
                 want.0,

@@ -43,7 +43,7 @@ Exit status:
 /// The arguments of the command.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Arguments {
-    /// Whose work is checked: interp (the interpreter) or jit (the translator)
+    /// Whose work is checked: interp (the interpreter), jit (the translator) or t1 (the translator in one pass)
     #[arg(long, value_name = "ENGINE", default_value = "interp", value_parser = parse_accel)]
     accel: Engine,
     /// What is right: host (this machine's CPU), interp (the interpreter without its speed-ups), or a file of --record
@@ -83,10 +83,11 @@ const RIGHT: &str = if HAS_TRANSLATOR { "right are interp and jit" } else { "rig
 fn parse_accel(text: &str) -> Result<Engine, UseError> {
     match text {
         "interp" => Ok(Engine::Interp),
-        "jit" if !HAS_TRANSLATOR => Err(UseError::new(format!(
+        "jit" | "t1" if !HAS_TRANSLATOR => Err(UseError::new(format!(
             "'{text}' is not in this build, which was made without the translator; {RIGHT}"
         ))),
         "jit" => Ok(Engine::Jit),
+        "t1" => Ok(Engine::OnePass),
         "kvm" => Err(UseError::new(format!(
             "'{text}' is not in this build, which emulates the processor; {RIGHT}"
         ))),
@@ -270,6 +271,6 @@ mod tests {
     #[test]
     fn engines_to_come_are_named() {
         let why = parse_accel("kvm").unwrap_err().to_string();
-        assert!(why.contains("interp and jit"), "{why}");
+        assert!(why.contains("interp, jit and t1"), "{why}");
     }
 }

@@ -327,7 +327,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.b.ins().brif(unmasked, out, &[], on, &[]);
         self.to(out);
         let cell = self.insn_cell(0);
-        self.store_state(cell, at(PASSAGE + offset_of!(Passage, resume)));
+        let insn = self.b.ins().load(I64, STATE, cell, 0);
+        self.store_state(insn, at(PASSAGE + offset_of!(Passage, resume)));
         self.leave_with(Status::ResumeFirst, 0);
         self.to(on);
     }
@@ -602,7 +603,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let flags = self.flush_rare(self.dirty);
         self.flush_budget(0);
         let cell = self.insn_cell(self.index);
-        self.store_state(cell, at(PASSAGE + offset_of!(Passage, resume)));
+        let insn = self.b.ins().load(I64, STATE, cell, 0);
+        self.store_state(insn, at(PASSAGE + offset_of!(Passage, resume)));
         self.leave_with(if self.index == 0 { Status::ResumeFirst } else { Status::Resume }, flags);
         if let Some(here) = here {
             self.b.switch_to_block(here);

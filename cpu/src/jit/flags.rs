@@ -35,9 +35,9 @@ pub(super) struct Raw {
     pub(super) values: [Option<Value>; 2],
 }
 
-const ADD: u32 = 1;
-const SUB: u32 = 2;
-const LOGIC: u32 = 3;
+pub(super) const ADD: u32 = 1;
+pub(super) const SUB: u32 = 2;
+pub(super) const LOGIC: u32 = 3;
 
 impl Cpu {
     /// Makes words of flags that translated code has left as they were; `kind` is [`Raw::kind`], 0 if there are none.

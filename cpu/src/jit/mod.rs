@@ -29,6 +29,9 @@ mod memory;
 #[cfg(feature = "jit")]
 mod pages;
 mod placements;
+#[cfg_attr(all(feature = "jit", target_arch = "x86_64"), path = "quick/mod.rs")]
+#[cfg_attr(not(all(feature = "jit", target_arch = "x86_64")), path = "no_quick.rs")]
+mod quick;
 mod region;
 mod runtime;
 mod service;
@@ -40,10 +43,11 @@ pub(crate) use region::{INSTRUCTIONS, Part};
 pub(crate) use service::Service;
 
 use crate::{
-    attention::Attention,
+    attention::{Attention, Request},
     blocks::Head,
-    insn::Insn,
+    insn::{Insn, Links, attr},
     mode::Mode,
+    ram::PAGE,
     sem::Op,
     state::{Cpu, Mxcsr, Why},
     statistics::Doing,
@@ -71,18 +75,23 @@ const HOTTEST: i32 = i32::MAX;
 /// Whether softmetal has been built with its translator.
 pub const HAS_TRANSLATOR: bool = cfg!(feature = "jit");
 
+/// How often a block begins before it is translated in one pass: what it costs is won back after some thirty times.
+const ONE_PASS: u32 = 20;
+
 /// How the translator is to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translate {
-    /// How often a block begins before it is translated.
+    /// How often a block begins before it is translated with those behind it, by Cranelift.
     pub threshold: u32,
+    /// How often it begins before it is translated alone, in one pass, on hosts for which there is that; None: never.
+    pub one_pass: Option<u32>,
     /// The CPU waits for each translation, and Cranelift's verifier looks at it: for tests.
     pub at_once: bool,
 }
 
 impl Default for Translate {
     fn default() -> Self {
-        Translate { threshold: 1000, at_once: false }
+        Translate { threshold: 1000, one_pass: Some(ONE_PASS), at_once: false }
     }
 }
 
@@ -100,6 +109,8 @@ pub(crate) enum Status {
     Stopped = 3,
     /// As `Resume`; the instruction is the first of its block.
     ResumeFirst = 4,
+    /// A block translated in one pass has become hot: its first instruction is [`Passage::resume`].
+    Hot = 5,
 }
 
 /// What translated code and its surroundings hand each other.
@@ -114,8 +125,8 @@ pub(crate) struct Passage {
     pub(crate) answer: u64,
     /// The stub of the exit that was taken.
     pub(crate) exit: usize,
-    /// A cell with the instruction at which the interpreter goes on.
-    pub(crate) resume: *const *const Insn,
+    /// The instruction at which the interpreter goes on.
+    pub(crate) resume: *const Insn,
     /// What the flags follow from, where they are not words yet.
     pub(crate) raw: [u64; 2],
     /// Where floating-point results go that are computed for their flags alone.
@@ -158,6 +169,14 @@ struct Live {
     incoming: Vec<usize>,
 }
 
+/// A block translated in one pass.
+#[derive(Debug, Default)]
+struct Quick {
+    code: usize,
+    /// Stubs that jump here.
+    incoming: Vec<usize>,
+}
+
 /// The translations of a CPU.
 #[derive(Debug)]
 pub(crate) struct Jit {
@@ -169,6 +188,10 @@ pub(crate) struct Jit {
     cache: Cache,
     /// By the first instruction of their entry's block.
     regions: FxHashMap<*const Insn, Live>,
+    /// What translates in one pass, if something does.
+    quick_translator: Option<quick::Translator>,
+    /// Blocks translated in one pass, by their first instruction.
+    quick: FxHashMap<*const Insn, Quick>,
     /// Regions by the blocks that they are made of.
     members: FxHashMap<*const Insn, Vec<*const Insn>>,
     /// Hot blocks that wait for their translation, their modes and linear addresses. They are counted on.
@@ -200,6 +223,12 @@ pub struct Counters {
     pub stale: u64,
     /// Regions dropped because their code was written.
     pub dropped: u64,
+    /// Blocks translated in one pass.
+    pub one_pass: u64,
+    /// Their instructions.
+    pub one_pass_instructions: u64,
+    /// Bytes of their code.
+    pub one_pass_bytes: u64,
     /// How often translated code was entered.
     pub entered: u64,
     /// How often it was left by an exit that was not linked.
@@ -224,6 +253,9 @@ impl AddAssign for Counters {
         self.refused += other.refused;
         self.stale += other.stale;
         self.dropped += other.dropped;
+        self.one_pass += other.one_pass;
+        self.one_pass_instructions += other.one_pass_instructions;
+        self.one_pass_bytes += other.one_pass_bytes;
         self.entered += other.entered;
         self.unlinked += other.unlinked;
         self.missed += other.missed;
@@ -250,7 +282,7 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; entered {} times, left {} times by an exit without link and {} times for want of an entry in \
+             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit without link and {} times for want of an entry in \
              the jump cache, {} exits linked, {} instructions left to the interpreter",
             self.translated,
             self.instructions,
@@ -260,6 +292,9 @@ impl std::fmt::Display for Counters {
             self.stale,
             self.refused,
             self.cleared,
+            self.one_pass,
+            self.one_pass_instructions,
+            self.one_pass_bytes >> 10,
             self.entered,
             self.unlinked,
             self.missed,
@@ -291,6 +326,8 @@ impl Jit {
             own,
             cache,
             regions: FxHashMap::default(),
+            quick_translator: options.one_pass.and_then(|_| quick::Translator::new()),
+            quick: FxHashMap::default(),
             members: FxHashMap::default(),
             candidates: FxHashMap::default(),
             asked: 0,
@@ -334,14 +371,28 @@ impl Jit {
 
     /// Whether a block has begun so often that it is worth translating as part of a region.
     pub(crate) fn is_warm(&self, head: &Head) -> bool {
-        let threshold = self.threshold();
-        !head.code.get().is_null() || head.left() > threshold || head.left() <= threshold - threshold / WARM
+        let (threshold, left) = (self.threshold(), head.left());
+        let often = left > threshold || left <= threshold - threshold / WARM;
+        // What has not been translated in one pass has not begun often, whatever is left.
+        let translated = !head.code.get().is_null();
+        if self.quick_translator.is_some() { translated && often } else { translated || often }
     }
 
-    /// A block is gone: so are the regions made of it.
+    /// How often a block begins before anything is done about it.
+    pub(crate) fn first_threshold(&self) -> i32 {
+        match (&self.quick_translator, self.options.one_pass) {
+            (Some(_), Some(times)) => i32::try_from(times).unwrap_or(i32::MAX).min(self.threshold()),
+            _ => self.threshold(),
+        }
+    }
+
+    /// A block is gone: so are the translations made of it.
     pub(crate) fn forget(&mut self, block: *const Insn) {
-        let threshold = self.threshold();
+        let threshold = self.first_threshold();
         self.candidates.remove(&block);
+        for stub in self.quick.remove(&block).unwrap_or_default().incoming {
+            self.cache.unlink(stub);
+        }
         for entry in self.members.remove(&block).unwrap_or_default() {
             let Some(region) = self.regions.remove(&entry) else { continue };
             self.statistics.dropped += 1;
@@ -360,12 +411,13 @@ impl Jit {
 
     /// Drops everything. No translated code runs.
     fn clear(&mut self) {
-        let threshold = self.threshold();
-        for &entry in self.regions.keys() {
+        let threshold = self.first_threshold();
+        for &entry in self.regions.keys().chain(self.quick.keys()) {
             // SAFETY: regions die with their blocks, so this one lives.
             unsafe { Head::of(entry).leave_translation(entry, threshold) };
         }
         self.regions.clear();
+        self.quick.clear();
         self.members.clear();
         self.cache.clear();
         self.full = false;
@@ -412,9 +464,53 @@ impl Jit {
         for &block in &blocks {
             self.members.entry(block).or_default().push(entry);
         }
-        self.regions.insert(entry, Live { placed, blocks, incoming: Vec::new() });
+        // What led to the block translated alone leads here from now on.
+        let incoming = self.quick.remove(&entry).unwrap_or_default().incoming;
+        for &stub in &incoming {
+            self.cache.link(stub, placed.code);
+        }
+        self.regions.insert(entry, Live { placed, blocks, incoming });
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
+    }
+}
+
+impl Jit {
+    /// Translates a block in one pass; false where it stays with the interpreter.
+    ///
+    /// # Safety
+    /// `first` is the first instruction of a block that lives.
+    unsafe fn translate_alone(&mut self, first: *const Insn, mode: Mode, linear: u64) -> bool {
+        let threshold = self.threshold();
+        let Some(translator) = &mut self.quick_translator else { return false };
+        // SAFETY: the caller's promise; a block ends with an instruction that has LAST set, and its links follow.
+        let (head, insns, links) = unsafe {
+            let mut n = 1;
+            while !(*first.add(n - 1)).has(attr::LAST) {
+                n += 1;
+            }
+            (Head::of(first), std::slice::from_raw_parts(first, n), &*first.add(n).cast::<Links>())
+        };
+        let page = (head.page() / PAGE) as u32;
+        let source = quick::Source { insns, links, mode, page, count: head.count_address() };
+        let Some(compiled) = translator.translate(source) else {
+            head.count_anew(HOTTEST);
+            return true;
+        };
+        let Some(placed) = self.cache.place(&compiled, &[]) else {
+            self.full = true;
+            head.count_anew(threshold);
+            return true;
+        };
+        self.told.placed(placed.place, Some(linear));
+        self.statistics.one_pass += 1;
+        self.statistics.one_pass_instructions += links.n as u64;
+        self.statistics.one_pass_bytes += compiled.code.len() as u64;
+        self.quick.insert(first, Quick { code: placed.code as usize, incoming: Vec::new() });
+        head.count_anew(threshold.saturating_sub(self.first_threshold()).max(1));
+        // SAFETY: the head stands in front of this instruction.
+        unsafe { head.translate(first, placed.code) };
+        true
     }
 }
 
@@ -423,7 +519,7 @@ pub(crate) fn counted(c: &mut Cpu, i: &Insn) -> *const Insn {
     // SAFETY: this step stands only in first instructions.
     let head = unsafe { Head::of(i) };
     if head.begins() {
-        c.within(Doing::Translating, |c| c.translate_block(i, head));
+        c.within(Doing::Translating, |c| c.translate_warm(i, head));
         if !head.code.get().is_null() {
             return translated(c, i);
         }
@@ -470,9 +566,8 @@ impl Cpu {
         }
         self.why = Why::Continue;
         if status == Status::Resume as u32 || status == Status::ResumeFirst as u32 {
-            // SAFETY: the cells of a region hold instructions of its blocks, which live.
-            let resume = unsafe { *self.translated.resume };
-            // SAFETY: as above.
+            let resume = self.translated.resume;
+            // SAFETY: an instruction of a block that lives, since the code made of it was left just now.
             let i = unsafe { &*resume };
             if let Some(jit) = &mut self.jit {
                 jit.statistics.resumed += 1;
@@ -484,6 +579,13 @@ impl Cpu {
                 return (unsafe { Head::of(resume) }.step.get())(self, i);
             }
             return resume;
+        }
+        if status == Status::Hot as u32 {
+            let first = self.translated.resume;
+            // SAFETY: as above; a head stands in front of a first instruction.
+            let (i, head) = unsafe { (&*first, Head::of(first)) };
+            self.within(Doing::Translating, |c| c.translate_block(i, head));
+            return first;
         }
         let unlinked = status == Status::Unlinked as u32;
         if let Some(jit) = &mut self.jit {
@@ -514,11 +616,38 @@ impl Cpu {
         // SAFETY: a first instruction, with a head in front.
         let page = unsafe { Head::of(first) }.linkable();
         let Some(jit) = self.jit.as_mut().filter(|jit| page == Some(jit.cache.page(stub))) else { return };
-        let Some(region) = jit.regions.get_mut(&first) else { return };
-        region.incoming.push(stub);
-        let code = region.placed.code;
+        let code = match (jit.regions.get_mut(&first), jit.quick.get_mut(&first)) {
+            (Some(region), _) => {
+                region.incoming.push(stub);
+                region.placed.code
+            }
+            (None, Some(quick)) => {
+                quick.incoming.push(stub);
+                quick.code as *const u8
+            }
+            (None, None) => return,
+        };
         jit.cache.link(stub, code);
         jit.statistics.linked += 1;
+    }
+
+    /// A block has begun so often that something is to be done: has it translated, alone where there is that.
+    #[cold]
+    #[inline(never)]
+    fn translate_warm(&mut self, i: &Insn, head: &Head) {
+        let (mode, linear) = (self.mode, self.page_relative(i.ip.into()));
+        if let Some(jit) = &mut self.jit {
+            // SAFETY: what is counted is the first instruction of a block that lives.
+            let alone = unsafe { jit.translate_alone(i, mode, linear) };
+            if jit.full {
+                // Where no translated code runs, there will be room.
+                self.attention_owner.mention(Request::TRANSLATED);
+            }
+            if alone {
+                return;
+            }
+        }
+        self.translate_block(i, head);
     }
 
     /// A block is hot: has it translated.

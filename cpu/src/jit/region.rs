@@ -328,7 +328,7 @@ impl Step {
         }
     }
 
-    fn new(i: &Insn, mode: Mode) -> Self {
+    pub(super) fn new(i: &Insn, mode: Mode) -> Self {
         let op = Op::from_number(i.op);
         let effects = sem::effects(i);
         let flags = |set: u64| if set & bits::STATUS != 0 { FLAGS } else { 0 };

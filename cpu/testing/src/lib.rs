@@ -22,7 +22,7 @@ pub mod workloads;
 
 pub use host::{Child, Host, HostFault};
 pub use machine::{End, Frame, Level, Machine, flag, pte};
-pub use program::{assemble, assemble_for, options, translated};
+pub use program::{assemble, assemble_for, options, translated, translated_alone};
 pub use random::Random;
 pub use segments::Segments;
 pub use softmetal_cpu::testing::User;

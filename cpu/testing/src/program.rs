@@ -26,8 +26,8 @@ pub fn assemble_for(
 }
 
 /// Every risky speed-up on, and each off; then every block translated when it runs for the first time, and those that run
-/// for the third time with what follows them.
-pub fn options() -> [Options; 7] {
+/// for the third time with what follows them; then in one pass, first for ever, then until they run for the third time.
+pub fn options() -> [Options; 9] {
     let plain = Options { cpus: 1, ..Options::default() };
     [
         plain,
@@ -37,10 +37,23 @@ pub fn options() -> [Options; 7] {
         Options { no_tlb: true, ..plain },
         translated(0),
         translated(2),
+        translated_alone(u32::MAX),
+        translated_alone(2),
     ]
 }
 
 /// Blocks are translated at once when they have run so often.
 pub fn translated(threshold: u32) -> Options {
-    Options { cpus: 1, jit: Some(Translate { threshold, at_once: true }), ..Options::default() }
+    Options {
+        cpus: 1,
+        jit: Some(Translate { threshold, at_once: true, one_pass: None }),
+        ..Options::default()
+    }
+}
+
+/// Blocks are translated in one pass when they run for the first time, and with what follows them when they have run so
+/// often.
+pub fn translated_alone(threshold: u32) -> Options {
+    let jit = Translate { threshold, at_once: true, one_pass: Some(0) };
+    Options { cpus: 1, jit: Some(jit), ..Options::default() }
 }

@@ -273,3 +273,8 @@ pub(in crate::jit) fn fill(
 
 /// Code at these addresses was written through another mapping: x86 sees that by itself.
 pub(in crate::jit) fn synchronise(_: usize, _: usize) {}
+
+/// Whether the host has POPCNT.
+pub(in crate::jit) fn counts_bits() -> bool {
+    std::arch::is_x86_feature_detected!("popcnt")
+}

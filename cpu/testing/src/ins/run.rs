@@ -6,7 +6,7 @@ use crate::{
     host::{Host, judges, runs_in, runs_on_host},
     layout::*,
     machine::{Machine, flag},
-    program::translated,
+    program::{translated, translated_alone},
     segments::Segments,
     undefined::undefined,
 };
@@ -61,7 +61,10 @@ pub fn check_file(path: &Path) -> Result<Report, String> {
 fn check(name: &str, file: &mut File, bless: bool) -> Report {
     let mut report = Report::default();
     let mut machine = Machine::default();
-    let mut translator = Machine::new(translated(0));
+    let mut translators = [
+        ("translated", Machine::new(translated(0))),
+        ("translated in one pass", Machine::new(translated_alone(u32::MAX))),
+    ];
     let mut host = if judges() { Host::new() } else { None };
     for line in file.lines.iter_mut().flatten() {
         report.lines += 1;
@@ -85,12 +88,15 @@ fn check(name: &str, file: &mut File, bless: bool) -> Report {
             }
         };
         let ours = run_machine(&mut machine, &before);
-        if begin(&mut translator, line).is_ok() {
-            let theirs = run_machine(&mut translator, &before);
+        for (how, translator) in &mut translators {
+            if begin(translator, line).is_err() {
+                continue;
+            }
+            let theirs = run_machine(translator, &before);
             let (ours, theirs) = (describe(&before, &ours, 0), describe(&before, &theirs, 0));
             if ours != theirs {
                 let (a, b) = (written(&ours), written(&theirs));
-                wrong(&mut report, format!("{}: gives {a}; translated {b}", line.text));
+                wrong(&mut report, format!("{}: gives {a}; {how} {b}", line.text));
             }
         }
         let user = user_of(&before.0);

@@ -1,7 +1,7 @@
 //! Who is compared with whom.
 
 use super::{Emulated, Maker, Verifier, plan};
-use crate::{Host, translated};
+use crate::{Host, translated, translated_alone};
 use iced_x86::{Code, CpuidFeature};
 use softmetal_cpu::Options;
 use std::collections::BTreeSet;
@@ -25,6 +25,8 @@ pub enum Engine {
     Interp,
     /// The translator, which translates each case before it runs.
     Jit,
+    /// The same in one pass.
+    OnePass,
 }
 
 impl Engine {
@@ -33,13 +35,14 @@ impl Engine {
         match self {
             Engine::Interp => plain(),
             Engine::Jit => translated(0),
+            Engine::OnePass => translated_alone(u32::MAX),
         }
     }
 
     /// States that one encoding runs from.
     fn states(self) -> usize {
         match self {
-            Engine::Interp => 16,
+            Engine::Interp | Engine::OnePass => 16,
             // Each encoding has to be translated.
             Engine::Jit => 128,
         }

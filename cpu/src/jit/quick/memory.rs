@@ -1,0 +1,191 @@
+//! Guest memory in one-pass translation: the probe of the TLB in line, everything else out of it.
+
+use super::{
+    Cold, Unsupported, Writer,
+    assembler::{Alu, At, Host, RAX, RCX, RSI, Shift, Xmm, cond},
+    values::{Fixed, Two, Val},
+};
+use crate::{
+    insn::{Insn, Kind, attr},
+    mmu::{ENTRIES, TlbEntry},
+    mode::Mode,
+    ram::PAGE,
+    state::reg,
+    width::{D, Q, Width},
+};
+use std::mem::offset_of;
+
+impl Writer {
+    /// The memory operand's offset, as its address arithmetic gives it.
+    pub(super) fn operand_offset(&mut self, i: &Insn) -> Val {
+        if i.has(attr::IMM64) {
+            return Val::Known(i.imm64());
+        }
+        let mut displacement = i64::from(i.disp);
+        if i.has(attr::RIP) {
+            displacement += i64::from(i.ip) + i64::from(i.len);
+        }
+        // Number 16 reads zero.
+        let base = (i.base < 16 || i.base == reg::PAGE).then(|| self.register(i.base.into()));
+        let index = (i.index < 16).then(|| self.register(i.index.into()));
+        let v = self.address_sum(base, index.map(|x| (x, i.scale & 3)), displacement);
+        if matches!(i.asize, 2 | 4) { self.cut(Width(i.asize), v) } else { v }
+    }
+
+    fn address_sum(&mut self, base: Option<Val>, index: Option<(Val, u8)>, displacement: i64) -> Val {
+        let short = i32::try_from(displacement).ok();
+        if let (Some((x @ Val::Node(_), shift)), Some(disp)) = (index, short) {
+            let base = match base {
+                Some(base) => Some(self.host(base)),
+                None => None,
+            };
+            let x = self.host(x);
+            let to = self.temporary();
+            self.asm.lea(Q, to, At { base, index: Some((x, shift)), disp });
+            return self.standing(to);
+        }
+        let base = base.unwrap_or(Val::Known(0));
+        let sum = match index {
+            Some((x, shift)) => {
+                let x = self.two(Two::ShiftLeft, Q, x, Val::Known(shift.into()));
+                self.two(Two::Add, Q, base, x)
+            }
+            None => base,
+        };
+        self.two(Two::Add, Q, sum, Val::Known(displacement as u64))
+    }
+
+    /// The memory operand's linear address, `by` bytes on.
+    pub(super) fn operand_address(&mut self, i: &Insn, by: Option<Val>) -> Val {
+        let mut a = self.operand_offset(i);
+        if let Some(by) = by {
+            a = self.two(Two::Add, Q, a, by);
+            if i.asize == 4 {
+                a = self.cut(D, a);
+            }
+        }
+        let near = i.dst_kind() == Kind::Mem || i.src_kind() == Kind::Mem;
+        if !near && self.mode.is_64() && i.seg < 6 {
+            let base = self.temporary();
+            self.asm.load(Q, base, Self::segment_place(i.seg));
+            let base = self.standing(base);
+            a = self.two(Two::Add, Q, a, base);
+        }
+        if self.mode.contains(Mode::LONG) { a } else { self.cut(D, a) }
+    }
+
+    /// Where in the host's memory an access goes: by way of RAX, which holds until something else is computed.
+    pub(super) fn probe(&mut self, linear: Val, size: u64, write: bool) -> At {
+        let linear = self.host(linear);
+        let shift = size_of::<TlbEntry>().trailing_zeros() as u8;
+        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        self.asm.copy(RAX, linear);
+        self.asm.copy(RCX, linear);
+        self.asm.shift(Shift::Right, Q, RAX, 12 - shift);
+        self.asm.shift(Shift::Right, Q, RCX, 21 - shift);
+        self.asm.alu(Alu::Xor, D, RAX, RCX);
+        self.asm.alu_constant(Alu::And, D, RAX, (ENTRIES as i32 - 1) << shift);
+        self.asm.alu_load(Alu::Add, Q, RAX, Self::tlb_place());
+        self.asm.load(Q, RCX, At::new(RAX, tag as i32));
+        self.asm.alu(Alu::Xor, Q, RCX, linear);
+        self.asm.alu_constant(Alu::Cmp, Q, RCX, (PAGE - size) as i32);
+        let site = self.asm.jump_if(cond::ABOVE);
+        self.asm.load(Q, RAX, At::new(RAX, offset_of!(TlbEntry, addend) as i32));
+        let back = self.asm.len();
+        self.miss(Cold::Miss { site, back, linear, what: size << 1 | u64::from(write), index: self.index });
+        At::sum(RAX, linear)
+    }
+
+    pub(super) fn guest_load(&mut self, w: Width, linear: Val) -> Val {
+        let at = self.probe(linear, w.0.into(), false);
+        let to = self.temporary();
+        self.asm.load(w, to, at);
+        self.bind(to, w.0);
+        self.standing(to)
+    }
+
+    pub(super) fn guest_store(&mut self, w: Width, linear: Val, v: Val) {
+        let v = self.fixed(v);
+        let at = self.probe(linear, w.0.into(), true);
+        self.store_at(w, v, at);
+    }
+
+    fn store_at(&mut self, w: Width, v: Fixed, at: At) {
+        match v {
+            Fixed::In(host) => self.asm.store(w, host, at),
+            Fixed::Known(k) => match i32::try_from(w.sext(k) as i64) {
+                Ok(k) => self.asm.store_constant(w, k, at),
+                Err(_) => {
+                    self.asm.constant(RCX, k);
+                    self.asm.store(w, RCX, at);
+                }
+            },
+        }
+    }
+
+    /// Reads, computes, writes.
+    pub(super) fn guest_modify(
+        &mut self,
+        w: Width,
+        i: &Insn,
+        linear: Val,
+        f: impl Fn(&mut Self, Val) -> Val,
+    ) -> Result<(Val, Val), Unsupported> {
+        if i.has(attr::LOCK) {
+            return Err(Unsupported);
+        }
+        let at = self.probe(linear, w.0.into(), true);
+        let place = self.temporary();
+        self.asm.lea(Q, place, at);
+        let place = At::new(place, 0);
+        let to = self.temporary();
+        self.asm.load(w, to, place);
+        self.bind(to, w.0);
+        let old = self.standing(to);
+        let new = f(self, old);
+        let v = self.fixed(new);
+        self.store_at(w, v, place);
+        Ok((old, new))
+    }
+
+    /// Leaves the instruction to the interpreter where a vector operand that must be aligned is not.
+    pub(super) fn check_aligned(&mut self, i: &Insn, linear: Val, size: i32) {
+        if i.has(attr::ALIGNED) {
+            let linear = self.host(linear);
+            self.asm.test_constant(D, linear, size - 1);
+            self.bail(cond::NOT_EQUAL);
+        }
+    }
+
+    pub(super) fn guest_load_vector(&mut self, linear: Val) -> Xmm {
+        let at = self.probe(linear, 16, false);
+        let to = self.vector_register();
+        self.asm.load_vector(to, at);
+        to
+    }
+
+    pub(super) fn guest_store_vector(&mut self, linear: Val, v: Xmm) {
+        let at = self.probe(linear, 16, true);
+        self.asm.store_vector(v, at);
+    }
+
+    /// What is done where the TLB did not vouch for an access: the stub fills it, or the interpreter runs the instruction.
+    pub(super) fn write_miss(&mut self, linear: Host, what: u64, back: usize) -> usize {
+        self.asm.push(RSI);
+        // The stack stays aligned.
+        self.asm.push(RSI);
+        if linear != RSI {
+            self.asm.copy(RSI, linear);
+        }
+        self.call_slow(what);
+        self.asm.pop(RSI);
+        self.asm.pop(RSI);
+        self.asm.load(Q, RAX, Self::answer_place());
+        self.asm.test(Q, RAX, RAX);
+        let bail = self.asm.jump_if(cond::EQUAL);
+        self.asm.alu(Alu::Sub, Q, RAX, linear);
+        let on = self.asm.jump();
+        self.asm.patch(on, back);
+        bail
+    }
+}

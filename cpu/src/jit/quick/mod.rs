@@ -1,0 +1,634 @@
+//! One-pass translation, for code that is warm: the same semantics as everywhere, a block at a time, in one pass over its
+//! instructions, on the CPU's own thread. It costs some hundredth of what Cranelift takes and runs several times as fast as
+//! the interpreter; blocks that turn out hot are translated again, by Cranelift, as parts of regions.
+//!
+//! Between two instructions all of the CPU state is in memory, but for flags that nobody has asked for (`flags.rs`). Copies of
+//! guest registers stay in host registers while there is room (`values.rs`). So a way out is short: it says which
+//! instruction, and what the flags follow from.
+
+mod assembler;
+mod evaluate;
+mod flags;
+mod memory;
+mod values;
+mod vectors;
+
+use super::{
+    Passage, Status,
+    cache::{Hole, Name},
+    host::Fix,
+    region::{FLAGS, Step, Way},
+    runtime,
+    service::Compiled,
+};
+use crate::{
+    attention::Attention,
+    flags::Flags,
+    insn::{Insn, Links},
+    mode::Mode,
+    sem::{self, Class, Needs, Op},
+    state::{Cpu, reg},
+    width::{D, Q},
+};
+use assembler::{Alu, Assembler, At, Host, RAX, RBP, RCX, RDI, RDX, RSI, cond};
+use flags::{Change, Pending, Raw};
+use smallvec::SmallVec;
+use std::mem::offset_of;
+use values::{Fixed, HELD, Held, Node, Two, Val};
+
+/// Bytes of the longest translation.
+const ROOM: usize = 48 << 10;
+/// What an instruction and its ways out may take.
+const MARGIN: usize = 2 << 10;
+
+/// RBP points so far into the CPU that all that is needed often is within reach of a short displacement.
+const BIAS: i32 = 128;
+
+/// The instruction cannot be translated.
+#[derive(Debug)]
+struct Unsupported;
+
+/// Code that is rarely run, written behind the block.
+#[derive(Clone, Copy, Debug)]
+enum Cold {
+    /// An access missed the TLB.
+    Miss { site: usize, back: usize, linear: Host, what: u64, index: usize },
+    /// A called function did not return as usual.
+    Called { site: usize, index: usize, ip: u16, len: u8 },
+    /// What ended the block sends the CPU to the dispatcher.
+    Ended { site: usize },
+    /// A branch that leads out of the page.
+    Far { site: usize, offset: i32 },
+}
+
+/// Where an instruction is left to the interpreter.
+#[derive(Clone, Debug, Default)]
+struct Bail {
+    sites: SmallVec<[usize; 4]>,
+    raw: Option<Raw>,
+    /// Somebody will jump here.
+    used: bool,
+    at: usize,
+}
+
+/// What is to be translated.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    /// Its instructions, where the interpreter has them, a synthetic end included.
+    pub(super) insns: &'a [Insn],
+    pub(super) links: &'a Links,
+    pub(super) mode: Mode,
+    /// Number of its guest-physical page.
+    pub(super) page: u32,
+    /// Address of the count of how often it may still begin.
+    pub(super) count: u64,
+}
+
+/// What translates.
+#[derive(Debug)]
+pub(super) struct Translator(Box<Writer>);
+
+impl Translator {
+    /// One for this host.
+    pub(super) fn new() -> Option<Self> {
+        Some(Translator(Box::new(Writer::new())))
+    }
+
+    /// Translates a block; None where it is better interpreted.
+    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
+        self.0.translate(source)
+    }
+}
+
+/// What writes translations, and what it keeps between them.
+#[derive(Debug)]
+struct Writer {
+    asm: Assembler,
+    mode: Mode,
+    page: u32,
+    first: u64,
+    taken: i32,
+    fall: i32,
+    nodes: Vec<Node>,
+    held: [Held; HELD],
+    /// By host register: the guest register that it holds.
+    holds: [Option<u8>; 16],
+    /// By host register: how many bytes its value fits.
+    bound: [u8; 16],
+    /// Host registers that the instruction in hand uses.
+    pinned: u16,
+    /// Those that the flags follow from.
+    kept: u16,
+    victim: u8,
+    vectors: u8,
+    pending: Pending,
+    /// The words have what is pending.
+    stored: bool,
+    new_registers: SmallVec<[(u8, Val); 4]>,
+    new_flags: SmallVec<[Change; 2]>,
+    index: usize,
+    /// The instruction in hand needs more than there is.
+    failed: bool,
+    /// By instruction.
+    live: Vec<bool>,
+    bails: Vec<Bail>,
+    cold: Vec<Cold>,
+    holes: Vec<Hole>,
+    exits: Vec<(u32, i32)>,
+    /// The host counts bits.
+    counts_bits: bool,
+}
+
+/// What is put back where an instruction turns out not to be supported.
+struct Mark {
+    asm: usize,
+    held: [Held; HELD],
+    holds: [Option<u8>; 16],
+    bound: [u8; 16],
+    cold: usize,
+    holes: usize,
+    exits: usize,
+}
+
+impl Writer {
+    fn new() -> Self {
+        Writer {
+            asm: Assembler::new(ROOM),
+            mode: Mode::default(),
+            page: 0,
+            first: 0,
+            taken: 0,
+            fall: 0,
+            nodes: Vec::new(),
+            held: [Held::Nowhere; HELD],
+            holds: [None; 16],
+            bound: [8; 16],
+            pinned: 0,
+            kept: 0,
+            victim: 0,
+            vectors: 0,
+            pending: Pending::Words,
+            stored: true,
+            new_registers: SmallVec::new(),
+            new_flags: SmallVec::new(),
+            index: 0,
+            failed: false,
+            live: Vec::new(),
+            bails: Vec::new(),
+            cold: Vec::new(),
+            holes: Vec::new(),
+            exits: Vec::new(),
+            counts_bits: super::host::counts_bits(),
+        }
+    }
+
+    fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
+        let Source { insns, links, mode, page, count } = source;
+        let first = insns.first()?;
+        self.asm.cut(0);
+        self.asm.full = false;
+        (self.mode, self.page, self.first) = (mode, page, std::ptr::from_ref(first) as u64);
+        (self.taken, self.fall) = (links.taken_offset, links.fall_offset);
+        self.forget_copies();
+        self.drop_flags();
+        self.bails.clear();
+        self.cold.clear();
+        self.holes.clear();
+        self.exits.clear();
+        let steps: SmallVec<[Step; 16]> = insns.iter().map(|i| Step::new(i, mode)).collect();
+        if steps[0].way == Way::Leave {
+            return None;
+        }
+        self.look_ahead(insns, &steps);
+        let entry = self.enter(first, count);
+        for (index, (i, step)) in insns.iter().zip(&steps).enumerate() {
+            self.index = index;
+            let ended = self.instruction(i, step);
+            if self.asm.full || self.asm.len() > ROOM - MARGIN {
+                return None;
+            }
+            if ended {
+                break;
+            }
+        }
+        self.write_cold(first.ip.into(), entry);
+        (!self.asm.full).then(|| Compiled {
+            code: self.asm.code().to_vec(),
+            entry: 0,
+            holes: self.holes.clone(),
+            exits: self.exits.clone(),
+            cells: Vec::new(),
+        })
+    }
+
+    /// Behind which instructions somebody wants the flags.
+    fn look_ahead(&mut self, insns: &[Insn], steps: &[Step]) {
+        self.live.clear();
+        self.live.resize(steps.len(), true);
+        let mut live = true;
+        for (k, (step, i)) in steps.iter().zip(insns).enumerate().rev() {
+            self.live[k] = live;
+            // What has to do with vectors may turn out to be called, and to fault.
+            let leaves = step.may_leave || Op::from_number(i.op).needs() != Needs::Nothing;
+            live = leaves || step.reads & FLAGS != 0 || live && !step.kills_flags;
+        }
+    }
+
+    // The CPU state.
+
+    fn place(offset: usize) -> At {
+        At::new(RBP, offset as i32 - BIAS)
+    }
+    fn register_place(guest: usize) -> At {
+        Self::place(offset_of!(Cpu, gpr) + 8 * guest)
+    }
+    fn flag_place(n: usize) -> At {
+        Self::place(offset_of!(Cpu, flags) + 8 * n)
+    }
+    fn tlb_place() -> At {
+        Self::place(offset_of!(Cpu, tlb))
+    }
+    fn segment_place(segment: u8) -> At {
+        Self::place(offset_of!(Cpu, seg_base) + 8 * usize::from(segment & 7))
+    }
+    fn vector_place(r: u8) -> At {
+        Self::place(offset_of!(Cpu, xmm) + 16 * usize::from(r & 31))
+    }
+    fn answer_place() -> At {
+        Self::passage(offset_of!(Passage, answer))
+    }
+    fn passage(offset: usize) -> At {
+        Self::place(offset_of!(Cpu, translated) + offset)
+    }
+
+    fn hole(&mut self, offset: usize, name: Name) {
+        self.holes.push(Hole { offset, fix: Fix::Jump, name, addend: -4 });
+    }
+    fn jump_to_name(&mut self, name: Name) {
+        let at = self.asm.jump();
+        self.hole(at, name);
+    }
+
+    // The way of a block.
+
+    /// What every block begins with: the look at the attention word, and the count. Gives where each leads to.
+    fn enter(&mut self, first: &Insn, count: u64) -> [usize; 2] {
+        debug_assert!(first.len != 0);
+        self.asm.lea(Q, RBP, At::new(RDI, BIAS));
+        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+        self.asm.load(D, RCX, At::new(RAX, offset_of!(Attention, budget) as i32));
+        self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
+        let due = self.asm.jump_if(cond::SIGN);
+        self.asm.constant(RAX, count);
+        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
+        [due, self.asm.jump_if(cond::NOT_GREATER)]
+    }
+
+    /// Translates one instruction; true if it ended the block.
+    fn instruction(&mut self, i: &Insn, step: &Step) -> bool {
+        self.nodes.clear();
+        (self.pinned, self.vectors, self.failed) = (0, 0, false);
+        self.new_registers.clear();
+        self.new_flags.clear();
+        self.bails.push(Bail { raw: self.raw_flags(), ..Bail::default() });
+        let mut way = step.way;
+        if way == Way::Emit {
+            let mark = Mark {
+                asm: self.asm.len(),
+                held: self.held,
+                holds: self.holds,
+                bound: self.bound,
+                cold: self.cold.len(),
+                holes: self.holes.len(),
+                exits: self.exits.len(),
+            };
+            let flags = (self.pending, self.stored, self.kept);
+            let done = sem::emit(self, i).map(|flow| flow.is_some());
+            match done {
+                Ok(ended) if !self.failed => {
+                    if !ended {
+                        self.commit();
+                    }
+                    if !self.failed {
+                        return ended;
+                    }
+                }
+                _ => {}
+            }
+            self.back_to(mark);
+            (self.pending, self.stored, self.kept) = flags;
+            let straight = Op::from_number(i.op).class() == Class::Straight;
+            way = if straight { Way::Call } else { Way::Leave };
+        }
+        match way {
+            Way::Call => self.call(i, step.quiet),
+            Way::End => self.end(),
+            Way::Emit | Way::Leave => {
+                let site = self.asm.jump();
+                self.bail_from(site);
+            }
+        }
+        way != Way::Call
+    }
+
+    fn back_to(&mut self, mark: Mark) {
+        self.asm.cut(mark.asm);
+        (self.held, self.holds, self.bound) = (mark.held, mark.holds, mark.bound);
+        self.cold.truncate(mark.cold);
+        self.holes.truncate(mark.holes);
+        self.exits.truncate(mark.exits);
+        self.nodes.clear();
+        self.pinned = 0;
+        self.failed = false;
+        self.new_registers.clear();
+        self.new_flags.clear();
+        if let Some(bail) = self.bails.last_mut() {
+            bail.sites.clear();
+            bail.used = false;
+        }
+    }
+
+    /// The instruction is done: its registers and flags change.
+    fn commit(&mut self) {
+        let changes = std::mem::take(&mut self.new_flags);
+        let live = self.live.get(self.index).copied().unwrap_or(true);
+        if live {
+            changes.iter().for_each(|&change| self.prepare_change(change));
+        }
+        let registers = std::mem::take(&mut self.new_registers);
+        let last = |k: usize, r: u8| registers[k + 1..].iter().all(|(other, _)| *other != r);
+        let mut values: SmallVec<[(usize, Fixed); 4]> = SmallVec::new();
+        for (k, &(r, v)) in registers.iter().enumerate() {
+            if last(k, r) {
+                values.push((r.into(), self.fixed(v)));
+            }
+        }
+        for (guest, v) in values {
+            match v {
+                Fixed::In(host) => {
+                    self.asm.store(Q, host, Self::register_place(guest));
+                    self.hold(guest, Held::All(host));
+                }
+                Fixed::Known(k) => {
+                    match i32::try_from(k as i64) {
+                        Ok(k) => self.asm.store_constant(Q, k, Self::register_place(guest)),
+                        Err(_) => {
+                            self.asm.constant(RAX, k);
+                            self.asm.store(Q, RAX, Self::register_place(guest));
+                        }
+                    }
+                    self.hold(guest, Held::Known(k));
+                }
+            }
+        }
+        if live {
+            changes.into_iter().for_each(|change| self.change_flags(change));
+        } else if !changes.is_empty() {
+            self.drop_flags();
+        }
+    }
+
+    /// The block's last instruction is done: the flags become words, its instructions come off the budget.
+    fn finish(&mut self, i: &Insn) {
+        self.commit();
+        self.flush_flags();
+        // A synthetic end is no instruction.
+        let n = self.index + usize::from(i.len != 0);
+        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, offset_of!(Attention, budget) as i32), n as i32);
+    }
+
+    // Ways out.
+
+    /// Whether exits to a page offset go by a stub.
+    fn near(&self, offset: i32) -> bool {
+        (0..0x1000).contains(&offset) && self.mode.contains(Mode::FLAT)
+    }
+
+    fn stub(&mut self, offset: i32) -> Name {
+        self.exits.push((self.page, offset));
+        Name::Exit(self.exits.len() as u32 - 1)
+    }
+
+    /// To a page offset.
+    fn go(&mut self, offset: i32) {
+        if self.near(offset) {
+            let name = self.stub(offset);
+            return self.jump_to_name(name);
+        }
+        self.asm.load(Q, RSI, Self::register_place(reg::PAGE.into()));
+        self.asm.alu_constant(Alu::Add, Q, RSI, offset);
+        if !self.mode.is_64() {
+            self.asm.copy32(RSI, RSI);
+        }
+        self.jump_to_name(Name::Lookup);
+    }
+
+    /// The same, under a condition.
+    fn go_if(&mut self, cc: u8, offset: i32) {
+        let site = self.asm.jump_if(cc);
+        if self.near(offset) {
+            let name = self.stub(offset);
+            self.hole(site, name);
+        } else {
+            self.cold.push(Cold::Far { site, offset });
+        }
+    }
+
+    /// To a linear address.
+    fn go_to(&mut self, to: Host) {
+        if to != RSI {
+            self.asm.copy(RSI, to);
+        }
+        self.jump_to_name(Name::Lookup);
+    }
+
+    fn page_relative(&mut self, offset: i32) -> Val {
+        let page = self.register(reg::PAGE.into());
+        let v = self.two(Two::Add, Q, page, Val::Known(i64::from(offset) as u64));
+        if self.mode.is_64() { v } else { self.cut(D, v) }
+    }
+
+    /// Leaves the instruction to the interpreter under a condition.
+    fn bail(&mut self, cc: u8) {
+        let site = self.asm.jump_if(cc);
+        self.bail_from(site);
+    }
+
+    fn bail_from(&mut self, site: usize) {
+        if let Some(bail) = self.bails.last_mut() {
+            bail.sites.push(site);
+            bail.used = true;
+        }
+    }
+
+    fn miss(&mut self, cold: Cold) {
+        self.cold.push(cold);
+        if let Some(bail) = self.bails.last_mut() {
+            bail.used = true;
+        }
+    }
+
+    /// An instruction by its interpreter function.
+    fn call(&mut self, i: &Insn, quiet: bool) {
+        self.flush_flags();
+        let function = if quiet { runtime::step_quietly } else { runtime::step } as *const ();
+        let site = self.call_function(function);
+        self.cold.push(Cold::Called { site, index: self.index, ip: i.ip, len: i.len });
+        self.forget_copies();
+        self.drop_flags();
+    }
+
+    /// The last instruction, where it is plain Rust: by its function.
+    fn end(&mut self) {
+        self.flush_flags();
+        self.asm.constant(RDX, self.index as u64 + 1);
+        let site = self.call_function(runtime::end as *const ());
+        self.cold.push(Cold::Ended { site });
+        self.asm.load(Q, RSI, Self::place(offset_of!(Cpu, rip)));
+        self.jump_to_name(Name::Lookup);
+    }
+
+    /// Calls a function with the CPU and the instruction in hand; the branch to where it did not give 0.
+    fn call_function(&mut self, function: *const ()) -> usize {
+        self.asm.constant(RSI, self.insn_address(self.index));
+        self.asm.constant(RAX, function as u64);
+        self.asm.call_register(RAX);
+        self.asm.lea(Q, RDI, At::new(RBP, -BIAS));
+        self.asm.test(D, RAX, RAX);
+        self.asm.jump_if(cond::NOT_EQUAL)
+    }
+
+    fn insn_address(&self, index: usize) -> u64 {
+        self.first + (index * size_of::<Insn>()) as u64
+    }
+
+    fn call_slow(&mut self, what: u64) {
+        self.asm.constant(RDX, what);
+        let at = self.asm.call();
+        self.hole(at, Name::Slow);
+    }
+
+    // What is rarely run.
+
+    fn land_here(&mut self, site: usize) {
+        let here = self.asm.len();
+        self.asm.patch(site, here);
+    }
+
+    fn write_cold(&mut self, start: i32, [due, hot]: [usize; 2]) {
+        // The attention word wants the CPU.
+        self.land_here(due);
+        self.asm.constant(RAX, u64::from(Status::Continue as u32));
+        self.asm.constant(RCX, 0);
+        self.asm.constant(RDX, start as u64);
+        let mut leaving: SmallVec<[usize; 4]> = SmallVec::new();
+        leaving.push(self.asm.jump());
+        // It has become hot.
+        self.land_here(hot);
+        self.asm.constant(RAX, u64::from(Status::Hot as u32));
+        self.asm.constant(RCX, self.first);
+        let mut resuming: SmallVec<[usize; 16]> = SmallVec::new();
+        resuming.push(self.asm.jump());
+        let mut bails = std::mem::take(&mut self.bails);
+        for (index, bail) in bails.iter_mut().enumerate().filter(|(_, bail)| bail.used) {
+            resuming.push(self.write_bail(index, bail));
+        }
+        for cold in std::mem::take(&mut self.cold) {
+            match cold {
+                Cold::Miss { site, back, linear, what, index } => {
+                    self.land_here(site);
+                    let fails = self.write_miss(linear, what, back);
+                    let at = bails.get(index).map_or(0, |bail| bail.at);
+                    self.asm.patch(fails, at);
+                }
+                Cold::Called { site, index, ip, len } => {
+                    self.land_here(site);
+                    leaving.push(self.write_called(index, ip, len));
+                }
+                Cold::Ended { site } => {
+                    self.land_here(site);
+                    self.asm.constant(RAX, u64::from(Status::Stopped as u32));
+                    self.leave();
+                }
+                Cold::Far { site, offset } => {
+                    self.land_here(site);
+                    self.go(offset);
+                }
+            }
+        }
+        // With the instruction's address in RCX.
+        resuming.into_iter().for_each(|site| self.land_here(site));
+        self.asm.store(Q, RCX, Self::passage(offset_of!(Passage, resume)));
+        self.leave();
+        // With a page offset in RDX, and in RCX how many instructions have run.
+        leaving.into_iter().for_each(|site| self.land_here(site));
+        self.asm.load(Q, RSI, Self::place(offset_of!(Cpu, attention)));
+        let budget = At::new(RSI, offset_of!(Attention, budget) as i32);
+        self.asm.subtract_from(budget, RCX);
+        self.asm.alu_load(Alu::Add, Q, RDX, Self::register_place(reg::PAGE.into()));
+        if !self.mode.is_64() {
+            self.asm.copy32(RDX, RDX);
+        }
+        self.asm.store(Q, RDX, Self::place(offset_of!(Cpu, rip)));
+        self.leave();
+        self.bails = bails;
+    }
+
+    /// With the status in RAX.
+    fn leave(&mut self) {
+        self.asm.store(D, RAX, Self::passage(offset_of!(Passage, status)));
+        self.jump_to_name(Name::Leave);
+    }
+
+    fn write_bail(&mut self, index: usize, bail: &mut Bail) -> usize {
+        bail.at = self.asm.len();
+        for &site in &bail.sites {
+            self.asm.patch(site, bail.at);
+        }
+        let mut kind = 0;
+        if let Some((raw, first, second)) = bail.raw {
+            kind = raw;
+            for (k, v) in [Some(first), second].into_iter().flatten().enumerate() {
+                let place = Self::passage(offset_of!(Passage, raw) + 8 * k);
+                match v {
+                    Fixed::In(host) => self.asm.store(Q, host, place),
+                    Fixed::Known(v) => {
+                        self.asm.constant(RAX, v);
+                        self.asm.store(Q, RAX, place);
+                    }
+                }
+            }
+        }
+        let status = if index == 0 { Status::ResumeFirst } else { Status::Resume };
+        self.asm.constant(RAX, u64::from(status as u32 | kind << 8));
+        self.asm.constant(RCX, self.insn_address(index));
+        self.asm.jump()
+    }
+
+    /// RAX says how the function ended.
+    fn write_called(&mut self, index: usize, ip: u16, len: u8) -> usize {
+        self.asm.alu_constant(Alu::Cmp, D, RAX, runtime::STOPPED as i32);
+        // It wrote code, perhaps this, and is done.
+        self.asm.constant(RAX, u64::from(Status::Continue as u32));
+        self.asm.constant(RCX, index as u64 + 1);
+        self.asm.constant(RDX, u64::from(ip) + u64::from(len));
+        let dropped = self.asm.jump_if(cond::NOT_EQUAL);
+        // It faulted: nothing has changed.
+        self.asm.constant(RAX, u64::from(Status::Stopped as u32));
+        self.asm.constant(RCX, index as u64);
+        self.asm.constant(RDX, ip.into());
+        self.land_here(dropped);
+        self.asm.jump()
+    }
+}
+
+/// Within reach of a short displacement.
+const _: () = assert!(offset_of!(Cpu, gpr) == 0 && offset_of!(Cpu, seg_base) + 64 <= 2 * BIAS as usize);
+/// The flags stand in the order of their numbers.
+const _: () = assert!(
+    offset_of!(Flags, z) == 0
+        && offset_of!(Flags, s) == 8
+        && offset_of!(Flags, l) == 16
+        && offset_of!(Flags, t) == 24
+);
