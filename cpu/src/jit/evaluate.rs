@@ -15,7 +15,6 @@ use crate::{
 };
 use Val::{Computed, Known};
 use cranelift_codegen::ir::{InstBuilder, Type, Value, condcodes::IntCC, types::*};
-use std::mem::offset_of;
 
 /// Where what is known of the stack is noted.
 const STACK: u8 = crate::state::reg::RSP >> 3;
