@@ -22,6 +22,8 @@ pub struct Effects {
     pub vectors_read: u16,
     /// Vector registers written.
     pub vectors_written: u16,
+    /// Halves of vector registers read and written, by their numbers with [`HIGH`].
+    halves: [u32; 2],
     /// Status flags read, those among them that are only kept.
     pub flags_read: u64,
     /// Status flags written in any case.
@@ -73,9 +75,19 @@ impl Effects {
     }
     fn vector(&mut self, r: u8) {
         self.vectors_read |= 1 << (r & 15);
+        self.halves[0] |= 1 << (r & 31);
     }
     fn set_vector(&mut self, r: u8) {
         self.vectors_written |= 1 << (r & 15);
+        self.halves[1] |= 1 << (r & 31);
+    }
+    /// Halves of vector registers read, by their numbers with [`HIGH`].
+    pub(crate) fn halves_read(&self) -> u32 {
+        self.halves[0]
+    }
+    /// Those written.
+    pub(crate) fn halves_written(&self) -> u32 {
+        self.halves[1]
     }
     fn operation(&mut self, op: VecOp) {
         match self.operations.iter_mut().find(|slot| slot.is_none_or(|known| known == op)) {
@@ -292,10 +304,10 @@ impl Emit for Effects {
     }
 
     fn xmm(&mut self, r: u8) {
-        self.vector(r & !HIGH);
+        self.vector(r);
     }
     fn set_xmm(&mut self, r: u8, (): ()) {
-        self.set_vector(r & !HIGH);
+        self.set_vector(r);
     }
     fn mm(&mut self, _: u8) {
         self.other_vector = true;
@@ -347,6 +359,9 @@ impl Emit for Effects {
     }
     fn source_y(&mut self, i: &Insn) -> Result<[(); 2], Never> {
         self.source_x(i)?;
+        if i.src_kind() == Kind::Reg {
+            self.vector(i.src | HIGH);
+        }
         Ok([(); 2])
     }
     fn source_lane(&mut self, _: Width, i: &Insn) -> Result<(), Never> {
@@ -366,6 +381,9 @@ impl Emit for Effects {
         Ok(())
     }
     fn put_y(&mut self, i: &Insn, _: [(); 2]) -> Emitted<Self> {
+        if i.dst_kind() == Kind::Reg {
+            self.set_vector(i.dst | HIGH);
+        }
         self.put_x(i, ())
     }
     fn put_lane(&mut self, _: Width, i: &Insn, (): ()) -> Emitted<Self> {

@@ -28,6 +28,7 @@ struct Program {
     /// Addresses of its blocks.
     blocks: Vec<u64>,
     registers: [u64; 16],
+    mxcsr: u32,
 }
 
 /// Those with answers of their own, those that need a system, and those that go elsewhere.
@@ -160,7 +161,10 @@ impl Program {
         let back = (starts[0].wrapping_sub(CODE + (PAGES << 12))) as u32;
         code[end] = 0xe9;
         code[end + 1..].copy_from_slice(&back.to_le_bytes());
-        Program { segments, code, blocks: starts, registers: std::array::from_fn(|_| random.operand()) }
+        let registers = std::array::from_fn(|_| random.operand());
+        // All exceptions masked, most of the time; each rounding, FTZ and DAZ.
+        let mxcsr = random.pick(&[0x1f80, 0x1f80, 0x1f80, 0x3f80, 0x5f80, 0x7f80, 0x9fc0, 0x1fc0, 0x0f80, 0x1f00]);
+        Program { segments, code, blocks: starts, registers, mxcsr }
     }
 
     fn machine(&self, options: Options) -> Machine {
@@ -214,6 +218,7 @@ impl Program {
         let mut state = Machine::user_state_in(self.segments);
         state.gpr = self.registers;
         state.gpr[4] = USER_STACK;
+        state.mxcsr = self.mxcsr;
         state.rip = self.blocks[0];
         state.efer &= !efer::SCE;
         m.cpu.set_state(&state);
@@ -347,6 +352,27 @@ fn programs_with_vectors() {
     let features = [forms::INTEGER, &[F::MMX, F::SSE, F::SSE2, F::SSE4_1, F::AVX, F::AVX2, F::FPU]].concat();
     let codes: Vec<Code> = forms::codes(&features).into_iter().filter(|&code| fits(code)).collect();
     run(Segments::LONG, 3000, 40, &codes, false, &SLICES);
+}
+
+/// Little else than what raises flags in MXCSR, reads and writes it: results that nobody reads, exceptions that become unmasked
+/// on the way.
+#[test]
+fn programs_with_floating_point() {
+    use iced_x86::CpuidFeature as F;
+    let codes: Vec<Code> = forms::codes(&[F::SSE, F::SSE2, F::SSE3, F::SSE4_1, F::AVX, F::FMA, F::F16C])
+        .into_iter()
+        .filter(|&code| fits(code))
+        .collect();
+    run(Segments::LONG, 7000, 60, &codes, false, &SLICES);
+}
+
+/// Shuffles, shifts, products and what else works on integers in vector registers, those with functions of their own among them.
+#[test]
+fn programs_with_integer_vectors() {
+    use iced_x86::CpuidFeature as F;
+    let features = [F::SSE2, F::SSSE3, F::SSE4_1, F::SSE4_2, F::AVX2, F::AES, F::PCLMULQDQ, F::SHA, F::GFNI];
+    let codes: Vec<Code> = forms::codes(&features).into_iter().filter(|&code| fits(code)).collect();
+    run(Segments::LONG, 8000, 60, &codes, false, &SLICES);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! From a region to Cranelift's representation: registers, exits, the order of things. What instructions mean is in
 //! `evaluate.rs`, guest memory in `memory.rs`, the flags in `flags.rs`.
 //!
-//! General registers and flags are variables within a region; what differs from the CPU state is stored when the region is
+//! Registers and flags are variables within a region; what differs from the CPU state is stored when the region is
 //! left, in blocks that are rarely run. An instruction changes variables only when all of it has been done, so at any place
 //! from where the region can be left they are what they were at its beginning.
 
@@ -10,7 +10,7 @@ use super::{
     cache::Name,
     flags::Pending,
     pages::page_number,
-    region::{FLAGS, Node, Region, Step, Way},
+    region::{FLAGS, Node, Region, Set, Step, VECTORS, Way},
     runtime,
 };
 use crate::{
@@ -85,6 +85,11 @@ const RAW: [i32; 2] = {
 pub(super) const PAGE: i32 = at(GPR + 8 * reg::PAGE as usize);
 const PASSAGE: usize = offset_of!(Cpu, translated);
 
+/// Where a vector register's half stands.
+fn vector_offset(r: u32) -> i32 {
+    at(offset_of!(Cpu, xmm)) + 16 * r as i32
+}
+
 /// A general register's type at a width.
 pub(super) fn integer(w: Width) -> Type {
     match w.0 {
@@ -102,6 +107,7 @@ pub(super) struct Emitter<'a, 'b> {
     /// The CPU.
     pub(super) cpu: Value,
     registers: [Variable; 16],
+    vectors: [Variable; 32],
     pub(super) flags: [Variable; 4],
     budget: Variable,
     blocks: Vec<Block>,
@@ -109,9 +115,10 @@ pub(super) struct Emitter<'a, 'b> {
     inherited: Vec<Option<Pending>>,
     pub(super) pending: Pending,
     /// What differs from the CPU state.
-    pub(super) dirty: u32,
+    pub(super) dirty: Set,
     /// What the instruction in hand will change.
     new_registers: SmallVec<[(u8, Value); 4]>,
+    new_vectors: SmallVec<[(u8, Value); 4]>,
     /// Results whose computation raises flags in MXCSR.
     pub(super) exceptional: Vec<Value>,
     pub(super) new_flags: Option<Pending>,
@@ -148,6 +155,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         b.seal_block(entry);
         let cpu = b.block_params(entry)[0];
         let registers = std::array::from_fn(|_| b.declare_var(I64));
+        let vectors = std::array::from_fn(|_| b.declare_var(I8X16));
         let flags = std::array::from_fn(|_| b.declare_var(I64));
         let budget = b.declare_var(I32);
         let blocks: Vec<Block> = region.nodes.iter().map(|_| b.create_block()).collect();
@@ -160,6 +168,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             region,
             cpu,
             registers,
+            vectors,
             flags,
             budget,
             inherited: vec![None; blocks.len()],
@@ -167,6 +176,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             pending: Pending::Variables,
             dirty: 0,
             new_registers: SmallVec::new(),
+            new_vectors: SmallVec::new(),
             exceptional: Vec::new(),
             new_flags: None,
             node: 0,
@@ -235,8 +245,27 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.new_registers.push((n as u8, v));
     }
 
+    /// A half of a vector register.
+    pub(super) fn vector(&mut self, n: u8) -> Value {
+        match self.new_vectors.iter().rev().find(|(r, _)| *r == n) {
+            Some((_, v)) => *v,
+            None => self.b.use_var(self.vectors[usize::from(n & 31)]),
+        }
+    }
+    /// Sets one, when the instruction is done.
+    pub(super) fn set_vector(&mut self, n: u8, v: Value) {
+        let v = self.cast(I8X16, v);
+        self.new_vectors.push((n & 31, v));
+    }
+
     /// Loads the variables of `set` from the CPU state.
-    fn reload(&mut self, set: u32) {
+    fn reload(&mut self, set: Set) {
+        for r in 0..32 {
+            if set >> (VECTORS + r) & 1 != 0 {
+                let v = self.load_state(I8X16, vector_offset(r));
+                self.b.def_var(self.vectors[r as usize], v);
+            }
+        }
         for r in 0..16 {
             if set >> r & 1 != 0 {
                 let v = self.load_state(I64, at(GPR + 8 * r));
@@ -253,7 +282,13 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// Stores what differs from the CPU state.
-    pub(super) fn flush(&mut self, set: u32) {
+    pub(super) fn flush(&mut self, set: Set) {
+        for r in 0..32 {
+            if set >> (VECTORS + r) & 1 != 0 {
+                let v = self.b.use_var(self.vectors[r as usize]);
+                self.store_state(v, vector_offset(r));
+            }
+        }
         for r in 0..16 {
             if set >> r & 1 != 0 {
                 let v = self.b.use_var(self.registers[r]);
@@ -269,7 +304,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// The same where it is rare: flags as they are, to be made words by [`Cpu::left`]; gives what the status says of them.
-    fn flush_rare(&mut self, set: u32) -> u32 {
+    fn flush_rare(&mut self, set: Set) -> u32 {
         self.flush(set & !FLAGS);
         if set & FLAGS == 0 {
             return 0;
@@ -420,6 +455,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
         for (r, v) in std::mem::take(&mut self.new_registers) {
             self.b.def_var(self.registers[usize::from(r)], v);
             self.dirty |= 1 << r;
+        }
+        for (r, v) in std::mem::take(&mut self.new_vectors) {
+            self.b.def_var(self.vectors[usize::from(r)], v);
+            self.dirty |= 1 << (VECTORS + u32::from(r));
         }
         if let Some(flags) = self.new_flags.take() {
             self.pending = flags;
@@ -659,7 +698,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let rip = self.page_relative(i32::from(i.ip) + i32::from(i.len));
         self.leave_at(rip, Status::Continue, flags);
         self.to(on);
-        self.reload(step.writes);
+        self.reload(step.writes & (self.region.used | FLAGS));
     }
 
     /// The node's last instruction, where it is plain Rust: by its function.

@@ -15,7 +15,6 @@ use crate::{
 };
 use Val::{Computed, Known};
 use cranelift_codegen::ir::{InstBuilder, Type, Value, condcodes::IntCC, types::*};
-use std::mem::offset_of;
 
 /// Where what is known of the stack is noted.
 const STACK: u8 = crate::state::reg::RSP >> 3;
@@ -525,10 +524,10 @@ impl Emit for Emitter<'_, '_> {
     }
 
     fn xmm(&mut self, r: u8) -> Value {
-        self.load_state(I8X16, xmm_offset(r))
+        self.vector(r)
     }
     fn set_xmm(&mut self, r: u8, v: Value) {
-        self.store_state(v, xmm_offset(r));
+        self.set_vector(r, v);
     }
     fn mm(&mut self, _: u8) -> Val {
         Known(0)
@@ -544,8 +543,8 @@ impl Emit for Emitter<'_, '_> {
     }
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Val, Untranslatable> {
         if i.src_kind() == Kind::Reg {
-            let v = self.load_state(lane_type(w), xmm_offset(i.src));
-            return Ok(Computed(v));
+            let v = self.vector(i.src);
+            return Ok(Computed(self.low_lane(w, v)));
         }
         Ok(Computed(self.guest(lane_type(w), i)))
     }
@@ -671,9 +670,4 @@ fn lane_type(w: Width) -> Type {
         8 => F64,
         _ => integer(w),
     }
-}
-
-/// Where a vector register's half stands.
-fn xmm_offset(r: u8) -> i32 {
-    super::emitter::at(offset_of!(Cpu, xmm)) + 16 * i32::from(r & 31)
 }

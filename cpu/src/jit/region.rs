@@ -26,10 +26,15 @@ const RETURNS: usize = 3;
 /// Linear pages that a region reaches to either side.
 const REACH: i32 = 1 << 16;
 
-/// The bit of the flags in sets of registers; the general registers have bits 15:0.
-pub(super) const FLAGS: u32 = 1 << 16;
+/// A set of registers: bits 15:0 are the general ones, bit 16 the flags, bits 63:32 the halves of vector registers, by their
+/// numbers as [`crate::emit::Emit::xmm`] has them.
+pub(super) type Set = u64;
+/// The bit of the flags.
+pub(super) const FLAGS: Set = 1 << 16;
+/// Where the bits of vector registers begin.
+pub(super) const VECTORS: u32 = 32;
 /// All of them.
-pub(super) const ALL: u32 = 0x1_ffff;
+pub(super) const ALL: Set = 0xffff_ffff_0001_ffff;
 
 /// A decoded block, as regions are made of them.
 #[derive(Clone, Debug)]
@@ -79,9 +84,9 @@ pub(super) enum Way {
 pub(super) struct Step {
     pub(super) way: Way,
     /// What it reads: bits of general registers, and [`FLAGS`]. For [`Way::Call`], what must be in the CPU state.
-    pub(super) reads: u32,
+    pub(super) reads: Set,
     /// What it may write.
-    pub(super) writes: u32,
+    pub(super) writes: Set,
     /// Flags are written whatever happens.
     pub(super) kills_flags: bool,
     /// The region may be left at its beginning.
@@ -111,7 +116,7 @@ pub(super) struct Node {
     /// It is the target of an edge from itself or from a block behind it.
     pub(super) closes_cycle: bool,
     /// What may differ from the CPU state at its beginning.
-    pub(super) dirty: u32,
+    pub(super) dirty: Set,
     /// Whether anybody wants the flags at its beginning.
     pub(super) flags_live: bool,
 }
@@ -123,8 +128,8 @@ pub(crate) struct Region {
     linear: u64,
     pub(super) mode: Mode,
     pub(super) nodes: Vec<Node>,
-    /// General registers that it uses.
-    pub(super) used: u32,
+    /// Registers that its own code uses, without the flags.
+    pub(super) used: Set,
     /// It computes in floating point, under the guest's MXCSR.
     pub(super) floats: bool,
 }
@@ -233,7 +238,9 @@ impl Region {
     fn analyse(&mut self) {
         for node in &self.nodes {
             for step in &node.steps {
-                self.used |= (step.reads | step.writes) & 0xffff;
+                if step.way == Way::Emit {
+                    self.used |= (step.reads | step.writes) & !FLAGS;
+                }
                 self.floats |= step.floats;
             }
         }
@@ -310,7 +317,7 @@ impl Node {
     }
 
     /// What differs from the CPU state behind it.
-    fn dirty_behind(&self, mut dirty: u32) -> u32 {
+    fn dirty_behind(&self, mut dirty: Set) -> Set {
         for step in &self.steps {
             dirty = step.dirty_behind(dirty);
         }
@@ -320,7 +327,7 @@ impl Node {
 
 impl Step {
     /// What differs from the CPU state behind the instruction.
-    pub(super) fn dirty_behind(&self, dirty: u32) -> u32 {
+    pub(super) fn dirty_behind(&self, dirty: Set) -> Set {
         match self.way {
             Way::Emit => dirty | self.writes,
             Way::Call => dirty & !(self.reads | self.writes),
@@ -334,8 +341,12 @@ impl Step {
         let flags = |set: u64| if set & bits::STATUS != 0 { FLAGS } else { 0 };
         let mut step = Step {
             way: way(op, i, mode, &effects),
-            reads: u32::from(effects.read) | flags(effects.flags_read),
-            writes: u32::from(effects.written) | flags(effects.flags_written | effects.flags_perhaps),
+            reads: Set::from(effects.read)
+                | flags(effects.flags_read)
+                | Set::from(effects.halves_read()) << VECTORS,
+            writes: Set::from(effects.written)
+                | flags(effects.flags_written | effects.flags_perhaps)
+                | Set::from(effects.halves_written()) << VECTORS,
             kills_flags: effects.flags_written & bits::STATUS == bits::STATUS && effects.flags_perhaps == 0,
             may_leave: true,
             floats: false,
@@ -385,10 +396,11 @@ fn is_quiet(op: Op, effects: &Effects) -> bool {
 }
 
 /// What plain Rust over the CPU state reads and writes of registers and flags.
-fn touches(op: Op, i: &Insn) -> (u32, u32) {
-    let register = |r: u8| 1u32.checked_shl(r.into()).filter(|_| r < 16).unwrap_or(0);
+fn touches(op: Op, i: &Insn) -> (Set, Set) {
+    let register = |r: u8| if r < 16 { 1 << r } else { 0 };
     let address = register(i.base) | register(i.index);
     match (op.needs(), op) {
+        (_, Op::Fxsave | Op::Fxrstor) => (ALL, ALL),
         (_, Op::Fnstsw) => (address | 1, 1),
         (_, Op::Fcomi | Op::Fucomi) => (FLAGS, FLAGS),
         (_, Op::Fcmov) => (FLAGS, 0),

@@ -84,6 +84,16 @@ impl Emitter<'_, '_> {
                 self.b.ins().iabs(b)
             }};
         }
+        // What programs write to have zeros or ones.
+        if self.cast(I8X16, a) == self.cast(I8X16, b) {
+            match op {
+                V::Xor | V::SubB | V::SubW | V::SubD | V::SubQ => return Some(self.vector_constant(0)),
+                V::CmpEqB | V::CmpEqW | V::CmpEqD | V::CmpEqQ => {
+                    return Some(self.vector_constant(u128::MAX));
+                }
+                _ => {}
+            }
+        }
         Some(match op {
             V::And => both!(I64X2, band),
             V::AndNot => {

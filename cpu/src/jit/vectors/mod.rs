@@ -120,6 +120,23 @@ impl Emitter<'_, '_> {
         }
     }
 
+    /// The lowest lane, where it is if it can be.
+    pub(super) fn low_lane(&mut self, w: Width, v: Value) -> Value {
+        let t = match w.0 {
+            1 => I8X16,
+            2 => I16X8,
+            4 => F32X4,
+            _ => F64X2,
+        };
+        if let Some(scalar) = self.scalar_of(v)
+            && self.type_of(scalar) == t.lane_type()
+        {
+            return scalar;
+        }
+        let v = self.cast(t, v);
+        self.b.ins().extractlane(v, 0)
+    }
+
     /// 64-bit lane n. The low one stays in a vector register until somebody wants it elsewhere.
     pub(super) fn vector_lane(&mut self, v: Value, n: u8) -> Val {
         if n & 1 == 0
