@@ -33,6 +33,8 @@ mod region;
 mod runtime;
 mod service;
 #[cfg(feature = "jit")]
+mod system;
+#[cfg(feature = "jit")]
 mod vectors;
 
 pub use placements::{Placement, Placements};
@@ -43,13 +45,14 @@ use crate::{
     attention::Attention,
     blocks::Head,
     insn::Insn,
+    jumps::JumpCache,
     mode::Mode,
     sem::Op,
     state::{Cpu, Mxcsr, Why},
     statistics::Doing,
 };
 #[cfg(not(feature = "jit"))]
-use absent::{compiler, vectors};
+use absent::{compiler, system, vectors};
 use cache::{Cache, Placed};
 use compiler::Compiler;
 use placements::Told;
@@ -156,6 +159,8 @@ struct Live {
     blocks: Vec<*const Insn>,
     /// Stubs of other regions that jump here.
     incoming: Vec<usize>,
+    /// Entries of the jump cache that have its code.
+    jumps: Vec<(usize, usize)>,
 }
 
 /// The translations of a CPU.
@@ -339,7 +344,7 @@ impl Jit {
     }
 
     /// A block is gone: so are the regions made of it.
-    pub(crate) fn forget(&mut self, block: *const Insn) {
+    pub(crate) fn forget(&mut self, block: *const Insn, jumps: &mut JumpCache) {
         let threshold = self.threshold();
         self.candidates.remove(&block);
         for entry in self.members.remove(&block).unwrap_or_default() {
@@ -350,6 +355,12 @@ impl Jit {
             for stub in region.incoming {
                 self.cache.unlink(stub);
             }
+            for jump in region.jumps {
+                let jump = jumps.entry(jump);
+                if jump.code == region.placed.code {
+                    jump.code = null();
+                }
+            }
             for other in region.blocks {
                 if let Some(members) = self.members.get_mut(&other) {
                     members.retain(|e| *e != entry);
@@ -359,12 +370,13 @@ impl Jit {
     }
 
     /// Drops everything. No translated code runs.
-    fn clear(&mut self) {
+    fn clear(&mut self, jumps: &mut JumpCache) {
         let threshold = self.threshold();
         for &entry in self.regions.keys() {
             // SAFETY: regions die with their blocks, so this one lives.
             unsafe { Head::of(entry).leave_translation(entry, threshold) };
         }
+        jumps.forget_code();
         self.regions.clear();
         self.members.clear();
         self.cache.clear();
@@ -412,7 +424,7 @@ impl Jit {
         for &block in &blocks {
             self.members.entry(block).or_default().push(entry);
         }
-        self.regions.insert(entry, Live { placed, blocks, incoming: Vec::new() });
+        self.regions.insert(entry, Live { placed, blocks, incoming: Vec::new(), jumps: Vec::new() });
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
     }
@@ -521,6 +533,23 @@ impl Cpu {
         jit.statistics.linked += 1;
     }
 
+    /// The jump cache leads from an address to a block that has been translated: from now on to its code at once.
+    fn code_at(&mut self, rip: u64) -> *const u8 {
+        let (place, context) = (self.jump_place(rip), self.context_at(rip));
+        let jump = self.jumps.entry(place);
+        if jump.rip != rip || jump.context != context {
+            return null();
+        }
+        let Some(region) = self.jit.as_mut().and_then(|jit| jit.regions.get_mut(&jump.insn)) else {
+            return null();
+        };
+        if !region.jumps.contains(&place) {
+            region.jumps.push(place);
+        }
+        jump.code = region.placed.code;
+        jump.code
+    }
+
     /// A block is hot: has it translated.
     #[cold]
     #[inline(never)]
@@ -536,7 +565,7 @@ impl Cpu {
             return;
         }
         if jit.full {
-            jit.clear();
+            jit.clear(&mut self.jumps);
         }
         let find = |page, offset| self.part(page, offset, mode);
         let region = Region::gather(head.page(), (i.ip, linear), mode, find);
@@ -581,7 +610,7 @@ impl Cpu {
     pub(crate) fn install_translations(&mut self) {
         let Some(jit) = &mut self.jit else { return };
         if jit.full {
-            jit.clear();
+            jit.clear(&mut self.jumps);
         }
         let ready = jit.inbox.take();
         jit.asked = jit.asked.saturating_sub(ready.len());
