@@ -28,11 +28,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::SeqCst, fence};
 
-/// Entries of the jump cache.
-pub(crate) const JUMPS: usize = 1 << 14;
-/// How many of them a page's entries are among.
-pub(crate) const JUMPS_OF_PAGE: usize = 256;
-/// Entries of the fetch TLB. The pages in it are all that the jump cache may have entries of.
+/// Entries of the fetch TLB.
 pub(crate) const FETCHES: usize = 1024;
 /// Most instructions of a block. Handlers call each other in tail position; where a build does not make jumps of these
 /// calls, this bounds the depth of the stack.
@@ -41,28 +37,6 @@ pub(crate) const BLOCK: usize = 64;
 const ATTEMPTS: usize = 8;
 /// Dropped blocks that wait for their memory to be freed.
 const GRAVES: usize = 256;
-
-/// A known way from a linear address to its block.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct JumpEntry {
-    pub(crate) rip: u64,
-    /// Its half's part of [`Cpu::contexts`] at the time.
-    pub(crate) context: u64,
-    pub(crate) insn: *const Insn,
-}
-
-impl JumpEntry {
-    pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: std::ptr::null() };
-}
-
-/// The entries of one page are neighbours, so that INVLPG need not look at all. Pages overlap.
-#[inline(always)]
-pub(crate) const fn jump_index(rip: u64) -> usize {
-    let page = rip >> 12 ^ rip >> 20;
-    let offset = rip ^ rip >> 4;
-    ((page << 6) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
-}
 
 /// Where in the fetch TLB a page stands.
 pub(crate) const fn fetch_index(linear: u64) -> usize {
@@ -95,7 +69,7 @@ impl FetchEntry {
     pub(crate) const EMPTY: FetchEntry =
         FetchEntry { page: u64::MAX, generation: 0, physical: 0, code: std::ptr::null_mut() };
 
-    /// It vouches for nothing any more; the jump cache may still have entries of its page.
+    /// It vouches for nothing any more.
     pub(crate) fn forget(&mut self) {
         self.generation = 0;
     }
@@ -312,12 +286,6 @@ fn key(offset: u16, mode: Mode) -> u32 {
     u32::from(offset) << 16 | u32::from(mode.bits())
 }
 
-/// The jump cache of a new CPU.
-pub(crate) fn empty_jumps() -> Box<[JumpEntry; JUMPS]> {
-    let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
-    entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
-}
-
 /// How the end of a block finds its successors.
 #[derive(Clone, Copy, PartialEq)]
 enum Linking {
@@ -332,8 +300,9 @@ enum Linking {
 impl Cpu {
     /// Where to run from `self.rip`; faults are those of the fetch.
     pub(crate) fn enter(&mut self) -> Result<*const Insn, Stop> {
-        let e = &self.jumps[jump_index(self.rip)];
-        if e.rip == self.rip && e.context == self.context_at(self.rip) && !e.insn.is_null() {
+        let (place, context) = (self.jump_place(self.rip), self.context_at(self.rip));
+        let e = *self.jumps.entry(place);
+        if e.rip == self.rip && e.context == context && !e.insn.is_null() {
             self.gpr[reg::PAGE as usize] = self.rip & !(PAGE - 1);
             self.statistics.jumps += 1;
             return Ok(e.insn);
@@ -380,7 +349,7 @@ impl Cpu {
             },
         };
         self.blocks.linkable = true;
-        if self.context_at(rip) != u64::MAX && self.keeps_fetched(rip) {
+        if self.context_at(rip) != u64::MAX {
             // SAFETY: a first instruction, with a head in front.
             let global = match unsafe { Head::of(first) }.linkable() {
                 Some(_) => global,
@@ -389,14 +358,9 @@ impl Cpu {
             if self.mmu.note_code(rip, global) {
                 self.refresh_tlb();
             }
-            self.jumps[jump_index(rip)] = JumpEntry { rip, context: self.context_at(rip), insn: first };
+            self.note_jump(rip, first);
         }
         Ok(first)
-    }
-
-    /// Whether the fetch TLB has an entry for a page now: what INVLPG goes by.
-    fn keeps_fetched(&mut self, linear: u64) -> bool {
-        self.mmu.fetch_entry(linear).page >> 12 == linear >> 12
     }
 
     /// The block at an address where a page has none of its own: decoded, or one that reaches into the next page.
@@ -423,12 +387,6 @@ impl Cpu {
         }
     }
 
-    /// What an entry of the jump cache for an address must match now.
-    #[inline(always)]
-    pub(crate) fn context_at(&self, rip: u64) -> u64 {
-        self.contexts[(rip >> 63) as usize]
-    }
-
     /// Bytes from RIP to the limit of the code segment, where it has one to look at. Instructions near it run one by one.
     fn code_room(&self) -> u64 {
         if self.mode.intersects(Mode::LONG.union(Mode::FLAT)) {
@@ -441,8 +399,7 @@ impl Cpu {
     #[inline]
     pub(crate) fn bury(&mut self) {
         if self.blocks.graves.len() >= GRAVES {
-            self.mmu.forget_contexts();
-            self.refresh_tlb();
+            self.forget_all_jumps();
             self.blocks.graves.clear();
         }
     }
@@ -463,9 +420,6 @@ impl Cpu {
         }
         let code: *mut CodePage = &mut **self.blocks.pages.entry(page).or_default();
         let generation = if global { shared } else { own };
-        if entry.page >> 12 != tag >> 12 && entry.page != FetchEntry::EMPTY.page {
-            self.forget_jumps(entry.page);
-        }
         *self.mmu.fetch_entry(rip) = FetchEntry { page: tag, generation, physical: page, code };
         Ok(Fetched { physical, code, global })
     }
@@ -614,7 +568,7 @@ impl Cpu {
         let graves = &mut self.blocks.graves;
         for (_, block) in code.blocks.extract_if(|_, block| block.overlaps(granules)) {
             if let Some(jit) = &mut self.jit {
-                jit.forget(block.first());
+                jit.forget(block.first(), &mut self.jumps);
             }
             block.kill();
             dead.push((block.first(), block.len));
@@ -676,26 +630,13 @@ impl Cpu {
         })
     }
 
-    /// INVLPG's part of the fetch TLB and of the jump cache. The latter knows no code in pages that the former does not.
+    /// INVLPG's part of the fetch TLB and of the jump cache.
     pub(crate) fn forget_fetched(&mut self, linear: u64) {
         let fetch = self.mmu.fetch_entry(linear);
         if fetch.page >> 12 == linear >> 12 {
             *fetch = FetchEntry::EMPTY;
-            self.forget_jumps(linear);
         }
-    }
-
-    /// Drops the entries of a page, and of the one before, from where an instruction may reach into it.
-    fn forget_jumps(&mut self, linear: u64) {
-        // Where linear addresses have 32 bits, the last page is before the first.
-        let wrapped = (linear < PAGE).then_some(0xffff_f000);
-        for page in [linear, linear.wrapping_sub(PAGE)].into_iter().chain(wrapped) {
-            let first = jump_index(page & !(PAGE - 1));
-            let (low, high) = self.jumps.split_at_mut(first);
-            let n = high.len().min(JUMPS_OF_PAGE);
-            high[..n].fill(JumpEntry::EMPTY);
-            low[..JUMPS_OF_PAGE - n].fill(JumpEntry::EMPTY);
-        }
+        self.jumps.forget(linear);
     }
 }
 

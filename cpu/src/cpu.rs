@@ -2,12 +2,13 @@
 
 use crate::{
     attention::{Attention, Request},
-    blocks::{BLOCK, BlockStore, empty_jumps},
+    blocks::{BLOCK, BlockStore},
     bus::{Bus, Event},
     fault::{Fault, vector},
     flags::{Flags, bits},
     interp,
     jit::{INSTRUCTIONS, Jit},
+    jumps::{JumpCache, Way},
     mmu::{Class, Mmu},
     mode::Mode,
     ram::Ram,
@@ -98,6 +99,7 @@ impl Cpu {
         let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
         let (tlb, near) = (mmu.table(Class::Supervisor), mmu.near(Class::Supervisor));
+        let jumps = JumpCache::new();
         let translator = options.jit.and_then(|wanted| Some((wanted, ram.translator()?)));
         let jit = translator.and_then(|(wanted, service)| Jit::new(wanted, service, &attention));
         let mut cpu = Box::new(Cpu {
@@ -105,12 +107,14 @@ impl Cpu {
             flags: Flags::default(),
             tlb,
             near,
+            supervisor_tlbs: [tlb; 2],
+            supervisor_nears: [near; 2],
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
-            contexts: [0; 2],
+            ways: [Way { entries: jumps.entries(0), context: u64::MAX }; 2],
             fetch_generations: [u64::MAX; 2],
             rip: 0,
-            jumps: empty_jumps(),
+            jumps,
             xmm: [0; 32],
             translated: jit.as_ref().map(|jit| jit.passage()).unwrap_or_default(),
             mxcsr: 0,

@@ -19,6 +19,7 @@ mod group;
 mod insn;
 mod interp;
 mod jit;
+mod jumps;
 mod mmu;
 mod mode;
 mod model;

@@ -3,6 +3,8 @@
 
 use crate::{
     flags::bits,
+    jumps::Way,
+    mmu::Class,
     state::{Cpu, cr0, cr4, efer, seg},
     state::{Segment, Shadow},
     sys::xsave::component,
@@ -138,22 +140,30 @@ impl Cpu {
 
     /// Selects the data TLB for CPL and AC, and the contexts of the jump cache.
     pub(crate) fn refresh_tlb(&mut self) {
+        let restricted = if self.cr4 & cr4::SMAP == 0 { Class::SupervisorAc } else { Class::Supervisor };
+        let supervisor = [restricted, Class::SupervisorAc];
+        self.supervisor_tlbs = supervisor.map(|class| self.mmu.table(class));
+        self.supervisor_nears = supervisor.map(|class| self.mmu.near(class));
         self.select_data_tlb();
         // A context that no entry of the jump cache has sends every jump to the dispatcher.
         let apart = self.mode.contains(Mode::SINGLE) || self.options.no_chain;
         if apart {
-            self.contexts = [u64::MAX; 2];
+            self.ways.iter_mut().for_each(|way| way.context = u64::MAX);
             self.fetch_generations = [u64::MAX; 2];
             return;
         }
         self.fetch_generations = [false, true].map(|global| self.mmu.fetch_generation(global));
         let mode = u64::from(self.mode.bits());
-        self.contexts = self.mmu.contexts().map(|context| context << 16 | mode);
+        let jumps = &self.jumps;
+        self.ways = self
+            .mmu
+            .jump_tables()
+            .map(|(table, context)| Way { entries: jumps.entries(table), context: context << 16 | mode });
         if !self.mode.contains(Mode::FLAT) {
             // Whether a block fits the code segment was checked for one base and limit.
             let cs = &self.segments[seg::CS];
             let place = (cs.base << 32 | u64::from(cs.limit)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.contexts = self.contexts.map(|context| context ^ place & !0xffff);
+            self.ways.iter_mut().for_each(|way| way.context ^= place & !0xffff);
         }
     }
 

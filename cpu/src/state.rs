@@ -2,11 +2,12 @@
 
 use crate::{
     attention::Attention,
-    blocks::{BlockStore, JumpEntry},
+    blocks::BlockStore,
     bus::Bus,
     fault::Fault,
     flags::{Flags, bits},
     group::Seat,
+    jumps::{JumpCache, Way},
     mmu::{Mmu, Table, near::Near},
     mode::Mode,
     model::Model,
@@ -383,19 +384,21 @@ pub struct Cpu {
     pub(crate) flags: Flags,
     /// Data accesses of the current privilege look here first.
     pub(crate) tlb: *mut Table,
-    /// What translated code looks at before.
-    pub(crate) near: *mut Near,
     pub(crate) attention: *const Attention,
     /// Bases added to addresses, by segment number: 0 where the mode ignores the base.
     pub(crate) seg_base: [u64; 8],
-    /// What the jump cache's entries must match, for the lower and the upper half of linear addresses: the address space, or
-    /// global pages, and the mode.
-    pub(crate) contexts: [u64; 2],
+    /// What Cranelift's code looks at before the TLB.
+    pub(crate) near: *mut Near,
+    /// What `tlb` and `near` are below CPL 3, with RFLAGS.AC clear and set.
+    pub(crate) supervisor_tlbs: [*mut Table; 2],
+    pub(crate) supervisor_nears: [*mut Near; 2],
+    /// The jump cache for the lower and the upper half of linear addresses.
+    pub(crate) ways: [Way; 2],
     /// What entries of the fetch TLB must match: the address space, or global pages.
     pub(crate) fetch_generations: [u64; 2],
     /// Linear address of the next instruction, valid outside of blocks.
     pub(crate) rip: u64,
-    pub(crate) jumps: Box<[JumpEntry; crate::blocks::JUMPS]>,
+    pub(crate) jumps: JumpCache,
     /// XMM0 to XMM15, then the upper halves of YMM0 to YMM15.
     pub(crate) xmm: [u128; 32],
     /// What translated code and its surroundings hand each other.

@@ -42,7 +42,7 @@ impl Cpu {
         (rip & !(PAGE - 1)).wrapping_add(PAGE) & self.mode.ip_mask()
     }
 
-    /// Whether the page behind, which has just been fetched, is global and will be found by INVLPG.
+    /// Whether the page behind, which has just been fetched, is global.
     pub(super) fn behind_is_global(&mut self, rip: u64) -> bool {
         let (behind, shared) = (self.behind(rip), self.mmu.fetch_generation(true));
         let entry = self.mmu.fetch_entry(behind);
@@ -163,7 +163,7 @@ impl Cpu {
     fn bury_crossing(&mut self, crossing: Crossing, dead: &mut Vec<(*const Insn, usize)>) {
         let block = crossing.block;
         if let Some(jit) = &mut self.jit {
-            jit.forget(block.first());
+            jit.forget(block.first(), &mut self.jumps);
         }
         block.kill();
         dead.push((block.first(), block.len));

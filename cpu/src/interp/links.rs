@@ -3,8 +3,8 @@
 
 use crate::{
     attention::Attention,
-    blocks::{JumpEntry, jump_index},
     insn::{Insn, Links},
+    jumps::{JumpEntry, jump_index},
     state::{Cpu, Why, reg},
 };
 use std::ptr::null;
@@ -114,16 +114,18 @@ pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.rip = c.rip_of(i);
     c.why = Why::Continue;
     // The jump cache may still lead here.
-    c.jumps[jump_index(c.rip)] = JumpEntry::EMPTY;
+    let place = c.jump_place(c.rip);
+    *c.jumps.entry(place) = JumpEntry::EMPTY;
     c.forget_unexecuted(i);
     null()
 }
 
 #[inline(always)]
 pub(super) fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
-    // SAFETY: jump_index is below the size of the cache.
-    let e = unsafe { c.jumps.get_unchecked(jump_index(rip)) };
-    if e.rip == rip && e.context == c.context_at(rip) {
+    let way = &c.ways[(rip >> 63) as usize];
+    // SAFETY: a way leads to a table of the CPU's, and jump_index is below its size.
+    let e = unsafe { &*way.entries.add(jump_index(rip)) };
+    if e.rip == rip && e.context == way.context {
         c.gpr[reg::PAGE as usize] = rip & !0xfff;
         return e.insn;
     }

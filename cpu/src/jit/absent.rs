@@ -27,6 +27,15 @@ pub(super) mod compiler {
     }
 }
 
+pub(super) mod system {
+    use crate::{mode::Mode, sem::Op};
+
+    /// Whether translated code has the instruction inline.
+    pub(in crate::jit) fn emits(_: Op, _: Mode) -> bool {
+        false
+    }
+}
+
 pub(super) mod vectors {
     use crate::vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp};
 

@@ -17,7 +17,7 @@ use crate::{
     attention::Attention,
     flags::Flags,
     insn::{Insn, Kind},
-    sem,
+    sem::{self, Op},
     state::{Cpu, Mxcsr, reg},
     width::Width,
 };
@@ -437,6 +437,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
             Way::Call => {
                 self.call(i, step);
                 self.dirty = step.dirty_behind(self.dirty);
+                Ok(false)
+            }
+            Way::Emit if self.system(Op::from_number(i.op)) => {
+                self.commit();
                 Ok(false)
             }
             Way::Emit => {

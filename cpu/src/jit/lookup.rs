@@ -4,9 +4,11 @@ use super::{
     Passage, Status,
     cache::Name,
     emitter::{STATE, at, import},
+    runtime,
 };
 use crate::{
-    blocks::{Head, JUMPS, JUMPS_OF_PAGE, JumpEntry},
+    blocks::Head,
+    jumps::{JUMPS, JUMPS_OF_PAGE, JumpEntry, Way},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -16,12 +18,14 @@ use cranelift_codegen::{
 use cranelift_frontend::FunctionBuilder;
 use std::mem::offset_of;
 
-/// Emits the function of a CPU and a linear address: see `blocks::jump_index`.
+/// Emits the function of a CPU and a linear address: see `jumps::jump_index`.
 pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let exit =
         b.import_signature(Signature { params: vec![AbiParam::new(I64)], ..Signature::new(CallConv::Winch) });
     let leave = import(b, Name::Leave, exit);
-    let [entry, same, right, go, miss] = std::array::from_fn(|_| b.create_block());
+    let [entry, same, right, fresh, translated, go, miss] = std::array::from_fn(|_| b.create_block());
+    [fresh, translated, miss].into_iter().for_each(|block| b.set_cold_block(block));
+    b.append_block_param(go, I64);
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
@@ -34,25 +38,41 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let offset = b.ins().band_imm_u(offset, JUMPS_OF_PAGE as i64 - 1);
     let index = b.ins().iadd(page, offset);
     let index = b.ins().band_imm_u(index, JUMPS as i64 - 1);
-    let bytes = b.ins().imul_imm_u(index, size_of::<JumpEntry>() as i64);
-    let jumps = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, jumps)));
-    let entry = b.ins().iadd(jumps, bytes);
+    let bytes = b.ins().ishl_imm_u(index, i64::from(size_of::<JumpEntry>().trailing_zeros()));
+    let half = b.ins().ushr_imm_u(rip, 63);
+    let half = b.ins().ishl_imm_u(half, i64::from(size_of::<Way>().trailing_zeros()));
+    let way = b.ins().iadd(cpu, half);
+    let part = |field: usize| at(offset_of!(Cpu, ways) + field);
+    let entries = b.ins().load(I64, STATE, way, part(offset_of!(Way, entries)));
+    let entry = b.ins().iadd(entries, bytes);
     let known = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, rip)));
     let equal = b.ins().icmp(IntCC::Equal, known, rip);
     b.ins().brif(equal, same, &[], miss, &[]);
     b.switch_to_block(same);
     let its = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
-    let half = b.ins().ushr_imm_u(rip, 63);
-    let half = b.ins().ishl_imm_u(half, 3);
-    let half = b.ins().iadd(cpu, half);
-    let ours = b.ins().load(I64, STATE, half, at(offset_of!(Cpu, contexts)));
+    let ours = b.ins().load(I64, STATE, way, part(offset_of!(Way, context)));
     let equal = b.ins().icmp(IntCC::Equal, its, ours);
     b.ins().brif(equal, right, &[], miss, &[]);
     b.switch_to_block(right);
+    let code = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, code)));
+    b.ins().brif(code, go, &[code.into()], fresh, &[]);
+    // It may have been translated since the entry was made.
+    b.switch_to_block(fresh);
     let insn = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, insn)));
     let code = b.ins().load(I64, STATE, insn, Head::CODE_FROM_INSN);
-    b.ins().brif(code, go, &[], miss, &[]);
+    b.ins().brif(code, translated, &[], miss, &[]);
+    b.switch_to_block(translated);
+    let rust = b.import_signature(Signature {
+        params: vec![AbiParam::new(I64); 3],
+        returns: vec![AbiParam::new(I64)],
+        ..Signature::new(CallConv::SystemV)
+    });
+    let function = b.ins().iconst(I64, runtime::code_at as *const () as i64);
+    let call = b.ins().call_indirect(rust, function, &[cpu, rip, rip]);
+    let code = b.inst_results(call)[0];
+    b.ins().brif(code, go, &[code.into()], miss, &[]);
     b.switch_to_block(go);
+    let code = b.block_params(go)[0];
     let page = b.ins().band_imm_s(rip, !0xfff);
     b.ins().store(STATE, page, cpu, at(offset_of!(Cpu, gpr) + 8 * reg::PAGE as usize));
     b.ins().call_indirect(exit, code, &[cpu]);

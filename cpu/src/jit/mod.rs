@@ -36,6 +36,8 @@ mod region;
 mod runtime;
 mod service;
 #[cfg(feature = "jit")]
+mod system;
+#[cfg(feature = "jit")]
 mod vectors;
 
 pub use placements::{Placement, Placements};
@@ -46,6 +48,7 @@ use crate::{
     attention::{Attention, Request},
     blocks::Head,
     insn::{Insn, Links, attr},
+    jumps::JumpCache,
     mode::Mode,
     ram::PAGE,
     sem::Op,
@@ -53,7 +56,7 @@ use crate::{
     statistics::Doing,
 };
 #[cfg(not(feature = "jit"))]
-use absent::{compiler, vectors};
+use absent::{compiler, system, vectors};
 use cache::{Cache, Placed};
 use compiler::Compiler;
 use placements::Told;
@@ -167,14 +170,34 @@ struct Live {
     blocks: Vec<*const Insn>,
     /// Stubs of other regions that jump here.
     incoming: Vec<usize>,
+    /// Entries of the jump cache that have its code.
+    jumps: Vec<(usize, usize)>,
 }
 
 /// A block translated in one pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Quick {
-    code: usize,
+    code: *const u8,
     /// Stubs that jump here.
     incoming: Vec<usize>,
+    /// Entries of the jump cache that have its code.
+    jumps: Vec<(usize, usize)>,
+}
+
+impl Default for Quick {
+    fn default() -> Self {
+        Quick { code: null(), incoming: Vec::new(), jumps: Vec::new() }
+    }
+}
+
+/// Entries of the jump cache that have some code have other code from now on, or none.
+fn lead(jumps: &mut JumpCache, places: &[(usize, usize)], from: *const u8, to: *const u8) {
+    for &place in places {
+        let jump = jumps.entry(place);
+        if jump.code == from {
+            jump.code = to;
+        }
+    }
 }
 
 /// The translations of a CPU.
@@ -387,11 +410,12 @@ impl Jit {
     }
 
     /// A block is gone: so are the translations made of it.
-    pub(crate) fn forget(&mut self, block: *const Insn) {
+    pub(crate) fn forget(&mut self, block: *const Insn, jumps: &mut JumpCache) {
         let threshold = self.first_threshold();
         self.candidates.remove(&block);
-        for stub in self.quick.remove(&block).unwrap_or_default().incoming {
-            self.cache.unlink(stub);
+        if let Some(alone) = self.quick.remove(&block) {
+            alone.incoming.iter().for_each(|&stub| self.cache.unlink(stub));
+            lead(jumps, &alone.jumps, alone.code, null());
         }
         for entry in self.members.remove(&block).unwrap_or_default() {
             let Some(region) = self.regions.remove(&entry) else { continue };
@@ -401,6 +425,7 @@ impl Jit {
             for stub in region.incoming {
                 self.cache.unlink(stub);
             }
+            lead(jumps, &region.jumps, region.placed.code, null());
             for other in region.blocks {
                 if let Some(members) = self.members.get_mut(&other) {
                     members.retain(|e| *e != entry);
@@ -410,12 +435,13 @@ impl Jit {
     }
 
     /// Drops everything. No translated code runs.
-    fn clear(&mut self) {
+    fn clear(&mut self, jumps: &mut JumpCache) {
         let threshold = self.first_threshold();
         for &entry in self.regions.keys().chain(self.quick.keys()) {
             // SAFETY: regions die with their blocks, so this one lives.
             unsafe { Head::of(entry).leave_translation(entry, threshold) };
         }
+        jumps.forget_code();
         self.regions.clear();
         self.quick.clear();
         self.members.clear();
@@ -429,6 +455,7 @@ impl Jit {
         &mut self,
         region: &Region,
         compiled: Option<Compiled>,
+        jumps: &mut JumpCache,
         alive: impl Fn(u64, u16) -> Option<(u32, *const Insn)>,
     ) {
         let Some(compiled) = compiled else {
@@ -465,11 +492,12 @@ impl Jit {
             self.members.entry(block).or_default().push(entry);
         }
         // What led to the block translated alone leads here from now on.
-        let incoming = self.quick.remove(&entry).unwrap_or_default().incoming;
-        for &stub in &incoming {
+        let alone = self.quick.remove(&entry).unwrap_or_default();
+        for &stub in &alone.incoming {
             self.cache.link(stub, placed.code);
         }
-        self.regions.insert(entry, Live { placed, blocks, incoming });
+        lead(jumps, &alone.jumps, alone.code, placed.code);
+        self.regions.insert(entry, Live { placed, blocks, incoming: alone.incoming, jumps: alone.jumps });
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
     }
@@ -506,7 +534,7 @@ impl Jit {
         self.statistics.one_pass += 1;
         self.statistics.one_pass_instructions += links.n as u64;
         self.statistics.one_pass_bytes += compiled.code.len() as u64;
-        self.quick.insert(first, Quick { code: placed.code as usize, incoming: Vec::new() });
+        self.quick.insert(first, Quick { code: placed.code, ..Quick::default() });
         head.count_anew(threshold.saturating_sub(self.first_threshold()).max(1));
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(first, placed.code) };
@@ -623,7 +651,7 @@ impl Cpu {
             }
             (None, Some(quick)) => {
                 quick.incoming.push(stub);
-                quick.code as *const u8
+                quick.code
             }
             (None, None) => return,
         };
@@ -650,6 +678,26 @@ impl Cpu {
         self.translate_block(i, head);
     }
 
+    /// The jump cache leads from an address to a block that has been translated: from now on to its code at once.
+    fn code_at(&mut self, rip: u64) -> *const u8 {
+        let (place, context) = (self.jump_place(rip), self.context_at(rip));
+        let jump = self.jumps.entry(place);
+        if jump.rip != rip || jump.context != context {
+            return null();
+        }
+        let Some(jit) = &mut self.jit else { return null() };
+        let (code, jumps) = match (jit.regions.get_mut(&jump.insn), jit.quick.get_mut(&jump.insn)) {
+            (Some(region), _) => (region.placed.code, &mut region.jumps),
+            (None, Some(alone)) => (alone.code, &mut alone.jumps),
+            (None, None) => return null(),
+        };
+        if !jumps.contains(&place) {
+            jumps.push(place);
+        }
+        jump.code = code;
+        code
+    }
+
     /// A block is hot: has it translated.
     #[cold]
     #[inline(never)]
@@ -665,7 +713,7 @@ impl Cpu {
             return;
         }
         if jit.full {
-            jit.clear();
+            jit.clear(&mut self.jumps);
         }
         let find = |page, offset| self.part(page, offset, mode);
         let region = Region::gather(head.page(), (i.ip, linear), mode, find);
@@ -702,7 +750,7 @@ impl Cpu {
         let mode = region.mode();
         let blocks = &self.blocks;
         let Some(jit) = &mut self.jit else { return };
-        jit.install(&region, compiled, |page, offset| blocks.identity(page, offset, mode));
+        jit.install(&region, compiled, &mut self.jumps, |page, offset| blocks.identity(page, offset, mode));
     }
 
     /// Puts in place what has been translated meanwhile. No translated code runs.
@@ -710,7 +758,7 @@ impl Cpu {
     pub(crate) fn install_translations(&mut self) {
         let Some(jit) = &mut self.jit else { return };
         if jit.full {
-            jit.clear();
+            jit.clear(&mut self.jumps);
         }
         let ready = jit.inbox.take();
         jit.asked = jit.asked.saturating_sub(ready.len());

@@ -357,6 +357,10 @@ impl Step {
             step.reads |= FLAGS;
         }
         match step.way {
+            Way::Emit if effects.opaque => {
+                (step.reads, step.writes) = touches(op, i);
+                step.kills_flags = false;
+            }
             Way::Emit => {
                 let float = effects.float_operation();
                 step.floats = float.is_some() || effects.fused_operation().is_some();
@@ -418,6 +422,7 @@ fn touches(op: Op, i: &Insn) -> (Set, Set) {
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
         Class::Leave => return Way::End,
+        Class::Plain if super::system::emits(op, mode) => return Way::Emit,
         Class::Plain => return Way::Call,
         Class::Ending => Way::Leave,
         Class::Straight => Way::Call,

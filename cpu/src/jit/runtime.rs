@@ -81,6 +81,15 @@ pub(super) unsafe extern "C" fn end(cpu: *mut Cpu, i: *const Insn, n: u64) -> i6
     0
 }
 
+/// The code that the jump cache leads to from an address, or null.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn code_at(cpu: *mut Cpu, rip: u64, _: u64) -> *const u8 {
+    // SAFETY: as in `step`.
+    unsafe { &mut *cpu }.code_at(rip)
+}
+
 /// Calls a pure function of Rust's own convention.
 ///
 /// # Safety

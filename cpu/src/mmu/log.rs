@@ -37,7 +37,7 @@ impl Mmu {
         }
         let Some(log) = &mut self.log else { return Vec::new() };
         for (slot, class, i) in log.tags.drain(..) {
-            self.slots[slot].tables[class as usize].0[i].write = empty(i).write;
+            self.slots[slot].tables[class as usize].table.0[i].write = empty(i).write;
         }
         log.pages.drain().collect()
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 mod log;
+#[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is nobody who looks"))]
 pub(crate) mod near;
 mod walk;
 
@@ -12,17 +13,19 @@ pub(crate) use walk::{Access, Class, PHYSICAL_BITS};
 
 use crate::{
     group::EVERYTHING,
+    jumps::SHARED,
     ram::PAGE,
     state::{Cpu, cr0, cr4},
     statistics::{Doing, Flush},
 };
 use near::Near;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 /// Entries of a first-level table.
 pub(crate) const ENTRIES: usize = 512;
 /// Address spaces whose tables are kept; PCIDs share them, least recently used first.
-const SLOTS: usize = 8;
+pub(crate) const SLOTS: usize = 8;
 /// The PCID of a slot that has not been used: beyond the 12 bits that there are.
 const NO_PCID: u16 = u16::MAX;
 /// Entries of the second level.
@@ -72,6 +75,52 @@ impl Table {
     }
 }
 
+/// How many entries of a table are known by their places.
+const FEW: usize = 64;
+
+/// A first-level table, and which entries have been filled since it was empty: a short visit to an address space costs what it
+/// has filled.
+struct Level {
+    table: Box<Table>,
+    /// [`FEW`] of them stand for all.
+    filled: SmallVec<[u16; FEW]>,
+}
+
+impl Level {
+    fn new() -> Self {
+        Level { table: Table::boxed(), filled: SmallVec::new() }
+    }
+
+    /// The place of an entry that is about to be filled.
+    fn fill(&mut self, linear: u64) -> &mut TlbEntry {
+        let i = index(linear);
+        if self.filled.len() < FEW && self.filled.last() != Some(&(i as u16)) {
+            self.filled.push(i as u16);
+        }
+        &mut self.table.0[i]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.filled.is_empty()
+    }
+
+    /// All entries that are not empty, and perhaps others.
+    fn each(&mut self, mut f: impl FnMut(usize, &mut TlbEntry)) {
+        if self.filled.len() < FEW {
+            for &i in &self.filled {
+                f(i.into(), &mut self.table.0[usize::from(i)]);
+            }
+        } else {
+            self.table.0.iter_mut().enumerate().for_each(|(i, entry)| f(i, entry));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.each(|i, entry| *entry = empty(i));
+        self.filled.clear();
+    }
+}
+
 /// Size of the page that maps an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageSize {
@@ -114,8 +163,7 @@ struct Slot {
     own_upper_half: bool,
     used: u64,
     /// By [`Class`].
-    tables: [Box<Table>; 3],
-    clean: bool,
+    tables: [Level; 3],
     /// 2 MiB regions in which a larger page was cached by pieces.
     large: FxHashSet<u64>,
     huge: FxHashSet<u64>,
@@ -138,8 +186,9 @@ pub(crate) struct Mmu {
     flushes: [u64; Flush::ALL.len()],
     /// By [`Class`].
     near: Box<[Near; 3]>,
-    near_used: [bool; 3],
-    near_class: usize,
+    /// Whether translated code may have used that of CPL 3, and those of other levels, since they were empty.
+    near_used: [bool; 2],
+    near_supervisor: bool,
     pub(crate) fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
     /// Where somebody wants to know which pages are written.
     log: Option<log::WriteLog>,
@@ -153,8 +202,7 @@ impl Mmu {
             context: 2 + k as u64,
             own_upper_half: false,
             used: 0,
-            tables: std::array::from_fn(|_| Table::boxed()),
-            clean: true,
+            tables: std::array::from_fn(|_| Level::new()),
             large: FxHashSet::default(),
             huge: FxHashSet::default(),
         };
@@ -180,28 +228,34 @@ impl Mmu {
             second: vec![SecondEntry { page: u64::MAX, generation: 0, mapping: nothing }; SECOND].into(),
             flushes: [0; Flush::ALL.len()],
             near: Box::new([Near::EMPTY, Near::EMPTY, Near::EMPTY]),
-            near_used: [false; 3],
-            near_class: 0,
+            near_used: [false; 2],
+            near_supervisor: false,
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
             log: None,
         }
     }
 
     pub(crate) fn table(&mut self, class: Class) -> *mut Table {
-        &mut *self.slots[self.current].tables[class as usize]
+        &mut *self.slots[self.current].tables[class as usize].table
+    }
+
+    /// The host address of `size` bytes, if the TLB of a class vouches for the access.
+    pub(crate) fn probe(&self, class: Class, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
+        let entry = &self.slots[self.current].tables[class as usize].table.0[index(linear)];
+        let tag = if write { entry.write } else { entry.read };
+        (tag ^ linear <= PAGE - size).then(|| linear.wrapping_add(entry.addend) as *mut u8)
     }
 
     /// What was used last of a class.
     pub(crate) fn near(&mut self, class: Class) -> *mut Near {
-        (self.near_class, self.near_used[class as usize]) = (class as usize, true);
+        self.near_supervisor = class != Class::User;
+        self.near_used[usize::from(self.near_supervisor)] = true;
         &mut self.near[class as usize]
     }
 
     /// The entry of the current address space where `linear` belongs.
     pub(crate) fn entry(&mut self, class: Class, linear: u64) -> &mut TlbEntry {
-        let slot = &mut self.slots[self.current];
-        slot.clean = false;
-        &mut slot.tables[class as usize].0[index(linear)]
+        self.slots[self.current].tables[class as usize].fill(linear)
     }
 
     /// Unique to the current filling of the current address space.
@@ -214,11 +268,12 @@ impl Mmu {
         if global { self.global_generation } else { self.generation() }
     }
 
-    /// What entries of the jump cache for the lower and the upper half of linear addresses are valid for. A kernel's code is
-    /// global most often: then its jumps stay known from one address space to the next.
-    pub(crate) fn contexts(&self) -> [u64; 2] {
+    /// Which table of the jump cache serves the lower and the upper half of linear addresses, and what makes its entries valid.
+    /// A kernel's code is global most often: then its jumps stay known from one address space to the next.
+    pub(crate) fn jump_tables(&self) -> [(usize, u64); 2] {
         let slot = &self.slots[self.current];
-        [slot.context, if slot.own_upper_half { slot.context } else { self.global_context }]
+        let own = (self.current, slot.context);
+        [own, if slot.own_upper_half { own } else { (SHARED, self.global_context) }]
     }
 
     /// Code at this address is about to get an entry in the jump cache: true if the contexts have changed for that.
@@ -290,10 +345,7 @@ impl Mmu {
         slot.context = self.next_generation;
         slot.own_upper_half = false;
         self.next_generation += 1;
-        if !slot.clean {
-            slot.tables.iter_mut().for_each(|table| table.clear());
-            slot.clean = true;
-        }
+        slot.tables.iter_mut().for_each(Level::clear);
         slot.large.clear();
         slot.huge.clear();
     }
@@ -377,8 +429,9 @@ impl Mmu {
         }
         // A global page may have left the second level and still stand in the first-level tables of any address space.
         let i = index(linear);
-        for table in self.slots.iter_mut().flat_map(|slot| &mut slot.tables) {
-            let entry = &mut table.0[i];
+        for level in self.slots.iter_mut().flat_map(|slot| &mut slot.tables).filter(|level| !level.is_empty())
+        {
+            let entry = &mut level.table.0[i];
             if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
                 *entry = empty(i);
             }
@@ -391,21 +444,17 @@ impl Mmu {
         self.forget_near();
         if pages.contains(&EVERYTHING) {
             self.count(Flush::Map);
-            for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
-                slot.tables.iter_mut().for_each(|table| table.clear());
-            }
+            self.slots.iter_mut().flat_map(|slot| &mut slot.tables).for_each(Level::clear);
             self.fetch.iter_mut().for_each(crate::blocks::FetchEntry::forget);
             return;
         }
         self.count(Flush::Decoded);
-        for slot in self.slots.iter_mut().filter(|slot| !slot.clean) {
-            for table in &mut slot.tables {
-                for (i, entry) in table.0.iter_mut().enumerate() {
-                    if pages.contains(&entry.physical) {
-                        entry.write = empty(i).write;
-                    }
+        for level in self.slots.iter_mut().flat_map(|slot| &mut slot.tables) {
+            level.each(|i, entry| {
+                if pages.contains(&entry.physical) {
+                    entry.write = empty(i).write;
                 }
-            }
+            });
         }
     }
 }

@@ -44,6 +44,12 @@ impl Near {
         begin as usize * 2 + write as usize
     }
 
+    fn forget(&mut self) {
+        for page in &mut self.0 {
+            page.room = 0;
+        }
+    }
+
     /// An access at a linear address has been found at a host address, by a tag.
     pub(crate) fn note(&mut self, index: usize, linear: u64, host: *const u8) {
         if let Some(page) = self.0.get_mut(index) {
@@ -56,11 +62,16 @@ impl Near {
 impl Mmu {
     /// Nothing is known any more.
     pub(super) fn forget_near(&mut self) {
-        for (near, used) in self.near.iter_mut().zip(&mut self.near_used) {
-            if std::mem::take(used) {
-                *near = Near::EMPTY;
-            }
+        let [user, supervisor, supervisor_ac] = &mut *self.near;
+        let [user_used, supervisor_used] = std::mem::take(&mut self.near_used);
+        if user_used {
+            user.forget();
         }
-        self.near_used[self.near_class] = true;
+        // STAC and CLAC change from one to the other without a word.
+        if supervisor_used {
+            supervisor.forget();
+            supervisor_ac.forget();
+        }
+        self.near_used[usize::from(self.near_supervisor)] = true;
     }
 }

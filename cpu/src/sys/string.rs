@@ -225,6 +225,28 @@ unsafe fn copy(p: *const u8, q: *mut u8, n: u64, w: Width, step: u64) {
     }
 }
 
+/// Stores elements one after the other; forwards, as words of 8 bytes where they are smaller.
+///
+/// # Safety
+/// n elements of w bytes, `step` apart, are writable at q.
+unsafe fn fill(q: *mut u8, n: u64, w: Width, step: u64, v: u64) {
+    let size = u64::from(w.0);
+    let mut done = 0;
+    if step == size {
+        let word = (0..8 / size).fold(0, |word, k| word | w.mask(v) << (8 * size * k));
+        let per_word = 8 / size;
+        while done + per_word <= n {
+            // SAFETY: the caller's promise.
+            unsafe { poke(Q, q.add((done * size) as usize), word) };
+            done += per_word;
+        }
+    }
+    for k in done..n {
+        // SAFETY: the caller's promise.
+        unsafe { poke(w, q.offset(step.wrapping_mul(k) as isize), v) };
+    }
+}
+
 /// STOS: SDM 2B "STOS/STOSB/STOSW/STOSD/STOSQ".
 pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
@@ -238,10 +260,8 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
             break;
         }
         let Some(q) = c.span(to, true)? else { break };
-        for k in 0..n {
-            // SAFETY: n elements in the direction of travel lie within q's page.
-            unsafe { poke(s.w, q.offset(step.wrapping_mul(k) as isize), v) };
-        }
+        // SAFETY: n elements in the direction of travel lie within q's page.
+        unsafe { fill(q, n, s.w, step, v) };
         s.advance(c, reg::RDI, step.wrapping_mul(n));
         s.counted(c, n);
         left -= n;

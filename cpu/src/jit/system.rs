@@ -1,0 +1,72 @@
+//! System instructions that are a few loads and stores at CPL 0: emitted in place of a call of their functions, which stand in
+//! `sys/` and which the interpreter runs at other levels.
+
+use super::emitter::{Emitter, STATE, at};
+use crate::{
+    flags::bits::{AC, DF, IF},
+    mode::Mode,
+    sem::Op,
+    state::{Cpu, Msrs, Segment, seg},
+};
+use cranelift_codegen::ir::{InstBuilder, types::*};
+use std::mem::offset_of;
+
+/// Whether an instruction is one of them.
+pub(super) fn emits(op: Op, mode: Mode) -> bool {
+    match op {
+        Op::Cld | Op::Std | Op::Cli | Op::Clac | Op::Stac => true,
+        Op::Swapgs => mode.is_64(),
+        _ => false,
+    }
+}
+
+impl Emitter<'_, '_> {
+    /// Emits one; false if it is none of them.
+    pub(super) fn system(&mut self, op: Op) -> bool {
+        if !emits(op, self.region.mode) {
+            return false;
+        }
+        if !matches!(op, Op::Cld | Op::Std) {
+            let cpl = self.load_state(I8, at(offset_of!(Cpu, cpl)));
+            self.bail_if(cpl);
+        }
+        match op {
+            Op::Cld => self.change_eflags(DF, false),
+            Op::Std => self.change_eflags(DF, true),
+            Op::Cli => self.change_eflags(IF, false),
+            Op::Clac => self.control_access(false),
+            Op::Stac => self.control_access(true),
+            _ => self.swap_gs(),
+        }
+        true
+    }
+
+    fn change_eflags(&mut self, bits: u64, set: bool) {
+        let place = at(offset_of!(Cpu, eflags));
+        let flags = self.load_state(I64, place);
+        let mask = self.constant(I64, if set { bits } else { !bits } as i64);
+        let flags = if set { self.b.ins().bor(flags, mask) } else { self.b.ins().band(flags, mask) };
+        self.store_state(flags, place);
+    }
+
+    fn control_access(&mut self, allowed: bool) {
+        self.change_eflags(AC, allowed);
+        for (tables, place) in [
+            (offset_of!(Cpu, supervisor_tlbs), offset_of!(Cpu, tlb)),
+            (offset_of!(Cpu, supervisor_nears), offset_of!(Cpu, near)),
+        ] {
+            let table = self.load_state(I64, at(tables + 8 * usize::from(allowed)));
+            self.store_state(table, at(place));
+        }
+    }
+
+    fn swap_gs(&mut self) {
+        let base = offset_of!(Cpu, segments) + seg::GS * size_of::<Segment>() + offset_of!(Segment, base);
+        let kernel = at(offset_of!(Cpu, msrs) + offset_of!(Msrs, kernel_gs_base));
+        let (old, new) = (self.load_state(I64, at(base)), self.load_state(I64, kernel));
+        for place in [base, offset_of!(Cpu, seg_base) + 8 * seg::GS] {
+            self.b.ins().store(STATE, new, self.cpu, at(place));
+        }
+        self.store_state(old, kernel);
+    }
+}

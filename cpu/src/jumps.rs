@@ -1,0 +1,164 @@
+//! The jump cache: from linear addresses to blocks and their translations, without a look at the page tables. Each address
+//! space that the TLBs keep has a table of its own, and global code in the upper half of linear addresses has one for all:
+//! two processes that run the same program at the same addresses do not meet.
+
+use crate::{insn::Insn, mmu::SLOTS, ram::PAGE, state::Cpu};
+use std::ptr::null;
+
+/// Entries of a table.
+pub(crate) const JUMPS: usize = 1 << 13;
+/// How many of them a page's entries are among.
+pub(crate) const JUMPS_OF_PAGE: usize = 256;
+/// The table of global code in the upper half.
+pub(crate) const SHARED: usize = SLOTS;
+/// Bits that say which pages may have entries, and how many may be set before they are begun anew.
+const PAGES: usize = 1 << 16;
+const CROWDED: usize = PAGES / 8;
+
+/// A known way from a linear address to its block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct JumpEntry {
+    pub(crate) rip: u64,
+    /// [`Way::context`] at the time.
+    pub(crate) context: u64,
+    pub(crate) insn: *const Insn,
+    /// The code of its region, if it has one that has been asked for.
+    pub(crate) code: *const u8,
+}
+
+const _: () = assert!(size_of::<JumpEntry>() == 32);
+
+impl JumpEntry {
+    pub(crate) const EMPTY: JumpEntry = JumpEntry { rip: 0, context: 0, insn: null(), code: null() };
+}
+
+/// What serves one half of linear addresses now.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Way {
+    /// The table, of [`JUMPS`] entries.
+    pub(crate) entries: *const JumpEntry,
+    /// What its entries must match: the address space, or global pages, and the mode.
+    pub(crate) context: u64,
+}
+
+/// Where an address stands in a table. The entries of one page are neighbours, so that INVLPG need not look at all; pages
+/// overlap.
+#[inline(always)]
+pub(crate) const fn jump_index(rip: u64) -> usize {
+    let page = rip >> 12 ^ rip >> 20;
+    let offset = rip ^ rip >> 4;
+    ((page << 6) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
+}
+
+/// All tables of a CPU.
+pub(crate) struct JumpCache {
+    tables: Vec<Box<[JumpEntry; JUMPS]>>,
+    /// Tables that have had an entry.
+    used: [bool; SLOTS + 1],
+    /// A bit for each page that may have entries.
+    pages: Box<[u64]>,
+    marked: usize,
+}
+
+impl JumpCache {
+    pub(crate) fn new() -> Self {
+        let table = || -> Box<[JumpEntry; JUMPS]> {
+            let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
+            entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
+        };
+        JumpCache {
+            tables: (0..=SHARED).map(|_| table()).collect(),
+            used: [false; SLOTS + 1],
+            pages: vec![0; PAGES / 64].into(),
+            marked: 0,
+        }
+    }
+
+    pub(crate) fn entries(&self, table: usize) -> *const JumpEntry {
+        self.tables[table].as_ptr()
+    }
+
+    pub(crate) fn entry(&mut self, (table, index): (usize, usize)) -> &mut JumpEntry {
+        &mut self.tables[table][index]
+    }
+
+    /// The bit of a page.
+    fn place(linear: u64) -> (usize, u64) {
+        let page = linear >> 12;
+        let bit = (page ^ page >> 16 ^ page >> 32) as usize % PAGES;
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    /// Makes an entry. True if there are so many pages that the cache is better emptied.
+    pub(crate) fn insert(&mut self, table: usize, entry: JumpEntry) -> bool {
+        let (word, bit) = Self::place(entry.rip);
+        if self.pages[word] & bit == 0 {
+            self.pages[word] |= bit;
+            self.marked += 1;
+        }
+        self.used[table] = true;
+        self.tables[table][jump_index(entry.rip)] = entry;
+        self.marked > CROWDED
+    }
+
+    /// No page has entries any more: contexts have changed so that nothing matches them.
+    pub(crate) fn emptied(&mut self) {
+        self.pages.fill(0);
+        self.marked = 0;
+    }
+
+    /// Drops the entries of a page, and of the one before, from where an instruction may reach into it.
+    pub(crate) fn forget(&mut self, linear: u64) {
+        // Where linear addresses have 32 bits, the last page is before the first.
+        let wrapped = (linear < PAGE).then_some(0xffff_f000);
+        for page in [linear, linear.wrapping_sub(PAGE)].into_iter().chain(wrapped) {
+            let (word, bit) = Self::place(page);
+            if self.pages[word] & bit == 0 {
+                continue;
+            }
+            let first = jump_index(page & !(PAGE - 1));
+            for (table, _) in self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used) {
+                let (low, high) = table.split_at_mut(first);
+                let n = high.len().min(JUMPS_OF_PAGE);
+                high[..n].fill(JumpEntry::EMPTY);
+                low[..JUMPS_OF_PAGE - n].fill(JumpEntry::EMPTY);
+            }
+        }
+    }
+
+    /// No translated code is known any more.
+    pub(crate) fn forget_code(&mut self) {
+        self.tables.iter_mut().flat_map(|table| table.iter_mut()).for_each(|entry| entry.code = null());
+    }
+}
+
+impl Cpu {
+    /// The table and the entry that serve an address now.
+    pub(crate) fn jump_place(&self, rip: u64) -> (usize, usize) {
+        (self.mmu.jump_tables()[(rip >> 63) as usize].0, jump_index(rip))
+    }
+
+    /// What an entry for an address must match now.
+    #[inline(always)]
+    pub(crate) fn context_at(&self, rip: u64) -> u64 {
+        self.ways[(rip >> 63) as usize].context
+    }
+
+    /// The jump cache leads from an address to this block.
+    pub(crate) fn note_jump(&mut self, rip: u64, insn: *const Insn) {
+        let entry = JumpEntry { rip, context: self.context_at(rip), insn, code: null() };
+        let (table, _) = self.jump_place(rip);
+        if self.jumps.insert(table, entry) {
+            self.forget_all_jumps();
+        }
+    }
+
+    /// Nothing is known any more.
+    pub(crate) fn forget_all_jumps(&mut self) {
+        self.mmu.forget_contexts();
+        self.jumps.emptied();
+        self.refresh_tlb();
+    }
+}
