@@ -1,5 +1,5 @@
 //! From a region to Cranelift's representation: registers, exits, the order of things. What instructions mean is in
-//! `evaluate.rs`, guest memory in `memory.rs`, the flags in `flags.rs`.
+//! `evaluate.rs`, guest memory in `memory.rs`, the flags in `flags.rs`, the way from page to page in `pages.rs`.
 //!
 //! Registers and flags are variables within a region; what differs from the CPU state is stored when the region is
 //! left, in blocks that are rarely run. An instruction changes variables only when all of it has been done, so at any place
