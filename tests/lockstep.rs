@@ -99,6 +99,7 @@ fn demo_translated() -> Result<()> {
         ("lockstep", "cpu;mem;test;bench", 50_000_000),
         ("lockstep=2000,no-chain", "cpu;mem;test", 1_000_000),
         ("lockstep,jit-at-once", "cpu;mem", 100_000),
+        ("lockstep,t1-at-once", "cpu;mem", 100_000),
     ] {
         let ran = demo(&format!("quick run={run}"), &["--accel", "jit", "--debug", debug])?;
         ensure!(ran.status == Some(0) && ran.output.contains("Powering off"), "{debug}: {ran:?}");

@@ -55,7 +55,7 @@ fn help_teaches_by_examples() {
 
 #[test]
 fn wrong_use_is_refused_in_a_sentence() {
-    refuses(&["--accel", "kvm"], "right are interp and jit");
+    refuses(&["--accel", "kvm"], "right are interp, jit and t1");
     refuses(&["--against", "nobody"], "right are host, interp, and a file");
     refuses(&["--against", "interp", "--only", "("], "no regular expression");
     refuses(&["--against", "interp", "--only", "nonesuch"], "matches no instruction");

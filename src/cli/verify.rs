@@ -27,6 +27,7 @@ Examples:
   softmetal verify --only 'adc|sbb'          instructions whose name matches: add, Adc_rm32_r32, ^VEX_, cvt.*2dq
   softmetal verify --against interp          the interpreter with all its speed-ups against itself without
   softmetal verify --accel jit               the translator; fewer cases a second, since each is translated
+  softmetal verify --accel t1                the translator in one pass, as warm code is translated
   softmetal verify --record FILE             writes the cases and what this host's CPU makes of them,
   softmetal verify --against FILE            to be compared with on hosts that have no such CPU
 
@@ -78,7 +79,7 @@ enum Against {
 }
 
 /// The engines of this build.
-const RIGHT: &str = if HAS_TRANSLATOR { "right are interp and jit" } else { "right is interp" };
+const RIGHT: &str = if HAS_TRANSLATOR { "right are interp, jit and t1" } else { "right is interp" };
 
 fn parse_accel(text: &str) -> Result<Engine, UseError> {
     match text {

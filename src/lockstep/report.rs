@@ -45,6 +45,7 @@ pub(super) fn engine(options: &Options) -> String {
     let name = match options.jit {
         None => "the interpreter",
         Some(translate) if translate.at_once => "the translator, of all code",
+        Some(translate) if translate.one_pass == Some(0) => "the translator, of all code in one pass",
         Some(_) => "the translator",
     };
     match off.is_empty() {
