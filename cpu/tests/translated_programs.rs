@@ -163,7 +163,8 @@ impl Program {
         code[end + 1..].copy_from_slice(&back.to_le_bytes());
         let registers = std::array::from_fn(|_| random.operand());
         // All exceptions masked, most of the time; each rounding, FTZ and DAZ.
-        let mxcsr = random.pick(&[0x1f80, 0x1f80, 0x1f80, 0x3f80, 0x5f80, 0x7f80, 0x9fc0, 0x1fc0, 0x0f80, 0x1f00]);
+        let mxcsr =
+            random.pick(&[0x1f80, 0x1f80, 0x1f80, 0x3f80, 0x5f80, 0x7f80, 0x9fc0, 0x1fc0, 0x0f80, 0x1f00]);
         Program { segments, code, blocks: starts, registers, mxcsr }
     }
 
