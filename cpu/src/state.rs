@@ -229,6 +229,7 @@ impl Mxcsr {
     /// All exceptions masked.
     pub(crate) const MASKS: u32 = 0x1f80;
     /// The exceptions that have been met.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) const FLAGS: u32 = 0x3f;
     /// Bits that may be set, MXCSR_MASK.
     pub const MASK: u32 = 0xffff;

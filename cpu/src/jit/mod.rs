@@ -1,6 +1,6 @@
 //! The translator: hot blocks and what follows them, as code of the host. DESIGN: a *region* is formed from decoded blocks
 //! (`region.rs`), emitted over the same semantics that the interpreter runs (`emitter.rs`, `evaluate.rs`, `flags.rs`,
-//! `memory.rs`, `vectors.rs`), compiled by Cranelift on another thread (`compiler.rs`), placed in memory (`cache.rs`) and
+//! `memory.rs`, `vectors/`), compiled by Cranelift on another thread (`compiler.rs`), placed in memory (`cache.rs`) and
 //! linked to others (`host.rs`).
 //!
 //! The interpreter's blocks are what everything hangs on: a block counts how often it begins; when it is hot, it is
@@ -52,7 +52,7 @@ use crate::{
     mode::Mode,
     ram::PAGE,
     sem::Op,
-    state::{Cpu, Mxcsr, Why},
+    state::{Cpu, Why},
     statistics::Doing,
 };
 #[cfg(not(feature = "jit"))]
@@ -137,8 +137,10 @@ pub(crate) struct Passage {
     /// A [`Status`], and above its eight bits what `raw` is.
     pub(crate) status: u32,
     /// The host's MXCSR while translated code runs.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) mxcsr: u32,
     /// And otherwise: what Rust expects.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) host_mxcsr: u32,
     /// Translated code is not entered: the count of instructions must stop soon.
     pub(crate) off: bool,
@@ -155,8 +157,10 @@ impl Default for Passage {
             raw: [0; 2],
             kept: [0; 2],
             status: 0,
-            mxcsr: Mxcsr::RESET,
-            host_mxcsr: Mxcsr::RESET,
+            #[cfg(target_arch = "x86_64")]
+            mxcsr: crate::state::Mxcsr::RESET,
+            #[cfg(target_arch = "x86_64")]
+            host_mxcsr: crate::state::Mxcsr::RESET,
             off: false,
         }
     }

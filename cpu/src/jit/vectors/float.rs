@@ -262,7 +262,7 @@ impl Emitter<'_, '_> {
 
     /// COMISD and its relatives: the flags.
     pub(in crate::jit) fn float_relation(&mut self, lanes: Lanes, a: Value, b: Value) {
-        let (x, y) = (self.low(lanes, a), self.low(lanes, b));
+        let (x, y) = (self.low(lanes, a), self.low_second(lanes, b));
         let unordered = self.b.ins().fcmp(FloatCC::Unordered, x, y);
         self.bail_if(unordered);
         self.new_flags = Some(Pending::Relation { x, y });

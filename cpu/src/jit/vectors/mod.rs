@@ -39,6 +39,7 @@ const KEPT: i32 = at(offset_of!(Cpu, translated) + offset_of!(Passage, kept));
 const KEPT_FLAGS: MemFlagsData = MemFlagsData::new().with_notrap();
 
 /// A function by its address, and what stands above the immediate that it is called with.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other hosts have none"))]
 struct Helper {
     address: usize,
     number: u8,
