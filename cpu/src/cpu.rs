@@ -374,6 +374,7 @@ impl Cpu {
 
     /// Whether nothing between two instructions wants the dispatcher, so that translated code may go on by itself behind an
     /// instruction that might have changed that. `written`: how many blocks had been dropped before it.
+    #[inline]
     pub(crate) fn undisturbed(&self, written: u64) -> bool {
         self.why == Why::Continue
             && self.activity == Activity::Active

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     attention::Attention,
+    fault::Done,
     flags::Flags,
     insn::{Insn, Kind},
     sem::{self, Op},
@@ -128,6 +129,7 @@ pub(super) struct Emitter<'a, 'b> {
     bail: Option<Block>,
     pub(super) needed: Needed,
     systemv: SigRef,
+    systemv_end: SigRef,
     exit: SigRef,
     leave: FuncRef,
     slow: FuncRef,
@@ -142,10 +144,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
             s.params = vec![AbiParam::new(I64); n];
             s
         };
-        let systemv = b.import_signature({
-            let mut s = pointer(3);
+        let [systemv, systemv_end] = [3, 4].map(|n| {
+            let mut s = pointer(n);
             s.returns.push(AbiParam::new(I64));
-            s
+            b.import_signature(s)
         });
         let preserve_all = b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(3) });
         let exit = b.import_signature(Signature { call_conv: CallConv::Winch, ..pointer(1) });
@@ -184,6 +186,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             bail: None,
             needed: Needed::default(),
             systemv,
+            systemv_end,
             exit,
             leave,
             slow,
@@ -431,7 +434,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 Ok(true)
             }
             Way::End => {
-                self.end();
+                self.end(sem::leaving(i.op).ok_or(Untranslatable)?);
                 Ok(true)
             }
             Way::Call => {
@@ -706,15 +709,16 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// The node's last instruction, where it is plain Rust: by its function.
-    fn end(&mut self) {
+    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done) {
         self.flush(self.dirty);
         self.flush_budget(0);
         let cell = self.insn_cell(self.index);
         let insn = self.b.ins().load(I64, STATE, cell, 0);
-        let function = self.constant(I64, runtime::end as *const () as i64);
+        let own = self.constant(I64, function as usize as i64);
+        let end = self.constant(I64, runtime::end as *const () as i64);
         let instructions = self.constant(I64, self.index as i64 + 1);
-        let (systemv, cpu) = (self.systemv, self.cpu);
-        let call = self.b.ins().call_indirect(systemv, function, &[cpu, insn, instructions]);
+        let (systemv, cpu) = (self.systemv_end, self.cpu);
+        let call = self.b.ins().call_indirect(systemv, end, &[cpu, insn, instructions, own]);
         let ended = self.b.inst_results(call)[0];
         let (out, on) = (self.cold(), self.b.create_block());
         self.b.ins().brif(ended, out, &[], on, &[]);

@@ -3,6 +3,7 @@
 
 use super::{Passage, host};
 use crate::{
+    fault::Done,
     group::granules,
     insn::Insn,
     mmu::{Access, access::Place},
@@ -53,16 +54,17 @@ fn run(c: &mut Cpu, i: &Insn) -> i64 {
 }
 
 /// Runs an instruction that ends its block by its function of plain Rust: 0 where translated code is to go on at `rip`, else
-/// the dispatcher has to. `n` instructions of the block have run behind it.
+/// the dispatcher has to. `n` instructions of the block have run behind it. `function` is that of [`sem::leaving`].
 ///
 /// # Safety
 /// As [`step`].
-pub(super) unsafe extern "C" fn end(cpu: *mut Cpu, i: *const Insn, n: u64) -> i64 {
+pub(super) unsafe extern "C" fn end(cpu: *mut Cpu, i: *const Insn, n: u64, function: usize) -> i64 {
     // SAFETY: as in `step`.
     let (c, i) = unsafe { (&mut *cpu, &*i) };
     c.count_call(i);
     let n = n as i32;
-    let Some(function) = sem::leaving(i.op) else { return STOPPED };
+    // SAFETY: the emitter put the address of such a function there.
+    let function: fn(&mut Cpu, &Insn) -> Done = unsafe { std::mem::transmute(function) };
     c.rip = c.page_relative(i64::from(i.ip) + i64::from(i.len));
     c.why = Why::Continue;
     let written = c.statistics.invalidations;

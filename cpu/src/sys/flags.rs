@@ -125,6 +125,7 @@ pub(crate) fn sti(c: &mut Cpu, _: &Insn) -> Done {
 impl Cpu {
     /// Whether an instruction cannot begin because VIF was set with VIP, by IRET, SYSRET or a task switch. SDM 3B "Class
     /// 2—Maskable Hardware Interrupt Handling in Virtual-8086 Mode Using the Virtual Interrupt Mechanism".
+    #[inline]
     pub(crate) fn virtual_interrupt_pending(&self) -> bool {
         self.eflags & (VIF | VIP) == VIF | VIP && self.iopl() < 3 && self.virtual_interrupts()
     }
