@@ -8,6 +8,7 @@ use super::Mmu;
 use crate::ram::PAGE;
 
 /// Pages are known by what addresses begin with: a general register by its number, or one of these.
+#[cfg(feature = "jit")]
 pub(crate) const BY_RIP: u8 = 16;
 /// Neither a register nor RIP.
 pub(crate) const ABSOLUTE: u8 = 17;
@@ -40,6 +41,7 @@ impl Near {
     pub(super) const EMPTY: Near = Near([NearPage { tag: 0, addend: 0, room: 0, unused: 0 }; PAGES]);
 
     /// Where it stands what is known of `begin`, a register or one of the constants above.
+    #[cfg(feature = "jit")]
     pub(crate) const fn index(begin: u8, write: bool) -> usize {
         begin as usize * 2 + write as usize
     }
