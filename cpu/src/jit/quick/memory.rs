@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     insn::{Insn, Kind, attr},
-    mmu::{ENTRIES, TlbEntry},
+    mmu::{
+        ENTRIES, TlbEntry,
+        near::{self, Near},
+    },
     mode::Mode,
     ram::PAGE,
     state::reg,
@@ -92,7 +95,10 @@ impl Writer {
         let site = self.asm.jump_if(cond::ABOVE);
         self.asm.load(Q, RAX, At::new(RAX, offset_of!(TlbEntry, addend) as i32));
         let back = self.asm.len();
-        self.miss(Cold::Miss { site, back, linear, what: size << 1 | u64::from(write), index: self.index });
+        // The slow path notes the page where translations of regions look: for no register of theirs.
+        let noted = Near::index(near::ABSOLUTE, write) as u64;
+        let what = noted << 8 | size << 1 | u64::from(write);
+        self.miss(Cold::Miss { site, back, linear, what, index: self.index });
         At::sum(RAX, linear)
     }
 

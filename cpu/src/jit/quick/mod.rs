@@ -317,8 +317,10 @@ impl Writer {
             }
             self.back_to(mark);
             (self.pending, self.stored, self.kept) = flags;
-            let straight = Op::from_number(i.op).class() == Class::Straight;
-            way = if straight { Way::Call } else { Way::Leave };
+            way = match Op::from_number(i.op).class() {
+                Class::Straight | Class::Plain => Way::Call,
+                Class::Ending | Class::Leave => Way::Leave,
+            };
         }
         match way {
             Way::Call => self.call(i, step.quiet),
