@@ -130,7 +130,10 @@ fn wrong_words() {
         ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
         ("demo --cpu V2", ["--cpu: 'V2' is no processor", "--cpu help"]),
         ("run --kernel k --debug no-such", ["--debug: 'no-such'", "no-chain"]),
-        ("run --kernel k --debug profile=", ["'profile='", "no-tlb, t1-at-once, lockstep[=N], profile[=FILE]"]),
+        (
+            "run --kernel k --debug profile=",
+            ["'profile='", "no-tlb, t1-at-once, lockstep[=N], profile[=FILE]"],
+        ),
         ("run --kernel k --symbols System.map", ["--symbols", "--debug profile"]),
         ("run --kernel k --append a --append b", ["--append", "--help"]),
     ] {

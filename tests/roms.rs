@@ -95,11 +95,14 @@ fn cpu_counts(expected: &Path) -> Vec<usize> {
     counts.split_whitespace().map(number).collect()
 }
 
+/// With it a CPU waits for each translation.
+const AT_ONCE: &str = "jit-at-once";
+
 /// The switches that are the translator's.
-const TRANSLATORS: [&str; 3] = ["jit-at-once", "no-t1", "t1-at-once"];
+const TRANSLATORS: [&str; 3] = [AT_ONCE, "no-t1", "t1-at-once"];
 
 /// What runs the ROMs, and the arguments for it: the interpreter plainly, with each switch of `--debug` and with all of them;
-/// the translator with what is hot, and with each switch of its own.
+/// the translator with what is hot, and with everything translated by either of its tiers.
 fn engines() -> Vec<(String, Vec<String>)> {
     let names = DebugFlags::LIST.iter().map(|(name, ..)| *name).filter(|name| !TRANSLATORS.contains(name));
     let names: Vec<&str> = names.collect();
@@ -107,7 +110,7 @@ fn engines() -> Vec<(String, Vec<String>)> {
     let mut runs = vec![("plain".to_owned(), "interp", None)];
     runs.extend(interpreted.map(|list| (list.clone(), "interp", Some(list))));
     runs.push(("jit".to_owned(), "jit", None));
-    runs.extend(TRANSLATORS.map(|name| (format!("jit {name}"), "jit", Some(name.to_owned()))));
+    runs.extend([AT_ONCE, "t1-at-once"].map(|name| (format!("jit {name}"), "jit", Some(name.to_owned()))));
     let arguments = |engine: &str, list: Option<String>| -> Vec<String> {
         let debug = list.into_iter().flat_map(|list| ["--debug".to_owned(), list]);
         ["--accel".to_owned(), engine.to_owned()].into_iter().chain(debug).collect()

@@ -385,7 +385,7 @@ impl Cpu {
             && !self.watchpoints.any()
             && self.injected.is_none()
             && self.shadow != Shadow::MovSs
-            && !(self.nmi_pending && !self.nmi_blocked)
+            && (!self.nmi_pending || self.nmi_blocked)
             && !(self.interrupt_pending && self.eflags & bits::IF != 0)
             && !self.virtual_interrupt_pending()
     }

@@ -421,11 +421,11 @@ impl Assembler {
         self.modrm((0, false, TWO | 0x11), false, from.0, Place::Memory(at));
     }
     /// MOVQ to a general register.
-    pub(super) fn from_vector(&mut self, to: Host, from: Xmm) {
+    pub(super) fn copy_out_of_vector(&mut self, to: Host, from: Xmm) {
         self.modrm((0x66, true, TWO | 0x7e), false, from.0, Place::Register(to.0));
     }
     /// MOVQ from one, zeros above.
-    pub(super) fn to_vector(&mut self, to: Xmm, from: Host) {
+    pub(super) fn copy_into_vector(&mut self, to: Xmm, from: Host) {
         self.modrm((0x66, true, TWO | 0x6e), false, to.0, Place::Register(from.0));
     }
     /// MOVSD between registers: the low half.

@@ -134,8 +134,8 @@ fn vectors() {
         a.copy_vector(Xmm(3), Xmm(10));
         a.load_vector(Xmm(9), At::new(RDI, 0x200));
         a.store_vector(Xmm(1), At::sum(RAX, R8));
-        a.from_vector(R8, Xmm(1));
-        a.to_vector(Xmm(9), RAX);
+        a.copy_out_of_vector(R8, Xmm(1));
+        a.copy_into_vector(Xmm(9), RAX);
         a.merge_low(Xmm(1), Xmm(2));
         a.shift_vector((0x72, 6), Xmm(9), 5);
         a.shift_vector((0x73, 3), Xmm(1), 8);

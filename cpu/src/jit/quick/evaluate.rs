@@ -493,7 +493,7 @@ impl Emit for Writer {
     fn lane_alone(&mut self, x: Val) -> Xmm {
         let x = self.host(x);
         let to = self.vector_register();
-        self.asm.to_vector(to, x);
+        self.asm.copy_into_vector(to, x);
         to
     }
     fn vec(&mut self, op: VecOp, a: Xmm, b: Xmm, imm: u8) -> Xmm {

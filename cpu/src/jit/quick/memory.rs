@@ -38,10 +38,7 @@ impl Writer {
     fn address_sum(&mut self, base: Option<Val>, index: Option<(Val, u8)>, displacement: i64) -> Val {
         let short = i32::try_from(displacement).ok();
         if let (Some((x @ Val::Node(_), shift)), Some(disp)) = (index, short) {
-            let base = match base {
-                Some(base) => Some(self.host(base)),
-                None => None,
-            };
+            let base = base.map(|base| self.host(base));
             let x = self.host(x);
             let to = self.temporary();
             self.asm.lea(Q, to, At { base, index: Some((x, shift)), disp });

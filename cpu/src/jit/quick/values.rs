@@ -400,7 +400,7 @@ impl Writer {
     fn compute(&mut self, op: Two, w: Width, a: Val, b: Val) -> Host {
         let op_w = at_least_32(w);
         match op {
-            Two::Add | Two::Sub => return self.sum(op, w, a, b),
+            Two::Add | Two::Sub => self.sum(op, w, a, b),
             Two::And | Two::Or | Two::Xor => {
                 let (a, b) = if let Val::Known(_) = a { (b, a) } else { (a, b) };
                 let alu = match op {

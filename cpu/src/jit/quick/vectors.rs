@@ -122,7 +122,7 @@ impl Writer {
             high
         };
         let to = self.temporary();
-        self.asm.from_vector(to, from);
+        self.asm.copy_out_of_vector(to, from);
         to
     }
 
@@ -147,7 +147,7 @@ impl Writer {
         if let Some(form) = mask(op) {
             self.asm.mask(form, RAX, a);
             let to = self.vector_register();
-            self.asm.to_vector(to, RAX);
+            self.asm.copy_into_vector(to, RAX);
             return Ok(to);
         }
         let opcode = opcode(op).ok_or(Unsupported)?;

@@ -104,7 +104,7 @@ impl Emitter<'_, '_> {
         let v = match op {
             F::Add | F::Sub | F::Mul | F::Div | F::Min | F::Max | F::Sqrt => self.arithmetic(op, lanes, a, b),
             F::Cmp => self.compare_lanes(lanes, a, b, imm),
-            F::FromD | F::FromQ => self.from_integers(op, lanes, a, b),
+            F::FromD | F::FromQ => self.converted_integers(op, lanes, a, b),
             F::Widen | F::Narrow => self.other_format(op, lanes, a, b),
             F::ToDTruncated | F::ToQTruncated if is_scalar(lanes) => self.truncate(op, lanes, b),
             F::ToDTruncated if lanes == Lanes::Ps => {
@@ -186,7 +186,7 @@ impl Emitter<'_, '_> {
         self.with_low(lanes, a, v)
     }
 
-    fn from_integers(&mut self, op: FloatOp, lanes: Lanes, a: Value, b: Value) -> Value {
+    fn converted_integers(&mut self, op: FloatOp, lanes: Lanes, a: Value, b: Value) -> Value {
         let w = if op == FloatOp::FromD { D } else { Q };
         match lanes {
             Lanes::Ss | Lanes::Sd => {
