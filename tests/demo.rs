@@ -176,6 +176,13 @@ fn a_socket_is_a_terminal_for_one_client_after_the_other() {
     assert!(!path.exists(), "the socket stays behind");
 }
 
+/// Whether what this process starts ignores a signal.
+fn ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 != 0
+}
+
 #[test]
 fn signals_end_a_guest_that_does_not_listen() {
     for (signals, end) in [
@@ -183,6 +190,10 @@ fn signals_end_a_guest_that_does_not_listen() {
         (&[Signal::INT, Signal::INT], Signal::INT),
         (&[Signal::HUP], Signal::HUP),
     ] {
+        // What a shell has told its background jobs to ignore stays ignored.
+        if ignored(end) {
+            continue;
+        }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("serial");
         let arguments = vec!["--serial".into(), format!("unix={}", path.display())];
