@@ -158,6 +158,7 @@ macro_rules! semantics {
         }
 
         /// The function of an instruction of [`Class::Leave`]: what it does, without what follows from its end.
+        #[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "translated code calls it"))]
         pub(crate) fn leaving(op: u16) -> Option<fn(&mut Cpu, &Insn) -> Done> {
             match Op::from_number(op) {
                 $(Op::$l => Some($lf),)*
