@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     attention::Attention,
+    fault::Done,
     flags::Flags,
     insn::{Insn, Links},
     mode::Mode,
@@ -324,8 +325,8 @@ impl Writer {
         }
         match way {
             Way::Call => self.call(i, step.quiet),
-            Way::End => self.end(),
-            Way::Emit | Way::Leave => {
+            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function),
+            Way::Emit | Way::Leave | Way::End => {
                 let site = self.asm.jump();
                 self.bail_from(site);
             }
@@ -482,8 +483,9 @@ impl Writer {
     }
 
     /// The last instruction, where it is plain Rust: by its function.
-    fn end(&mut self) {
+    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done) {
         self.flush_flags();
+        self.asm.constant(RCX, function as usize as u64);
         self.asm.constant(RDX, self.index as u64 + 1);
         let site = self.call_function(runtime::end as *const ());
         self.cold.push(Cold::Ended { site });
