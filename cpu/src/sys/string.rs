@@ -234,12 +234,13 @@ unsafe fn fill(q: *mut u8, n: u64, w: Width, step: u64, v: u64) {
     let mut done = 0;
     if step == size {
         let word = (0..8 / size).fold(0, |word, k| word | w.mask(v) << (8 * size * k));
-        let per_word = 8 / size;
-        while done + per_word <= n {
-            // SAFETY: the caller's promise.
-            unsafe { poke(Q, q.add((done * size) as usize), word) };
-            done += per_word;
+        let (per_word, mut at) = (8 / size, q);
+        for _ in 0..n / per_word {
+            // SAFETY: the caller's promise: this word is within the elements.
+            unsafe { poke(Q, at, word) };
+            at = at.wrapping_add(8);
         }
+        done = n / per_word * per_word;
     }
     for k in done..n {
         // SAFETY: the caller's promise.
