@@ -1,4 +1,5 @@
-//! The test ROMs: each image of test-roms, interpreted and translated, plainly and with each switch of `--debug`, prints what its
+//! The test ROMs: each image of test-roms, interpreted and translated, plainly and with all switches of `--debug` (with
+//! `ROM_SWITCHES=each` in the environment with each of them too), prints what its
 //! `expected.txt` says and ends as it says. test-roms/README.md has the form of these files.
 
 mod common;
@@ -29,6 +30,7 @@ const TIMES: &str = "#! times: the host's";
 
 fn main() -> ExitCode {
     let engines = engines();
+    let each_switch = std::env::var_os("ROM_SWITCHES").is_some_and(|which| which == "each");
     let mut trials = Vec::new();
     for (name, image, expected) in roms() {
         let times = fs::read_to_string(&expected).unwrap_or_default().lines().any(|line| line == TIMES);
@@ -40,10 +42,14 @@ fn main() -> ExitCode {
                 if waits && cpus > 1 {
                     continue;
                 }
-                // What the switches change is the same on each of them: all at once is enough.
+                // What the switches change is the same on each of them; where time is short, all at once are enough.
                 let one_switch =
                     arguments.iter().any(|argument| argument.starts_with("no-") && !argument.contains(','));
-                if one_switch && cpus > 1 {
+                if one_switch && (cpus > 1 || !each_switch) {
+                    continue;
+                }
+                let one_pass = arguments.iter().any(|argument| argument == "t1-at-once");
+                if one_pass && cpus > 1 && !each_switch {
                     continue;
                 }
                 if times && waits {

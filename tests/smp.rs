@@ -27,7 +27,7 @@ const BOOT: Duration = Duration::from_secs(180);
 /// For a small command.
 const SOON: Duration = Duration::from_secs(60);
 /// For how long the translator is watched: code is translated, dropped, and translated anew for other address spaces.
-const TRANSLATED: usize = 80;
+const TRANSLATED: usize = 60;
 /// For a round of all checks by more threads than the host may have cores.
 const CHECKS: Duration = Duration::from_secs(300);
 
