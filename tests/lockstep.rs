@@ -23,9 +23,7 @@ fn main() -> ExitCode {
         ("resets_and_crashes_on_two_engines", ends),
         ("a_recorded_run_on_two_engines", recorded),
     ];
-    let debian: &[Named] = &[
-        ("debians_cloud_kernel_translated", || debian_on_two_engines("jit")),
-    ];
+    let debian: &[Named] = &[("debians_cloud_kernel_translated", || debian_on_two_engines("jit"))];
     // The demo guest and the ROMs have been through these two.
     let long: &[Named] = &[("debians_cloud_kernel_on_two_engines", || debian_on_two_engines("interp"))];
     let foreign =
