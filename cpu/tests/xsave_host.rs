@@ -460,7 +460,15 @@ fn areas_that_are_misaligned_or_end_beyond_the_last_page() {
                     }
                     assert_eq!(ours, theirs, "{op:?} of {rfbm:03b} at {offset:x}, in use {there:03b}");
                     if ours.is_none() {
-                        assert_eq!(difference(&both, offset), None, "{op:?} of {rfbm:03b} at {offset:x}");
+                        let mut different = difference(&both, offset);
+                        for _ in 0..3 {
+                            if different.is_none() {
+                                break;
+                            }
+                            // The host's kernel may have put the registers aside meanwhile: more of them count as in use then.
+                            different = difference(&pair.run(op, rfbm, offset, &registers, &memory), offset);
+                        }
+                        assert_eq!(different, None, "{op:?} of {rfbm:03b} at {offset:x}");
                     }
                 }
             }
