@@ -274,6 +274,7 @@ fn cpu_options(config: &Config) -> Options {
     };
     if config.debug.contains(DebugFlags::NO_T1) {
         translate.one_pass = None;
+        translate.threshold = translate.threshold.min(Translate::FROM_INTERPRETER);
     } else if config.debug.contains(DebugFlags::T1_AT_ONCE) {
         translate.one_pass = Some(0);
     }

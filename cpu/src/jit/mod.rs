@@ -92,9 +92,17 @@ pub struct Translate {
     pub at_once: bool,
 }
 
+impl Translate {
+    /// The threshold where blocks are interpreted until they are hot.
+    pub const FROM_INTERPRETER: u32 = 1000;
+    /// Where they have been translated alone before, there is less to win; compiling a region takes a millisecond.
+    const FROM_ONE_PASS: u32 = 16_000;
+}
+
 impl Default for Translate {
     fn default() -> Self {
-        Translate { threshold: 1000, one_pass: Some(ONE_PASS), at_once: false }
+        let threshold = if quick::EXISTS { Self::FROM_ONE_PASS } else { Self::FROM_INTERPRETER };
+        Translate { threshold, one_pass: Some(ONE_PASS), at_once: false }
     }
 }
 

@@ -6,6 +6,9 @@ use crate::{
     mode::Mode,
 };
 
+/// Whether there is one-pass translation.
+pub(super) const EXISTS: bool = false;
+
 /// What is to be translated.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {

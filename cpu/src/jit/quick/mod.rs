@@ -72,6 +72,9 @@ struct Bail {
     at: usize,
 }
 
+/// Whether there is one-pass translation.
+pub(super) const EXISTS: bool = true;
+
 /// What is to be translated.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
