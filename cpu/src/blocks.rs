@@ -627,7 +627,23 @@ impl Cpu {
             fall: links.fall_offset,
             id: block.head().id,
             first: block.first(),
+            begins: self.jit.as_ref().map_or(0, |jit| jit.begins(block.first(), block.head())),
+            targets: self.jit.as_ref().map(|jit| jit.targets(block.first())).unwrap_or_default(),
         })
+    }
+
+    /// How often the block at an offset of a page has begun, 0 where there is none.
+    pub(crate) fn begins(&self, page: u64, offset: u16, mode: Mode) -> u32 {
+        let (block, jit) = (self.blocks.find(page, offset, mode), self.jit.as_ref());
+        block.zip(jit).map_or(0, |(block, jit)| jit.begins(block.first(), block.head()))
+    }
+
+    /// The guest-physical page of a linear page with code, if the fetch TLB knows it.
+    pub(crate) fn fetched_page(&self, linear: u64, mode: Mode) -> Option<u64> {
+        let entry = self.mmu.fetched(linear);
+        let tag = linear & !(PAGE - 1) | u64::from(mode.contains(Mode::USER));
+        let live = [false, true].map(|global| self.mmu.fetch_generation(global)).contains(&entry.generation);
+        (entry.page == tag && live).then_some(entry.physical)
     }
 
     /// INVLPG's part of the fetch TLB and of the jump cache.

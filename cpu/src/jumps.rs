@@ -6,14 +6,20 @@ use crate::{insn::Insn, mmu::SLOTS, ram::PAGE, state::Cpu};
 use std::ptr::null;
 
 /// Entries of a table.
-pub(crate) const JUMPS: usize = 1 << 13;
+pub(crate) const JUMPS: usize = 1 << 15;
 /// How many of them a page's entries are among.
-pub(crate) const JUMPS_OF_PAGE: usize = 256;
+pub(crate) const JUMPS_OF_PAGE: usize = 512;
+/// How far apart the entries of neighbouring pages begin: 1 << this.
+pub(crate) const STEP: u32 = 7;
 /// The table of global code in the upper half.
 pub(crate) const SHARED: usize = SLOTS;
 /// Bits that say which pages may have entries, and how many may be set before they are begun anew.
 const PAGES: usize = 1 << 16;
 const CROWDED: usize = PAGES / 8;
+
+/// By how much offsets are folded: no bit of the page comes into the place within it.
+pub(crate) const FOLD: u32 = 3;
+const _: () = assert!(JUMPS_OF_PAGE << FOLD <= PAGE as usize);
 
 /// A known way from a linear address to its block.
 #[derive(Clone, Copy)]
@@ -48,8 +54,8 @@ pub(crate) struct Way {
 #[inline(always)]
 pub(crate) const fn jump_index(rip: u64) -> usize {
     let page = rip >> 12 ^ rip >> 20;
-    let offset = rip ^ rip >> 4;
-    ((page << 6) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
+    let offset = rip ^ rip >> FOLD;
+    ((page << STEP) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
 }
 
 /// All tables of a CPU.

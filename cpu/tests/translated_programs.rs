@@ -124,6 +124,21 @@ impl Program {
                     near(&mut block, &[0x48, 0x8d, 0x05]);
                     block.bytes.extend([0xff, random.pick(&[0xe0, 0xd0])]);
                 }
+                11 if segments == Segments::LONG => {
+                    // lea rax, [rip+..]; add edx, ..
+                    near(&mut block, &[0x48, 0x8d, 0x05]);
+                    block.bytes.extend([0x81, 0xc2]);
+                    block.bytes.extend((random.next() as u32 | 1).to_le_bytes());
+                    for bit in 0..random.below(9) as u8 {
+                        // lea rcx, [rip+..]; bt edx, bit; cmovc rax, rcx
+                        let another = random.below(count as u64) as usize;
+                        block.bytes.extend([0x48, 0x8d, 0x0d]);
+                        block.branches.push((block.bytes.len(), another));
+                        block.bytes.extend([0; 4]);
+                        block.bytes.extend([0x0f, 0xba, 0xe2, bit, 0x48, 0x0f, 0x42, 0xc1]);
+                    }
+                    block.bytes.extend([0xff, random.pick(&[0xe0, 0xe0, 0xd0])]);
+                }
                 _ => {}
             }
             blocks.push(block);

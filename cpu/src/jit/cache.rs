@@ -44,6 +44,8 @@ pub(super) struct Cache {
     slow: usize,
     fill: usize,
     lookup: usize,
+    /// Where stubs call that go by `lookup`.
+    by_cache: usize,
     unlinked: usize,
     leave: usize,
 }
@@ -56,14 +58,26 @@ impl Cache {
     pub(super) fn new(parts: &Parts) -> io::Result<Self> {
         let (write, run) = anonymous().or_else(|_| file())?;
         let (write, run) = (write.cast::<u8>(), run as usize);
-        let mut cache =
-            Cache { write, run, used: 0, fixed: 0, slow: 0, fill: 0, lookup: 0, unlinked: 0, leave: 0 };
+        let mut cache = Cache {
+            write,
+            run,
+            used: 0,
+            fixed: 0,
+            slow: 0,
+            fill: 0,
+            lookup: 0,
+            by_cache: 0,
+            unlinked: 0,
+            leave: 0,
+        };
         let full = io::Errno::NOMEM;
         cache.leave = cache.put(&host::veneer(host::leave as *const () as usize)).ok_or(full)?;
         cache.unlinked = cache.put(&host::veneer(host::unlinked as *const () as usize)).ok_or(full)?;
         cache.fill = cache.put(&parts.slow).ok_or(full)?;
         cache.slow = cache.put(&host::veneer(host::probe as *const () as usize)).ok_or(full)?;
         cache.lookup = cache.place(&parts.lookup, &[]).ok_or(full)?.code as usize;
+        let at = cache.run + cache.used.next_multiple_of(16);
+        cache.by_cache = cache.put(&host::by_cache(at, cache.lookup)).ok_or(full)?;
         cache.fixed = cache.used;
         host::synchronise(cache.run, cache.used);
         Ok(cache)
@@ -150,6 +164,18 @@ impl Cache {
     /// Has a stub jump to the code of a region.
     pub(super) fn link(&mut self, stub: usize, code: *const u8) {
         self.set(stub, host::jump_word(stub, code as usize));
+    }
+
+    /// Has a stub that is not linked look its target up in the jump cache, for good.
+    pub(super) fn go_by_cache(&mut self, stub: usize) {
+        let offset = stub.wrapping_sub(self.run);
+        if offset > SIZE - host::STUB {
+            return;
+        }
+        let (place, bytes) = host::call_by_cache(stub, self.by_cache);
+        // SAFETY: within the mapping; the CPU that would run it does not.
+        unsafe { self.write.add(offset + place).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        host::synchronise(stub, host::STUB);
     }
 
     /// Has it return to the dispatcher again.

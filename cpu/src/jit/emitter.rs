@@ -487,7 +487,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// To the node, or to the page offset if there is none.
-    fn go(&mut self, node: Option<usize>, offset: i32) {
+    pub(super) fn go(&mut self, node: Option<usize>, offset: i32) {
         let Some(node) = node else { return self.exit_to(offset) };
         self.turn_page(node, offset);
         let target = &self.region.nodes[node];
@@ -592,22 +592,6 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let cpu = self.cpu;
         self.b.ins().call(stub, &[cpu]);
         self.b.ins().trap(TrapCode::unwrap_user(1));
-    }
-
-    /// Behind one of the calls to which a RET may lead, if that is the address, else out of the region.
-    pub(super) fn return_to(&mut self, rip: Value) {
-        let region = self.region;
-        for &site in &region.nodes[self.node].returns {
-            let offset = self.offset_of(site);
-            let expected = self.page_relative(offset);
-            let (here, on) = (self.b.create_block(), self.b.create_block());
-            let equal = self.b.ins().icmp(IntCC::Equal, rip, expected);
-            self.b.ins().brif(equal, here, &[], on, &[]);
-            self.to(here);
-            self.go(Some(site), offset);
-            self.to(on);
-        }
-        self.exit_to_address(rip);
     }
 
     /// To a linear address outside of the region.

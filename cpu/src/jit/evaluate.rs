@@ -511,7 +511,7 @@ impl Emit for Emitter<'_, '_> {
     fn jump_to(&mut self, i: &Insn, to: Val) {
         let to = self.wide(if self.region.mode.is_64() { Q } else { D }, to);
         self.commit_last(i);
-        self.return_to(to);
+        self.go_to_address(to);
     }
     fn next_rip(&mut self, i: &Insn) -> Val {
         Computed(self.page_relative(i32::from(i.ip) + i32::from(i.len)))

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     blocks::Head,
-    jumps::{JUMPS, JUMPS_OF_PAGE, JumpEntry, Way},
+    jumps::{FOLD, JUMPS, JUMPS_OF_PAGE, JumpEntry, STEP, Way},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -33,8 +33,8 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
         let (low, high) = (b.ins().ushr_imm_u(rip, near), b.ins().ushr_imm_u(rip, far));
         b.ins().bxor(low, high)
     };
-    let (page, offset) = (fold(b, 12, 20), fold(b, 0, 4));
-    let page = b.ins().ishl_imm_u(page, 6);
+    let (page, offset) = (fold(b, 12, 20), fold(b, 0, i64::from(FOLD)));
+    let page = b.ins().ishl_imm_u(page, i64::from(STEP));
     let offset = b.ins().band_imm_u(offset, JUMPS_OF_PAGE as i64 - 1);
     let index = b.ins().iadd(page, offset);
     let index = b.ins().band_imm_u(index, JUMPS as i64 - 1);

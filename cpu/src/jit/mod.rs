@@ -23,6 +23,8 @@ mod evaluate;
 mod flags;
 mod host;
 #[cfg(feature = "jit")]
+mod indirect;
+#[cfg(feature = "jit")]
 mod lookup;
 #[cfg(feature = "jit")]
 mod memory;
@@ -37,12 +39,15 @@ mod runtime;
 mod service;
 #[cfg(feature = "jit")]
 mod system;
+mod targets;
 #[cfg(feature = "jit")]
 mod vectors;
+mod worth;
 
 pub use placements::{Placement, Placements};
-pub(crate) use region::{INSTRUCTIONS, Part};
+pub(crate) use region::{Code, INSTRUCTIONS, Part};
 pub(crate) use service::Service;
+pub(crate) use targets::Targets;
 
 use crate::{
     attention::{Attention, Request},
@@ -65,6 +70,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 use service::{Compiled, Inbox};
 use std::{ops::AddAssign, ptr::null, sync::Arc};
+use targets::Rings;
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
 const QUEUE: usize = 6;
@@ -74,6 +80,9 @@ const WARM: i32 = 16;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
+
+/// How often a block begins that was not worth it as a region before it is looked at again.
+const AGAIN: i32 = 1 << 22;
 
 /// Whether softmetal has been built with its translator.
 pub const HAS_TRANSLATOR: bool = cfg!(feature = "jit");
@@ -95,8 +104,9 @@ pub struct Translate {
 impl Translate {
     /// The threshold where blocks are interpreted until they are hot.
     pub const FROM_INTERPRETER: u32 = 1000;
-    /// Where they have been translated alone before, there is less to win; compiling a region takes a millisecond.
-    const FROM_ONE_PASS: u32 = 16_000;
+    /// Where they have been translated alone before, there is less to win: some nanosecond an instruction. Compiling one takes 40
+    /// microseconds, which a host with one processor takes from the guest.
+    const FROM_ONE_PASS: u32 = 256_000;
 }
 
 impl Default for Translate {
@@ -227,6 +237,8 @@ pub(crate) struct Jit {
     quick_translator: Option<quick::Translator>,
     /// Blocks translated in one pass, by their first instruction.
     quick: FxHashMap<*const Insn, Quick>,
+    /// Where their indirect branches led.
+    rings: Rings,
     /// Regions by the blocks that they are made of.
     members: FxHashMap<*const Insn, Vec<*const Insn>>,
     /// Hot blocks that wait for their translation, their modes and linear addresses. They are counted on.
@@ -363,6 +375,7 @@ impl Jit {
             regions: FxHashMap::default(),
             quick_translator: options.one_pass.and_then(|_| quick::Translator::new()),
             quick: FxHashMap::default(),
+            rings: Rings::default(),
             members: FxHashMap::default(),
             candidates: FxHashMap::default(),
             asked: 0,
@@ -413,6 +426,25 @@ impl Jit {
         if self.quick_translator.is_some() { translated && often } else { translated || often }
     }
 
+    /// Where the indirect branch at a block's end led, as far as that has been seen.
+    pub(crate) fn targets(&self, first: *const Insn) -> Targets {
+        self.rings.of(first)
+    }
+
+    /// How often a block has begun, [`u32::MAX`] where it is not counted any more.
+    pub(crate) fn begins(&self, first: *const Insn, head: &Head) -> u32 {
+        if self.regions.contains_key(&first) {
+            return u32::MAX;
+        }
+        let (threshold, left) = (self.threshold(), head.left());
+        let counted = match left {
+            _ if left <= threshold => threshold - left,
+            ..=AGAIN => (AGAIN - left).saturating_add(threshold),
+            _ => (HOTTEST - left).saturating_add(threshold),
+        };
+        counted.max(0) as u32
+    }
+
     /// How often a block begins before anything is done about it.
     pub(crate) fn first_threshold(&self) -> i32 {
         match (&self.quick_translator, self.options.one_pass) {
@@ -425,6 +457,7 @@ impl Jit {
     pub(crate) fn forget(&mut self, block: *const Insn, jumps: &mut JumpCache) {
         let threshold = self.first_threshold();
         self.candidates.remove(&block);
+        self.rings.retire(block);
         if let Some(alone) = self.quick.remove(&block) {
             alone.incoming.iter().for_each(|&stub| self.cache.unlink(stub));
             lead(jumps, &alone.jumps, alone.code, null());
@@ -456,6 +489,7 @@ impl Jit {
         jumps.forget_code();
         self.regions.clear();
         self.quick.clear();
+        self.rings.clear();
         self.members.clear();
         self.cache.clear();
         self.full = false;
@@ -532,7 +566,8 @@ impl Jit {
             (Head::of(first), std::slice::from_raw_parts(first, n), &*first.add(n).cast::<Links>())
         };
         let page = (head.page() / PAGE) as u32;
-        let source = quick::Source { insns, links, mode, page, count: head.count_address() };
+        let ring = if region::is_indirect(&insns[insns.len() - 1]) { self.rings.address(first) } else { 0 };
+        let source = quick::Source { insns, links, mode, page, count: head.count_address(), ring };
         let Some(compiled) = translator.translate(source) else {
             head.count_anew(HOTTEST);
             return true;
@@ -551,6 +586,24 @@ impl Jit {
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(first, placed.code) };
         true
+    }
+}
+
+/// The code that a CPU has decoded, for regions of a mode.
+struct Decoded<'a> {
+    cpu: &'a Cpu,
+    mode: Mode,
+}
+
+impl Code for Decoded<'_> {
+    fn part(&self, page: u64, offset: u16) -> Option<Part> {
+        self.cpu.part(page, offset, self.mode)
+    }
+    fn page_at(&self, linear: u64) -> Option<u64> {
+        self.cpu.fetched_page(linear, self.mode)
+    }
+    fn begins(&self, page: u64, offset: u16) -> u32 {
+        self.cpu.begins(page, offset, self.mode)
     }
 }
 
@@ -655,7 +708,13 @@ impl Cpu {
         let stub = self.translated.exit;
         // SAFETY: a first instruction, with a head in front.
         let page = unsafe { Head::of(first) }.linkable();
-        let Some(jit) = self.jit.as_mut().filter(|jit| page == Some(jit.cache.page(stub))) else { return };
+        let Some(jit) = self.jit.as_mut() else { return };
+        if page.is_none() {
+            jit.cache.go_by_cache(stub);
+        }
+        if page != Some(jit.cache.page(stub)) {
+            return;
+        }
         let code = match (jit.regions.get_mut(&first), jit.quick.get_mut(&first)) {
             (Some(region), _) => {
                 region.incoming.push(stub);
@@ -727,8 +786,7 @@ impl Cpu {
         if jit.full {
             jit.clear(&mut self.jumps);
         }
-        let find = |page, offset| self.part(page, offset, mode);
-        let region = Region::gather(head.page(), (i.ip, linear), mode, find);
+        let region = self.gather(head.page(), (i.ip, linear), mode);
         let (Some(jit), Some(region)) = (&mut self.jit, region) else { return };
         let compiled = jit.own.as_mut().and_then(|own| own.compile(&region));
         self.install(region, compiled);
@@ -747,15 +805,24 @@ impl Cpu {
         for (_, first, (mode, linear)) in hottest {
             // SAFETY: as above; the head stands in front of the instruction.
             let (i, head) = unsafe { (&*first, Head::of(first)) };
-            let find = |page, offset| self.part(page, offset, mode);
-            let region = Region::gather(head.page(), (i.ip, linear), mode, find);
+            let region = self.gather(head.page(), (i.ip, linear), mode);
             let Some(jit) = &mut self.jit else { return };
             jit.candidates.remove(&first);
-            if let Some(region) = region {
-                jit.asked += 1;
-                jit.service.ask(region, &jit.inbox);
+            match region {
+                Some(region) => {
+                    jit.asked += 1;
+                    jit.service.ask(region, &jit.inbox);
+                }
+                None => head.count_anew(AGAIN),
             }
         }
+    }
+
+    /// The region of a block at an offset of a page, seen at a linear address.
+    fn gather(&self, page: u64, place: (u16, u64), mode: Mode) -> Option<Region> {
+        // Without tests of single blocks there is nothing to choose by.
+        let choosy = self.jit.as_ref().is_some_and(|jit| jit.quick_translator.is_some() && jit.own.is_none());
+        Region::gather(page, place, mode, &Decoded { cpu: self, mode }, choosy)
     }
 
     fn install(&mut self, region: Region, compiled: Option<Compiled>) {

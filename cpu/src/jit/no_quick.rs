@@ -17,6 +17,7 @@ pub(super) struct Source<'a> {
     pub(super) mode: Mode,
     pub(super) page: u32,
     pub(super) count: u64,
+    pub(super) ring: u64,
 }
 
 /// What would translate.

@@ -1,11 +1,11 @@
 //! Which code is translated together, and what is known of it before.
 //!
-//! A region is the hot block and those that follow it by direct branches, and by returns from functions that it calls, as far
-//! as they have been decoded, which means: have run. Where a branch leaves its page, the region goes on in the guest-physical
+//! A region is the hot block and those that follow it by direct branches, by indirect ones as far as they have been seen, and by
+//! returns from functions that it calls, as far as they have been decoded, which means: have run. Where a branch leaves its page, the region goes on in the guest-physical
 //! page that it led to last; on the way, translated code looks whether the page tables still lead there. Everything here is
 //! copied from the blocks, so that a region can be compiled on another thread.
 
-use super::vectors;
+use super::{Targets, vectors, worth::is_worth_it};
 use crate::{
     effects::Effects,
     flags::bits,
@@ -21,7 +21,7 @@ const BLOCKS: usize = 30;
 /// Most instructions, which bounds what runs between two looks at the attention word.
 pub(crate) const INSTRUCTIONS: usize = 400;
 
-/// Most calls that a RET is compared with.
+/// Most places that a RET leads to within a region: functions that are called from more have no caller of their own.
 const RETURNS: usize = 3;
 /// Linear pages that a region reaches to either side.
 const REACH: i32 = 1 << 16;
@@ -54,6 +54,10 @@ pub(crate) struct Part {
     /// Guest-physical pages of these, as far as they are known.
     pub(crate) taken_page: Option<u64>,
     pub(crate) fall_page: Option<u64>,
+    /// Where its indirect branch led, relative to the page, the most frequent first.
+    pub(crate) targets: Targets,
+    /// How often it has begun, [`u32::MAX`] where that is not known any more.
+    pub(crate) begins: u32,
     /// It runs often enough to be worth translating where a hotter block leads to it.
     pub(crate) warm: bool,
     /// What tells it from other blocks at the same place.
@@ -107,8 +111,8 @@ pub(super) struct Node {
     /// Where in the region its branches lead, if they do.
     pub(super) taken: Option<usize>,
     pub(super) fall: Option<usize>,
-    /// It ends with RET: behind which calls within the region it may go on.
-    pub(super) returns: SmallVec<[usize; RETURNS]>,
+    /// It ends with an indirect branch: where in the region it may go on.
+    pub(super) targets: SmallVec<[usize; 2]>,
     /// It ends here, in front of another block, without an instruction of its own.
     pub(super) cut: bool,
     /// Edges that lead to it within the region.
@@ -119,6 +123,16 @@ pub(super) struct Node {
     pub(super) dirty: Set,
     /// Whether anybody wants the flags at its beginning.
     pub(super) flags_live: bool,
+}
+
+/// What regions are made of.
+pub(crate) trait Code {
+    /// The decoded block at an offset of a guest-physical page.
+    fn part(&self, page: u64, offset: u16) -> Option<Part>;
+    /// The guest-physical page at a linear address, if it is known.
+    fn page_at(&self, linear: u64) -> Option<u64>;
+    /// How often the block at an offset of a page has begun.
+    fn begins(&self, page: u64, offset: u16) -> u32;
 }
 
 /// A region, ready to be translated.
@@ -135,7 +149,7 @@ pub(crate) struct Region {
 }
 
 /// Whether direct branches lead from the block's end to its targets.
-fn goes_on(last: &Insn) -> (bool, bool) {
+pub(super) fn goes_on(last: &Insn) -> (bool, bool) {
     match Op::from_number(last.op) {
         Op::Jcc | Op::Jrcxz | Op::LoopCc => (true, true),
         Op::Jmp | Op::Onward | Op::Call | Op::Call32 => (true, false),
@@ -149,13 +163,22 @@ fn place(distance: i32, offset: i32) -> (i32, u16) {
 }
 
 /// Where a block may lead within a region: distance, offset, guest-physical page.
-fn successors(distance: i32, part: &Part) -> SmallVec<[(i32, u16, u64); 2]> {
+fn successors(
+    distance: i32,
+    part: &Part,
+    page_at: impl Fn(i32) -> Option<u64>,
+) -> SmallVec<[(i32, u16, u64); 8]> {
     let Some(last) = part.insns.last() else { return SmallVec::new() };
     let (taken, fall) = goes_on(last);
     // Behind a call stands what its RET leads to.
     let fall = fall || is_call(last);
+    let indirect = part.targets.iter().map(|target| target.offset).map(|offset| {
+        let steps = offset >> 12;
+        (is_followed(part), offset, if steps == 0 { Some(part.page) } else { page_at(distance + steps) })
+    });
     [(fall, part.fall, part.fall_page), (taken, part.taken, part.taken_page)]
         .into_iter()
+        .chain(indirect)
         .filter_map(|(goes, offset, page)| {
             let (distance, start) = place(distance, offset);
             let page = page.or(part.second.filter(|_| offset >> 12 == 1))?;
@@ -165,24 +188,42 @@ fn successors(distance: i32, part: &Part) -> SmallVec<[(i32, u16, u64); 2]> {
 }
 
 fn is_call(last: &Insn) -> bool {
-    matches!(Op::from_number(last.op), Op::Call | Op::Call32)
+    matches!(Op::from_number(last.op), Op::Call | Op::Call32 | Op::CallTo | Op::CallTo32)
+}
+
+fn is_return(last: &Insn) -> bool {
+    matches!(Op::from_number(last.op), Op::Ret | Op::Ret32)
+}
+
+/// Whether a block's last instruction is a branch to a computed address.
+pub(super) fn is_indirect(last: &Insn) -> bool {
+    is_return(last) || matches!(Op::from_number(last.op), Op::JmpTo | Op::JmpTo32 | Op::CallTo | Op::CallTo32)
+}
+
+/// Whether the places to which a block's indirect branch led are part of its region.
+fn is_followed(part: &Part) -> bool {
+    part.insns
+        .last()
+        .is_some_and(|last| is_indirect(last) && (!is_return(last) || part.targets.len() <= RETURNS))
 }
 
 impl Region {
-    /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `find` gives decoded blocks by
-    /// page and offset.
+    /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `choosy`: None if it is better left
+    /// as single blocks.
     pub(crate) fn gather(
         page: u64,
         (start, linear): (u16, u64),
         mode: Mode,
-        find: impl Fn(u64, u16) -> Option<Part>,
+        code: &impl Code,
+        choosy: bool,
     ) -> Option<Region> {
-        let mut parts: Vec<(i32, Part)> = vec![(0, find(page, start)?)];
+        let page_at = |distance: i32| code.page_at(linear.wrapping_add_signed(i64::from(distance) << 12));
+        let mut parts: Vec<(i32, Part)> = vec![(0, code.part(page, start)?)];
         let mut room = INSTRUCTIONS.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
         // Where each step is checked against the code segment's limit, a block stands alone.
         while at < parts.len() && mode.contains(Mode::FLAT) {
-            let wanted = successors(parts[at].0, &parts[at].1);
+            let wanted = successors(parts[at].0, &parts[at].1, page_at);
             at += 1;
             for (distance, offset, page) in wanted {
                 let known = |p: &(i32, Part)| p.0 == distance && p.1.start == offset;
@@ -190,7 +231,9 @@ impl Region {
                 if parts.len() >= BLOCKS || parts.iter().any(|p| known(p) || elsewhere(p)) {
                     continue;
                 }
-                if let Some(next) = find(page, offset).filter(|next| next.warm && next.insns.len() <= room) {
+                if let Some(next) =
+                    code.part(page, offset).filter(|next| next.warm && next.insns.len() <= room)
+                {
                     room -= next.insns.len();
                     parts.push((distance, next));
                 }
@@ -200,6 +243,9 @@ impl Region {
             parts.into_iter().map(|(distance, part)| Node::new(distance, part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
+        if choosy && !is_worth_it(&nodes, code) {
+            return None;
+        }
         let mut region = Region { linear, mode, nodes, used: 0, floats: false };
         region.analyse();
         Some(region)
@@ -302,7 +348,7 @@ impl Node {
             steps,
             taken: None,
             fall: None,
-            returns: SmallVec::new(),
+            targets: SmallVec::new(),
             cut: false,
             predecessors: 0,
             closes_cycle: false,
@@ -312,8 +358,8 @@ impl Node {
     }
 
     /// Where in the region it may go on.
-    fn successors(&self) -> SmallVec<[usize; 4]> {
-        [self.taken, self.fall].into_iter().flatten().chain(self.returns.iter().copied()).collect()
+    fn successors(&self) -> SmallVec<[usize; 8]> {
+        [self.taken, self.fall].into_iter().flatten().chain(self.targets.iter().copied()).collect()
     }
 
     /// What differs from the CPU state behind it.
@@ -487,16 +533,21 @@ fn order(nodes: &mut Vec<Node>) {
             _ => (true, false),
         };
         let taken = taken.then(|| find(node, node.part.taken)).flatten();
-        edges.push((taken, fall.then(|| find(node, node.part.fall)).flatten()));
-        if taken.is_some() && !node.cut && node.part.insns.last().is_some_and(is_call) {
+        let mut targets: SmallVec<[usize; 2]> = SmallVec::new();
+        if is_followed(&node.part) && !node.cut {
+            targets.extend(node.part.targets.iter().filter_map(|target| find(node, target.offset)));
+        }
+        if !node.cut && node.part.insns.last().is_some_and(is_call) {
             behind_calls[k] = find(node, node.part.fall);
         }
+        edges.push((taken, fall.then(|| find(node, node.part.fall)).flatten(), targets));
     }
-    for (node, (taken, fall)) in nodes.iter_mut().zip(edges) {
-        (node.taken, node.fall) = (taken, fall);
+    for (node, (taken, fall, targets)) in nodes.iter_mut().zip(edges) {
+        (node.taken, node.fall, node.targets) = (taken, fall, targets);
     }
     for (call, &site) in behind_calls.iter().enumerate() {
-        if let (Some(site), Some(callee)) = (site, nodes[call].taken) {
+        let Some(site) = site else { continue };
+        for callee in nodes[call].successors() {
             let mut seen = vec![false; nodes.len()];
             connect_returns(nodes, &behind_calls, callee, site, &mut seen);
         }
@@ -524,7 +575,7 @@ fn order(nodes: &mut Vec<Node>) {
         .map(|&old| Node {
             taken: nodes[old].taken.and_then(place),
             fall: nodes[old].fall.and_then(place),
-            returns: nodes[old].returns.iter().filter_map(|&site| place(site)).collect(),
+            targets: nodes[old].targets.iter().filter_map(|&site| place(site)).collect(),
             ..nodes[old].clone()
         })
         .collect();
@@ -546,15 +597,15 @@ fn connect_returns(nodes: &mut [Node], behind: &[Option<usize>], at: usize, site
     }
     let node = &mut nodes[at];
     let last = node.part.insns.last().filter(|_| !node.cut);
-    if last.is_some_and(|last| Op::from_number(last.op) == Op::Ret) {
-        if node.returns.len() < RETURNS && !node.returns.contains(&site) {
-            node.returns.push(site);
+    if last.is_some_and(is_return) {
+        if node.targets.len() < RETURNS && !node.targets.contains(&site) {
+            node.targets.push(site);
         }
         return;
     }
-    let on: SmallVec<[usize; 2]> = match last.is_some_and(is_call) {
+    let on: SmallVec<[usize; 8]> = match last.is_some_and(is_call) {
         true => behind[at].into_iter().collect(),
-        false => [node.taken, node.fall].into_iter().flatten().collect(),
+        false => node.successors(),
     };
     for to in on {
         connect_returns(nodes, behind, to, site, seen);

@@ -23,7 +23,7 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 /// Entries of a first-level table.
-pub(crate) const ENTRIES: usize = 512;
+pub(crate) const ENTRIES: usize = 2048;
 /// Address spaces whose tables are kept; PCIDs share them, least recently used first.
 pub(crate) const SLOTS: usize = 8;
 /// The PCID of a slot that has not been used: beyond the 12 bits that there are.
@@ -58,9 +58,22 @@ pub(crate) const fn index(linear: u64) -> usize {
 
 /// An entry of slot `i` that nothing hits: its tag is a page that belongs elsewhere.
 const fn empty(i: usize) -> TlbEntry {
-    let elsewhere = ((i ^ 1) as u64) << 12;
+    let elsewhere = elsewhere(i);
     TlbEntry { read: elsewhere, write: elsewhere, addend: 0, physical: u64::MAX }
 }
+
+/// A page that does not belong into slot `i`.
+const fn elsewhere(i: usize) -> u64 {
+    ((i ^ 4) as u64) << 12
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < ENTRIES {
+        assert!(index(elsewhere(i)) != i);
+        i += 1;
+    }
+};
 
 impl Table {
     fn boxed() -> Box<Table> {
@@ -297,6 +310,10 @@ impl Mmu {
 
     pub(crate) fn fetch_entry(&mut self, linear: u64) -> &mut crate::blocks::FetchEntry {
         &mut self.fetch[crate::blocks::fetch_index(linear)]
+    }
+
+    pub(crate) fn fetched(&self, linear: u64) -> &crate::blocks::FetchEntry {
+        &self.fetch[crate::blocks::fetch_index(linear)]
     }
 
     fn second_index(page: u64) -> usize {

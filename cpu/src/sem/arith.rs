@@ -88,6 +88,14 @@ pub(crate) fn adc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn sbb<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
+    if i.dst_kind() == Kind::Reg && i.src_kind() == Kind::Reg && i.dst == i.src {
+        // The way to spread CF over a register: as if 0 or 1 were taken from 0.
+        let (zero, c) = (e.int(w, 0), e.carry());
+        let c = e.bit_value(w, c);
+        let (_, r) = e.update(i, |e, _| e.sub(w, zero, c))?;
+        e.set_flags(w, Sub { a: zero, b: c, r });
+        return Ok(());
+    }
     let b = e.source(i)?;
     let c = e.carry();
     let (a, r) = e.update(i, |e, a| {

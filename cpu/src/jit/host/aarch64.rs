@@ -160,6 +160,30 @@ pub(in crate::jit) fn veneer(to: usize) -> [u8; 16] {
     bytes
 }
 
+/// Where a stub calls, before it is linked.
+const STUB_CALL: usize = 8;
+
+/// Code that stands at `at`, for stubs to call whose exits go by the jump cache, by way of code at `lookup`.
+pub(in crate::jit) fn by_cache(at: usize, lookup: usize) -> Vec<u8> {
+    const PAGE: u32 = (offset_of!(Cpu, gpr) + 8 * reg::PAGE as usize) as u32;
+    let code = [
+        // ldr w9, [x30, #target]
+        0xb940_03c9 | ((STUB_TARGET - STUB_CALL - 4) as u32 / 4) << 10,
+        // ldr x10, [x0, #PAGE]
+        0xf940_000a | PAGE / 8 << 10,
+        // add x1, x10, x9
+        0x8b09_0141,
+        // b lookup
+        0x1400_0000 | displacement(at + 12, lookup),
+    ];
+    code.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// What a stub at `at` calls when it goes by such code: where in the stub that stands, and the four bytes.
+pub(in crate::jit) fn call_by_cache(at: usize, code: usize) -> (usize, [u8; 4]) {
+    (STUB_CALL, (0x9400_0000 | displacement(at + STUB_CALL, code)).to_le_bytes())
+}
+
 /// A stub at `at` that is not linked, for an exit to `target` of `page`. `unlinked_at`: where the veneer to [`unlinked`] is.
 pub(in crate::jit) fn stub(at: usize, (page, target): (u32, i32), unlinked_at: usize) -> [u8; STUB] {
     let mut bytes = [0; STUB];

@@ -5,11 +5,12 @@ use super::{
 };
 use crate::{
     jit::Status,
-    state::{Cpu, Mxcsr},
+    state::{Cpu, Mxcsr, reg},
 };
 #[cfg(feature = "jit")]
 use cranelift_codegen::binemit::Reloc;
 use std::arch::{asm, naked_asm};
+use std::mem::offset_of;
 
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
 pub(in crate::jit) const STUB: usize = 24;
@@ -192,11 +193,31 @@ pub(in crate::jit) fn veneer(to: usize) -> [u8; 16] {
 pub(in crate::jit) fn stub(at: usize, (page, target): (u32, i32), unlinked_at: usize) -> [u8; STUB] {
     let mut bytes = [0xcc; STUB];
     bytes[..8].copy_from_slice(&jump_word(at, at + 8).to_le_bytes());
-    bytes[8] = 0xe8;
-    bytes[9..13].copy_from_slice(&relative(at + 13, unlinked_at).to_le_bytes());
+    bytes[STUB_CALL - 1] = 0xe8;
+    bytes[STUB_CALL..STUB_CALL + 4].copy_from_slice(&relative(at + 13, unlinked_at).to_le_bytes());
     bytes[STUB_TARGET..STUB_TARGET + 4].copy_from_slice(&target.to_le_bytes());
     bytes[STUB_PAGE..STUB_PAGE + 4].copy_from_slice(&page.to_le_bytes());
     bytes
+}
+
+/// Where a stub calls, before it is linked.
+const STUB_CALL: usize = 9;
+
+/// Code that stands at `at`, for stubs to call whose exits go by the jump cache, by way of code at `lookup`.
+pub(in crate::jit) fn by_cache(at: usize, lookup: usize) -> Vec<u8> {
+    const PAGE: usize = offset_of!(Cpu, gpr) + 8 * reg::PAGE as usize;
+    // pop rax; mov eax, [rax + target]; add rax, [rdi + PAGE]; mov rsi, rax; jmp lookup
+    let mut code = vec![0x58, 0x8b, 0x40, (STUB_TARGET - STUB_CALL - 4) as u8, 0x48, 0x03, 0x87];
+    code.extend_from_slice(&(PAGE as u32).to_le_bytes());
+    code.extend_from_slice(&[0x48, 0x89, 0xc6, 0xe9]);
+    let end = at + code.len() + 4;
+    code.extend_from_slice(&relative(end, lookup).to_le_bytes());
+    code
+}
+
+/// What a stub at `at` calls when it goes by such code: where in the stub that stands, and the four bytes.
+pub(in crate::jit) fn call_by_cache(at: usize, code: usize) -> (usize, [u8; 4]) {
+    (STUB_CALL, relative(at + STUB_CALL + 4, code).to_le_bytes())
 }
 
 /// The first eight bytes of a stub at `at` that jumps to `to`: written as a whole, it links or unlinks.

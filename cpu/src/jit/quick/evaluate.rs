@@ -4,6 +4,7 @@ use super::{
     Unsupported, Writer,
     assembler::{Alu, Host, RAX, RDX, Shift, Xmm, cond},
     flags::Change,
+    memory::STACK,
     values::{Bit, Node, One, Two, Val},
 };
 use crate::{
@@ -25,7 +26,7 @@ impl Writer {
 
     fn guest(&mut self, w: Width, i: &Insn) -> Val {
         let at = self.operand_address(i, None);
-        self.guest_load(w, at)
+        self.guest_load(w, at, Self::begins_with(i))
     }
 
     fn one(&mut self, op: One, w: Width, a: Val) -> Val {
@@ -88,7 +89,7 @@ impl Emit for Writer {
             Kind::Reg => self.set(i.w, i.dst, v),
             _ => {
                 let at = self.operand_address(i, None);
-                self.guest_store(i.w, at, v);
+                self.guest_store(i.w, at, v, Self::begins_with(i));
             }
         }
         Ok(())
@@ -127,11 +128,11 @@ impl Emit for Writer {
         self.set(Q, r & !7, v);
     }
 
-    fn load(&mut self, w: Width, _: &Insn, at: Val) -> Result<Val, Unsupported> {
-        Ok(self.guest_load(w, at))
+    fn load(&mut self, w: Width, i: &Insn, at: Val) -> Result<Val, Unsupported> {
+        Ok(self.guest_load(w, at, Self::begins_with(i)))
     }
-    fn store(&mut self, w: Width, _: &Insn, at: Val, v: Val) -> Emitted<Self> {
-        self.guest_store(w, at, v);
+    fn store(&mut self, w: Width, i: &Insn, at: Val, v: Val) -> Emitted<Self> {
+        self.guest_store(w, at, v, Self::begins_with(i));
         Ok(())
     }
     fn modify(&mut self, w: Width, i: &Insn, at: Val, f: impl Fn(&mut Self, Val) -> Val) -> Pair {
@@ -139,11 +140,11 @@ impl Emit for Writer {
     }
     fn stack_load(&mut self, w: Width, at: Val) -> Result<Val, Unsupported> {
         let at = self.stack_pointer(at);
-        Ok(self.guest_load(w, at))
+        Ok(self.guest_load(w, at, STACK))
     }
     fn stack_store(&mut self, w: Width, at: Val, v: Val) -> Emitted<Self> {
         let at = self.stack_pointer(at);
-        self.guest_store(w, at, v);
+        self.guest_store(w, at, v, STACK);
         Ok(())
     }
 
@@ -421,7 +422,7 @@ impl Emit for Writer {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 16);
-        Ok(self.guest_load_vector(at))
+        Ok(self.guest_load_vector(at, Self::begins_with(i)))
     }
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Val, Unsupported> {
         if i.src_kind() == Kind::Reg {
@@ -442,7 +443,7 @@ impl Emit for Writer {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 16);
-        self.guest_store_vector(at, v);
+        self.guest_store_vector(at, v, Self::begins_with(i));
         Ok(())
     }
     fn source_y(&mut self, i: &Insn) -> Result<[Xmm; 2], Unsupported> {
@@ -451,7 +452,7 @@ impl Emit for Writer {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 32);
-        let at = self.probe(at, 32, false);
+        let at = self.probe(at, 32, false, Self::begins_with(i));
         let halves = [self.vector_register(), self.vector_register()];
         self.asm.load_vector(halves[0], at);
         self.asm.load_vector(halves[1], at.behind(16));
@@ -465,14 +466,14 @@ impl Emit for Writer {
         }
         let at = self.operand_address(i, None);
         self.check_aligned(i, at, 32);
-        let at = self.probe(at, 32, true);
+        let at = self.probe(at, 32, true, Self::begins_with(i));
         self.asm.store_vector(v[0], at);
         self.asm.store_vector(v[1], at.behind(16));
         Ok(())
     }
     fn put_lane(&mut self, w: Width, i: &Insn, v: Val) -> Emitted<Self> {
         let at = self.operand_address(i, None);
-        self.guest_store(w, at, v);
+        self.guest_store(w, at, v, Self::begins_with(i));
         Ok(())
     }
     fn lane(&mut self, v: Xmm, n: u8) -> Val {

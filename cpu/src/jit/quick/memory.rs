@@ -9,14 +9,18 @@ use crate::{
     insn::{Insn, Kind, attr},
     mmu::{
         ENTRIES, TlbEntry,
-        near::{self, Near},
+        near::{self, Near, NearPage},
     },
     mode::Mode,
     ram::PAGE,
-    state::reg,
+    state::{Cpu, reg},
     width::{D, Q, Width},
 };
 use std::mem::offset_of;
+
+/// RSP and RBP.
+pub(super) const STACK: u8 = reg::RSP >> 3;
+const FRAME: u8 = reg::RBP >> 3;
 
 impl Writer {
     /// The memory operand's offset, as its address arithmetic gives it.
@@ -74,9 +78,45 @@ impl Writer {
         if self.mode.contains(Mode::LONG) { a } else { self.cut(D, a) }
     }
 
+    /// What the address of the memory operand begins with, as far as that matters: on the stack, the page that was used last is
+    /// looked at before the TLB. Other registers lead to too many pages in code of this kind.
+    pub(super) fn begins_with(i: &Insn) -> u8 {
+        match i.base {
+            STACK | FRAME => i.base,
+            _ => near::ABSOLUTE,
+        }
+    }
+
     /// Where in the host's memory an access goes: by way of RAX, which holds until something else is computed.
-    pub(super) fn probe(&mut self, linear: Val, size: u64, write: bool) -> At {
+    pub(super) fn probe(&mut self, linear: Val, size: u64, write: bool, begin: u8) -> At {
         let linear = self.host(linear);
+        let noted = Near::index(begin, write);
+        let site = match begin {
+            near::ABSOLUTE => self.look_in_tlb(linear, size, write),
+            _ => self.look_near(linear, noted),
+        };
+        let back = self.asm.len();
+        // The slow path notes the page.
+        let what = (noted as u64) << 8 | size << 1 | u64::from(write);
+        self.miss(Cold::Miss { site, back, linear, what, index: self.index });
+        At::sum(RAX, linear)
+    }
+
+    /// RAX := the addend of a page that was used last, or a jump.
+    fn look_near(&mut self, linear: Host, index: usize) -> usize {
+        let page = (index * size_of::<NearPage>()) as i32;
+        let field = |offset: usize| At::new(RAX, page + offset as i32);
+        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, near)));
+        self.asm.copy(RCX, linear);
+        self.asm.alu_load(Alu::Sub, Q, RCX, field(offset_of!(NearPage, tag)));
+        self.asm.alu_load(Alu::Cmp, Q, RCX, field(offset_of!(NearPage, room)));
+        let site = self.asm.jump_if(cond::NOT_BELOW);
+        self.asm.load(Q, RAX, field(offset_of!(NearPage, addend)));
+        site
+    }
+
+    /// RAX := the addend of the TLB's entry, or a jump.
+    fn look_in_tlb(&mut self, linear: Host, size: u64, write: bool) -> usize {
         let shift = size_of::<TlbEntry>().trailing_zeros() as u8;
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         self.asm.copy(RAX, linear);
@@ -91,25 +131,20 @@ impl Writer {
         self.asm.alu_constant(Alu::Cmp, Q, RCX, (PAGE - size) as i32);
         let site = self.asm.jump_if(cond::ABOVE);
         self.asm.load(Q, RAX, At::new(RAX, offset_of!(TlbEntry, addend) as i32));
-        let back = self.asm.len();
-        // The slow path notes the page where translations of regions look: for no register of theirs.
-        let noted = Near::index(near::ABSOLUTE, write) as u64;
-        let what = noted << 8 | size << 1 | u64::from(write);
-        self.miss(Cold::Miss { site, back, linear, what, index: self.index });
-        At::sum(RAX, linear)
+        site
     }
 
-    pub(super) fn guest_load(&mut self, w: Width, linear: Val) -> Val {
-        let at = self.probe(linear, w.0.into(), false);
+    pub(super) fn guest_load(&mut self, w: Width, linear: Val, begin: u8) -> Val {
+        let at = self.probe(linear, w.0.into(), false, begin);
         let to = self.temporary();
         self.asm.load(w, to, at);
         self.bind(to, w.0);
         self.standing(to)
     }
 
-    pub(super) fn guest_store(&mut self, w: Width, linear: Val, v: Val) {
+    pub(super) fn guest_store(&mut self, w: Width, linear: Val, v: Val, begin: u8) {
         let v = self.fixed(v);
-        let at = self.probe(linear, w.0.into(), true);
+        let at = self.probe(linear, w.0.into(), true, begin);
         self.store_at(w, v, at);
     }
 
@@ -137,7 +172,7 @@ impl Writer {
         if i.has(attr::LOCK) {
             return Err(Unsupported);
         }
-        let at = self.probe(linear, w.0.into(), true);
+        let at = self.probe(linear, w.0.into(), true, Self::begins_with(i));
         let place = self.temporary();
         self.asm.lea(Q, place, at);
         let place = At::new(place, 0);
@@ -160,15 +195,15 @@ impl Writer {
         }
     }
 
-    pub(super) fn guest_load_vector(&mut self, linear: Val) -> Xmm {
-        let at = self.probe(linear, 16, false);
+    pub(super) fn guest_load_vector(&mut self, linear: Val, begin: u8) -> Xmm {
+        let at = self.probe(linear, 16, false, begin);
         let to = self.vector_register();
         self.asm.load_vector(to, at);
         to
     }
 
-    pub(super) fn guest_store_vector(&mut self, linear: Val, v: Xmm) {
-        let at = self.probe(linear, 16, true);
+    pub(super) fn guest_store_vector(&mut self, linear: Val, v: Xmm, begin: u8) {
+        let at = self.probe(linear, 16, true, begin);
         self.asm.store_vector(v, at);
     }
 

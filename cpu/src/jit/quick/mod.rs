@@ -20,6 +20,7 @@ use super::{
     region::{FLAGS, Step, Way},
     runtime,
     service::Compiled,
+    targets::SEEN,
 };
 use crate::{
     attention::Attention,
@@ -31,7 +32,7 @@ use crate::{
     state::{Cpu, reg},
     width::{D, Q},
 };
-use assembler::{Alu, Assembler, At, Host, RAX, RBP, RCX, RDI, RDX, RSI, cond};
+use assembler::{Alu, Assembler, At, Host, RAX, RBP, RCX, RDI, RDX, RSI, Shift, cond};
 use flags::{Change, Pending, Raw};
 use smallvec::SmallVec;
 use std::mem::offset_of;
@@ -86,6 +87,8 @@ pub(super) struct Source<'a> {
     pub(super) page: u32,
     /// Address of the count of how often it may still begin.
     pub(super) count: u64,
+    /// Address of the ring that tells where its indirect branch led, if it ends with one.
+    pub(super) ring: u64,
 }
 
 /// What translates.
@@ -111,6 +114,8 @@ struct Writer {
     mode: Mode,
     page: u32,
     first: u64,
+    count: u64,
+    ring: u64,
     taken: i32,
     fall: i32,
     nodes: Vec<Node>,
@@ -161,6 +166,8 @@ impl Writer {
             mode: Mode::default(),
             page: 0,
             first: 0,
+            count: 0,
+            ring: 0,
             taken: 0,
             fall: 0,
             nodes: Vec::new(),
@@ -187,12 +194,13 @@ impl Writer {
     }
 
     fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
-        let Source { insns, links, mode, page, count } = source;
+        let Source { insns, links, mode, page, count, ring } = source;
         let first = insns.first()?;
         self.asm.cut(0);
         self.asm.full = false;
         (self.mode, self.page, self.first) = (mode, page, std::ptr::from_ref(first) as u64);
         (self.taken, self.fall) = (links.taken_offset, links.fall_offset);
+        (self.count, self.ring) = (count, ring);
         self.forget_copies();
         self.drop_flags();
         self.bails.clear();
@@ -204,7 +212,7 @@ impl Writer {
             return None;
         }
         self.look_ahead(insns, &steps);
-        let entry = self.enter(first, count);
+        let entry = self.enter(first);
         for (index, (i, step)) in insns.iter().zip(&steps).enumerate() {
             self.index = index;
             let ended = self.instruction(i, step);
@@ -276,14 +284,14 @@ impl Writer {
     // The way of a block.
 
     /// What every block begins with: the look at the attention word, and the count. Gives where each leads to.
-    fn enter(&mut self, first: &Insn, count: u64) -> [usize; 2] {
+    fn enter(&mut self, first: &Insn) -> [usize; 2] {
         debug_assert!(first.len != 0);
         self.asm.lea(Q, RBP, At::new(RDI, BIAS));
         self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
         self.asm.load(D, RCX, At::new(RAX, offset_of!(Attention, budget) as i32));
         self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
         let due = self.asm.jump_if(cond::SIGN);
-        self.asm.constant(RAX, count);
+        self.asm.constant(RAX, self.count);
         self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
         [due, self.asm.jump_if(cond::NOT_GREATER)]
     }
@@ -441,10 +449,21 @@ impl Writer {
         }
     }
 
-    /// To a linear address.
+    /// To a linear address, which is noted.
     fn go_to(&mut self, to: Host) {
         if to != RSI {
             self.asm.copy(RSI, to);
+        }
+        if self.ring != 0 {
+            // The count changes each time, so it says whose turn it is.
+            self.asm.constant(RAX, self.count);
+            self.asm.load(D, RAX, At::new(RAX, 0));
+            self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
+            self.asm.shift(Shift::Left, D, RAX, 2);
+            self.asm.constant(RCX, self.ring);
+            self.asm.copy32(RDX, RSI);
+            self.asm.alu_load(Alu::Sub, D, RDX, Self::register_place(reg::PAGE.into()));
+            self.asm.store(D, RDX, At::sum(RCX, RAX));
         }
         self.jump_to_name(Name::Lookup);
     }
