@@ -387,8 +387,15 @@ impl Step {
     }
 }
 
-/// Whether the interpreter's function neither looks at MXCSR nor computes with the host's floating point.
+/// Whether the interpreter's function neither looks at MXCSR nor computes with the host's floating point; what it may ask the
+/// bus does not.
 fn is_quiet(op: Op, effects: &Effects) -> bool {
+    if op.class() == Class::Leave {
+        return !matches!(
+            op,
+            Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors
+        );
+    }
     if op.needs() == Needs::X87 {
         return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
     }

@@ -328,7 +328,7 @@ impl Writer {
         }
         match way {
             Way::Call => self.call(i, step.quiet),
-            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function),
+            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function, step.quiet),
             Way::Emit | Way::Leave | Way::End => {
                 let site = self.asm.jump();
                 self.bail_from(site);
@@ -486,11 +486,12 @@ impl Writer {
     }
 
     /// The last instruction, where it is plain Rust: by its function.
-    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done) {
+    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
         self.flush_flags();
         self.asm.constant(RCX, function as usize as u64);
         self.asm.constant(RDX, self.index as u64 + 1);
-        let site = self.call_function(runtime::end as *const ());
+        let end = if quiet { runtime::end_quietly } else { runtime::end } as *const ();
+        let site = self.call_function(end);
         self.cold.push(Cold::Ended { site });
         self.asm.load(Q, RSI, Self::place(offset_of!(Cpu, rip)));
         self.jump_to_name(Name::Lookup);
