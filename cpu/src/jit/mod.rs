@@ -317,8 +317,9 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit without link and {} times for want of an entry in \
-             the jump cache, {} exits linked, {} instructions left to the interpreter",
+             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit \
+             without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left \
+             to the interpreter",
             self.translated,
             self.instructions,
             self.bytes >> 10,
