@@ -517,7 +517,7 @@ impl Jit {
 }
 
 impl Jit {
-    /// Translates a block in one pass; false where it stays with the interpreter.
+    /// Translates a block in one pass; false where that cannot be done.
     ///
     /// # Safety
     /// `first` is the first instruction of a block that lives.
@@ -534,10 +534,7 @@ impl Jit {
         };
         let page = (head.page() / PAGE) as u32;
         let source = quick::Source { insns, links, mode, page, count: head.count_address() };
-        let Some(compiled) = translator.translate(source) else {
-            head.count_anew(HOTTEST);
-            return true;
-        };
+        let Some(compiled) = translator.translate(source) else { return false };
         let Some(placed) = self.cache.place(&compiled, &[]) else {
             self.full = true;
             head.count_anew(threshold);

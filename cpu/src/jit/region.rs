@@ -170,14 +170,18 @@ fn is_call(last: &Insn) -> bool {
 
 impl Region {
     /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `find` gives decoded blocks by
-    /// page and offset.
+    /// page and offset. None where the interpreter does as well: the region would be left as soon as it was entered.
     pub(crate) fn gather(
         page: u64,
         (start, linear): (u16, u64),
         mode: Mode,
         find: impl Fn(u64, u16) -> Option<Part>,
     ) -> Option<Region> {
-        let mut parts: Vec<(i32, Part)> = vec![(0, find(page, start)?)];
+        let entry = find(page, start)?;
+        if Step::new(entry.insns.first()?, mode).way == Way::Leave {
+            return None;
+        }
+        let mut parts: Vec<(i32, Part)> = vec![(0, entry)];
         let mut room = INSTRUCTIONS.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
         // Where each step is checked against the code segment's limit, a block stands alone.
