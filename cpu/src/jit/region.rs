@@ -395,10 +395,7 @@ impl Step {
 /// bus does not.
 fn is_quiet(op: Op, effects: &Effects) -> bool {
     if op.class() == Class::Leave {
-        return !matches!(
-            op,
-            Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors
-        );
+        return !matches!(op, Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors);
     }
     if op.needs() == Needs::X87 {
         return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
