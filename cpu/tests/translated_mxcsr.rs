@@ -92,6 +92,49 @@ fn same_for_all(modes: [u32; 8], expected: impl Fn(End) -> bool) {
     }
 }
 
+/// What COMISD has found stays so, and raises nothing anew, when LDMXCSR has changed what denormals are and cleared the flags.
+#[test]
+fn comparisons_before_ldmxcsr() {
+    let code = assemble(KERNEL_CODE, |a| {
+        let mut top = a.create_label();
+        a.mov(edi, ROUNDS)?;
+        a.movq(xmm0, qword_ptr(ONE as i32))?;
+        a.movq(xmm1, qword_ptr(THREE as i32))?;
+        a.set_label(&mut top)?;
+        a.ldmxcsr(dword_ptr(MODES as i32))?;
+        a.comisd(xmm0, xmm1)?;
+        a.ldmxcsr(dword_ptr(MODES as i32 + 4))?;
+        a.setb(al)?;
+        a.sete(cl)?;
+        a.stmxcsr(dword_ptr(AREA as i32))?;
+        a.movzx(eax, al)?;
+        a.movzx(ecx, cl)?;
+        a.lea(rax, qword_ptr(rax + 2 * rcx))?;
+        a.add(rbx, rax)?;
+        a.mov(eax, dword_ptr(AREA as i32))?;
+        a.add(rbx, rax)?;
+        a.rol(rbx, 9)?;
+        a.sub(edi, 1)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    let mut first = None;
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.program(&code);
+        // Denormals, which DAZ makes equal.
+        m.write_u64(ONE, 1);
+        m.write_u64(THREE, 3);
+        m.write(MODES, &0x1f80u32.to_le_bytes());
+        m.write(MODES + 4, &0x1fc0u32.to_le_bytes());
+        m.cpu.set_state(&Machine::supervisor_state());
+        let end = m.run();
+        let got = (end, m.cpu.state());
+        assert!(matches!(end, End::Halt(_)), "{options:?}: {end:?}");
+        assert_eq!(got, *first.get_or_insert_with(|| got.clone()), "{options:?}");
+    }
+}
+
 /// Each rounding, flags set and clear.
 #[test]
 fn flags_and_rounding() {

@@ -677,6 +677,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
 
     /// An instruction by its interpreter function.
     fn call(&mut self, i: &Insn, step: &Step) {
+        if matches!(self.pending, Pending::Relation { .. }) && !step.quiet {
+            // A comparison is repeated where somebody asks, under the MXCSR that it stood under.
+            self.pending = Pending::Words(self.flag_words(self.pending));
+        }
         let (dirty, index) = (self.dirty, self.index);
         self.flush(dirty & step.reads);
         self.flush_budget(0);
