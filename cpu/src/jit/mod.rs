@@ -63,7 +63,7 @@ use placements::Told;
 use region::Region;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use service::{Compiled, Inbox};
+use service::{Compiled, Inbox, Source};
 use std::{ops::AddAssign, ptr::null, sync::Arc};
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
@@ -533,7 +533,7 @@ impl Jit {
             (Head::of(first), std::slice::from_raw_parts(first, n), &*first.add(n).cast::<Links>())
         };
         let page = (head.page() / PAGE) as u32;
-        let source = quick::Source { insns, links, mode, page, count: head.count_address() };
+        let source = Source { insns, links, mode, page, count: head.count_address() };
         let Some(compiled) = translator.translate(source) else { return false };
         let Some(placed) = self.cache.place(&compiled, &[]) else {
             self.full = true;

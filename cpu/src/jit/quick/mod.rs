@@ -19,13 +19,13 @@ use super::{
     host::Fix,
     region::{FLAGS, Step, Way},
     runtime,
-    service::Compiled,
+    service::{Compiled, Source},
 };
 use crate::{
     attention::Attention,
     fault::Done,
     flags::Flags,
-    insn::{Insn, Links},
+    insn::Insn,
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::{Cpu, reg},
@@ -74,19 +74,6 @@ struct Bail {
 
 /// Whether there is one-pass translation.
 pub(super) const EXISTS: bool = true;
-
-/// What is to be translated.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    /// Its instructions, where the interpreter has them, a synthetic end included.
-    pub(super) insns: &'a [Insn],
-    pub(super) links: &'a Links,
-    pub(super) mode: Mode,
-    /// Number of its guest-physical page.
-    pub(super) page: u32,
-    /// Address of the count of how often it may still begin.
-    pub(super) count: u64,
-}
 
 /// What translates.
 #[derive(Debug)]
