@@ -10,6 +10,7 @@ mod callgrind;
 mod events;
 mod memory;
 mod processor;
+mod programs;
 mod translated;
 mod work;
 

@@ -3,8 +3,9 @@
 use iced_x86::code_asm::*;
 use softmetal_cpu::{Cpu, Options};
 use softmetal_cpu_testing::workloads::{self, Loop};
-use softmetal_cpu_testing::{assemble, layout::*};
+use softmetal_cpu_testing::{Machine, assemble, layout::*};
 
+use crate::programs;
 use crate::work::{Entry, Work, looped};
 
 pub(crate) fn entries() -> Vec<Entry> {
@@ -15,11 +16,13 @@ pub(crate) fn entries() -> Vec<Entry> {
         Entry::new("dispatch/loop-bytes", "instruction", || counted_loop("bytes")),
         Entry::new("dispatch/loop-hash", "instruction", || counted_loop("hash")),
         Entry::new("dispatch/straight", "instruction", || Work::instructions(workloads::straight(4000), 5)),
-        Entry::new("links/jump", "jump", jumps),
-        Entry::new("links/jump-to-other-page", "jump", far_jumps),
-        Entry::new("links/call-and-return", "pair", calls),
-        Entry::new("links/indirect-call", "pair", indirect_calls),
-        Entry::new("code/written-and-run", "write", rewritten),
+        Entry::new("links/jump", "jump", || per_turn(programs::jumps(machine()), programs::JUMPS)),
+        Entry::new("links/jump-to-other-page", "jump", || {
+            per_turn(programs::far_jumps(machine()), programs::PAGES + 1)
+        }),
+        Entry::new("links/call-and-return", "pair", || Work::turns(programs::calls(machine()), 1000)),
+        Entry::new("links/indirect-call", "pair", || Work::turns(programs::indirect_calls(machine()), 1000)),
+        Entry::new("code/written-and-run", "write", || Work::turns(programs::rewritten(machine()), 100)),
         Entry::new("code/data-beside-code", "write", beside_code),
         Entry::new("code/across-pages", "call", across_pages),
         Entry::new("integer/divide", "turn", divide),
@@ -42,6 +45,10 @@ pub(crate) fn entries() -> Vec<Entry> {
             })
         }),
     ]
+}
+
+fn machine() -> Machine {
+    Machine::default()
 }
 
 /// 64-bit code with flat segments at CPL 0: the CPU's bits of mode LONG, FLAT and PROTECTED.
@@ -84,89 +91,6 @@ fn counted_loop(name: &str) -> Work {
         .find(|(loop_name, _)| *loop_name == name)
         .expect("a loop of this name");
     Work::instructions(make(), 1000)
-}
-
-/// Blocks of one jump to the next.
-fn jumps() -> Work {
-    const JUMPS: usize = 200;
-    let program = Loop::new(|a| {
-        for _ in 0..JUMPS {
-            let mut next = a.create_label();
-            a.jmp(next)?;
-            a.set_label(&mut next)?;
-        }
-        Ok(())
-    });
-    per_turn(program, JUMPS as u64)
-}
-
-/// Jumps from page to page, each link of which must know that the page is still there.
-fn far_jumps() -> Work {
-    const PAGES: u64 = 16;
-    let mut program = Loop::new(|a| {
-        a.jmp(FRAMES)?;
-        // Behind the way back from the last page.
-        a.nop()
-    });
-    let back = KERNEL_CODE + 5;
-    for k in 0..PAGES {
-        let at = FRAMES + 0x1000 * k;
-        let target = if k == PAGES - 1 { back } else { at + 0x1000 };
-        let code = assemble(at, |a| a.jmp(target));
-        program.machine.write(at, &code);
-    }
-    per_turn(program, PAGES + 1)
-}
-
-fn calls() -> Work {
-    looped(|a| {
-        let mut function = a.create_label();
-        let mut over = a.create_label();
-        a.call(function)?;
-        a.jmp(over)?;
-        a.set_label(&mut function)?;
-        a.ret()?;
-        a.set_label(&mut over)?;
-        a.nop()
-    })
-}
-
-/// Calls of eight functions in turn by a table, as interpreters make them.
-fn indirect_calls() -> Work {
-    const FUNCTION: u64 = KERNEL_CODE + 0x800;
-    let mut program = Loop::new(|a| {
-        a.mov(edx, ecx)?;
-        a.and(edx, 7)?;
-        a.call(qword_ptr(rbx + rdx * 8))
-    });
-    for k in 0..8 {
-        let at = FUNCTION + 16 * k;
-        let code = assemble(at, |a| {
-            a.inc(rax)?;
-            a.ret()
-        });
-        program.machine.write(at, &code);
-        program.machine.write_u64(KERNEL_DATA + 8 * k, at);
-    }
-    Work::turns(program, 1000)
-}
-
-/// An instruction is changed and then run.
-fn rewritten() -> Work {
-    const FUNCTION: u64 = KERNEL_CODE + 0x1000;
-    let mut program = Loop::new(|a| {
-        a.mov(dword_ptr(rbp), ecx)?;
-        a.call(FUNCTION)
-    });
-    let code = assemble(FUNCTION, |a| {
-        a.mov(eax, 0)?;
-        a.add(edx, eax)?;
-        a.ret()
-    });
-    program.machine.write(FUNCTION, &code);
-    // The immediate operand of the MOV.
-    program.state.gpr[5] = FUNCTION + 1;
-    Work::turns(program, 100)
 }
 
 /// A counter in the page of the code that counts.
@@ -286,7 +210,7 @@ fn rep_stosq() -> Work {
 
 /// A CPU beside another.
 fn create() -> Work {
-    let machine = softmetal_cpu_testing::Machine::default();
+    let machine = machine();
     let options = Options { cpus: 1, ..Options::default() };
     Work::new(1, move || {
         let cpu = Cpu::new(1, options, machine.ram().clone(), machine.bus.clone());

@@ -4,8 +4,9 @@
 use iced_x86::{IcedError, code_asm::*};
 use softmetal_cpu::Options;
 use softmetal_cpu_testing::workloads::{self, Loop};
-use softmetal_cpu_testing::{Level, Machine, assemble, layout::*, program, pte};
+use softmetal_cpu_testing::{Level, Machine, layout::*, program, pte};
 
+use crate::programs;
 use crate::work::{Entry, Work};
 
 pub(crate) fn entries() -> Vec<Entry> {
@@ -15,15 +16,21 @@ pub(crate) fn entries() -> Vec<Entry> {
         Entry::new("translated/load", "turn", || looped(|a| a.mov(rax, qword_ptr(rsi)))),
         Entry::new("translated/store", "turn", || looped(|a| a.mov(qword_ptr(rsi), rax))),
         Entry::new("translated/tlb-miss", "page", tlb_miss),
-        Entry::new("translated/jump", "jump", jumps),
-        Entry::new("translated/jump-to-other-page", "jump", far_jumps),
-        Entry::new("translated/call-and-return", "pair", calls),
-        Entry::new("translated/indirect-call", "pair", indirect_calls),
+        // More than a region has blocks: some are jumps within it, some are linked.
+        Entry::new("translated/jump", "jump", || {
+            warm(programs::jumps(machine()), 100).times(programs::JUMPS)
+        }),
+        Entry::new("translated/jump-to-other-page", "jump", || {
+            warm(programs::far_jumps(machine()), 100).times(programs::PAGES + 1)
+        }),
+        Entry::new("translated/call-and-return", "pair", || warm(programs::calls(machine()), 1000)),
+        Entry::new("translated/indirect-call", "pair", || warm(programs::indirect_calls(machine()), 1000)),
         Entry::new("translated/leave-and-enter", "turn", leave_and_enter),
         Entry::new("translated/call-rust", "turn", || looped(|a| a.lock().cmpxchg16b(xmmword_ptr(rbx)))),
         Entry::new("translated/start-and-halt", "run", start_and_halt),
         Entry::new("translated/straight", "instruction", straight),
-        Entry::new("translated/written-and-run", "write", rewritten),
+        // Code that is changed is interpreted again until it is hot: here, after two runs.
+        Entry::new("translated/written-and-run", "write", || warm(programs::rewritten(machine()), 100)),
     ]
 }
 
@@ -83,70 +90,6 @@ fn tlb_miss() -> Work {
     warm(program, PAGES)
 }
 
-/// More jumps than a region has blocks: some are jumps within it, some are linked.
-fn jumps() -> Work {
-    const JUMPS: u64 = 200;
-    let program = Loop::on(machine(), |a| {
-        for _ in 0..JUMPS {
-            let mut next = a.create_label();
-            a.jmp(next)?;
-            a.set_label(&mut next)?;
-        }
-        Ok(())
-    });
-    warm(program, 100).times(JUMPS)
-}
-
-fn far_jumps() -> Work {
-    const PAGES: u64 = 16;
-    let mut program = Loop::on(machine(), |a| {
-        a.jmp(FRAMES)?;
-        // Behind the way back from the last page.
-        a.nop()
-    });
-    let back = KERNEL_CODE + 5;
-    for k in 0..PAGES {
-        let at = FRAMES + 0x1000 * k;
-        let target = if k == PAGES - 1 { back } else { at + 0x1000 };
-        let code = assemble(at, |a| a.jmp(target));
-        program.machine.write(at, &code);
-    }
-    warm(program, 100).times(PAGES + 1)
-}
-
-fn calls() -> Work {
-    looped(|a| {
-        let mut function = a.create_label();
-        let mut over = a.create_label();
-        a.call(function)?;
-        a.jmp(over)?;
-        a.set_label(&mut function)?;
-        a.ret()?;
-        a.set_label(&mut over)?;
-        a.nop()
-    })
-}
-
-/// Calls of eight functions in turn by a table.
-fn indirect_calls() -> Work {
-    const FUNCTION: u64 = KERNEL_CODE + 0x800;
-    let mut program = Loop::on(machine(), |a| {
-        a.mov(edx, ecx)?;
-        a.and(edx, 7)?;
-        a.call(qword_ptr(rbx + rdx * 8))
-    });
-    for k in 0..8 {
-        let at = FUNCTION + 16 * k;
-        let code = assemble(at, |a| {
-            a.inc(rax)?;
-            a.ret()
-        });
-        program.machine.write(at, &code);
-        program.machine.write_u64(KERNEL_DATA + 8 * k, at);
-    }
-    warm(program, 1000)
-}
-
 /// An instruction that the interpreter runs.
 fn leave_and_enter() -> Work {
     looped(|a| a.clts())
@@ -164,22 +107,4 @@ fn start_and_halt() -> Work {
     };
     runs();
     Work::new(RUNS, runs)
-}
-
-/// Code that is changed is interpreted again until it is hot: here, after two runs.
-fn rewritten() -> Work {
-    const FUNCTION: u64 = KERNEL_CODE + 0x1000;
-    let mut program = Loop::on(machine(), |a| {
-        a.mov(dword_ptr(rbp), ecx)?;
-        a.call(FUNCTION)
-    });
-    let code = assemble(FUNCTION, |a| {
-        a.mov(eax, 0)?;
-        a.add(edx, eax)?;
-        a.ret()
-    });
-    program.machine.write(FUNCTION, &code);
-    // The immediate operand of the MOV.
-    program.state.gpr[5] = FUNCTION + 1;
-    warm(program, 100)
 }

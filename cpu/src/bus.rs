@@ -20,7 +20,8 @@ pub enum Event {
 /// Everything that is not CPU state or RAM. `cpu` is the index of the virtual CPU that asks, since each has a local APIC.
 ///
 /// A bus always answers: reads of nothing give all ones, writes of nothing vanish. Data is little-endian; ports see 1, 2
-/// or 4 bytes, memory-mapped registers 1 to 8 (an access wider than 8 bytes arrives in pieces of 8).
+/// or 4 bytes, memory-mapped registers 1 to 8 (an access wider than 8 bytes arrives in pieces of 8). It computes in integers
+/// only: where translated code asks, the host's floating point rounds as the guest's does, and raises the guest's flags.
 pub trait Bus: Send + Sync {
     /// Reads device memory at guest-physical address `at`.
     fn mmio_read(&self, cpu: usize, at: u64, data: &mut [u8]);

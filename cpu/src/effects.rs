@@ -133,18 +133,6 @@ impl Emit for Effects {
     type Stop = Never;
     type Flow = ();
 
-    fn width(&self, i: &Insn) -> Width {
-        i.w
-    }
-    fn number(&self, i: &Insn) -> u8 {
-        i.cc
-    }
-    fn target_kind(&self, i: &Insn) -> Kind {
-        i.dst_kind()
-    }
-    fn source(&mut self, i: &Insn) -> Result<(), Never> {
-        self.source_w(i.w, i)
-    }
     fn source_w(&mut self, _: Width, i: &Insn) -> Result<(), Never> {
         match i.src_kind() {
             Kind::Reg => self.reads(i.src),
@@ -212,7 +200,6 @@ impl Emit for Effects {
     }
 
     pure! {
-        imm(Width, &Insn) -> () = ();
         int(Width, u64) -> () = ();
         add(Width, (), ()) -> () = ();
         sub(Width, (), ()) -> () = ();
@@ -318,16 +305,8 @@ impl Emit for Effects {
     fn vec(&mut self, op: VecOp, (): (), (): (), _: u8) {
         self.operation(op);
     }
-    fn vec_new(&mut self, op: VecOp, (): (), (): (), _: u8) -> Result<(), Never> {
-        self.operation(op);
-        Ok(())
-    }
     fn vec3(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) {
         self.ternary_operation(op);
-    }
-    fn vec3_new(&mut self, op: TernaryOp, (): (), (): (), (): (), _: u8) -> Result<(), Never> {
-        self.ternary_operation(op);
-        Ok(())
     }
     fn float(&mut self, op: FloatOp, lanes: Lanes, (): (), (): (), imm: u8) -> Result<(), Never> {
         self.other_vector |= self.float.is_some();

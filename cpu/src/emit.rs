@@ -33,13 +33,25 @@ pub(crate) trait Emit: Sized {
     // Operands.
 
     /// Width of operand 0.
-    fn width(&self, i: &Insn) -> Width;
+    #[inline(always)]
+    fn width(&self, i: &Insn) -> Width {
+        i.w
+    }
     /// What decode put into `cc`.
-    fn number(&self, i: &Insn) -> u8;
+    #[inline(always)]
+    fn number(&self, i: &Insn) -> u8 {
+        i.cc
+    }
     /// What kind of operand operand 0 is.
-    fn target_kind(&self, i: &Insn) -> Kind;
+    #[inline(always)]
+    fn target_kind(&self, i: &Insn) -> Kind {
+        i.dst_kind()
+    }
     /// Operand 1 (operand 0 if there is one only): register, immediate or memory, at the width of operand 0.
-    fn source(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop>;
+    #[inline(always)]
+    fn source(&mut self, i: &Insn) -> Result<Self::Val, Self::Stop> {
+        self.source_w(self.width(i), i)
+    }
     /// Operand 1 at another width.
     fn source_w(&mut self, w: Width, i: &Insn) -> Result<Self::Val, Self::Stop>;
     /// Reads operand 0.
@@ -53,7 +65,10 @@ pub(crate) trait Emit: Sized {
         f: impl Fn(&mut Self, Self::Val) -> Self::Val,
     ) -> Result<(Self::Val, Self::Val), Self::Stop>;
     /// The immediate at a width.
-    fn imm(&mut self, w: Width, i: &Insn) -> Self::Val;
+    #[inline(always)]
+    fn imm(&mut self, w: Width, i: &Insn) -> Self::Val {
+        self.int(w, i.imm64())
+    }
     /// Linear address of the memory operand, displaced by `by` bytes, for `size` bytes. Checks the segment.
     fn address(
         &mut self,
@@ -227,7 +242,9 @@ pub(crate) trait Emit: Sized {
     /// An integer operation on all 128 bits; `imm` for those that take one.
     fn vec(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Self::Vec;
     /// The same of an operation that came after SSE2: where the host has no instruction for it, a fast form ends.
-    fn vec_new(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Result<Self::Vec, Self::Stop>;
+    fn vec_new(&mut self, op: VecOp, a: Self::Vec, b: Self::Vec, imm: u8) -> Result<Self::Vec, Self::Stop> {
+        Ok(self.vec(op, a, b, imm))
+    }
     /// An operation on three operands.
     fn vec3(&mut self, op: TernaryOp, a: Self::Vec, b: Self::Vec, c: Self::Vec, imm: u8) -> Self::Vec;
     /// The same, as [`Emit::vec_new`].
@@ -238,7 +255,9 @@ pub(crate) trait Emit: Sized {
         b: Self::Vec,
         c: Self::Vec,
         imm: u8,
-    ) -> Result<Self::Vec, Self::Stop>;
+    ) -> Result<Self::Vec, Self::Stop> {
+        Ok(self.vec3(op, a, b, c, imm))
+    }
     /// A floating-point operation under MXCSR; #XM where an unmasked exception arises.
     fn float(
         &mut self,

@@ -58,36 +58,36 @@ pub(crate) const fn jump_index(rip: u64) -> usize {
     ((page << STEP) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
 }
 
+/// A table; None until it is used: most guests never have as many address spaces as there are tables.
+type Table = Option<Box<[JumpEntry; JUMPS]>>;
+
 /// All tables of a CPU.
 pub(crate) struct JumpCache {
-    tables: Vec<Box<[JumpEntry; JUMPS]>>,
-    /// Tables that have had an entry.
-    used: [bool; SLOTS + 1],
+    tables: [Table; SLOTS + 1],
     /// A bit for each page that may have entries.
     pages: Box<[u64]>,
     marked: usize,
 }
 
+/// A table, made when it is used first.
+fn made(table: &mut Table) -> &mut [JumpEntry; JUMPS] {
+    table.get_or_insert_with(|| {
+        let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
+        entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
+    })
+}
+
 impl JumpCache {
     pub(crate) fn new() -> Self {
-        let table = || -> Box<[JumpEntry; JUMPS]> {
-            let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
-            entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
-        };
-        JumpCache {
-            tables: (0..=SHARED).map(|_| table()).collect(),
-            used: [false; SLOTS + 1],
-            pages: vec![0; PAGES / 64].into(),
-            marked: 0,
-        }
+        JumpCache { tables: Default::default(), pages: vec![0; PAGES / 64].into(), marked: 0 }
     }
 
-    pub(crate) fn entries(&self, table: usize) -> *const JumpEntry {
-        self.tables[table].as_ptr()
+    pub(crate) fn entries(&mut self, table: usize) -> *const JumpEntry {
+        made(&mut self.tables[table]).as_ptr()
     }
 
     pub(crate) fn entry(&mut self, (table, index): (usize, usize)) -> &mut JumpEntry {
-        &mut self.tables[table][index]
+        &mut made(&mut self.tables[table])[index]
     }
 
     /// The bit of a page.
@@ -104,8 +104,7 @@ impl JumpCache {
             self.pages[word] |= bit;
             self.marked += 1;
         }
-        self.used[table] = true;
-        self.tables[table][jump_index(entry.rip)] = entry;
+        *self.entry((table, jump_index(entry.rip))) = entry;
         self.marked > CROWDED
     }
 
@@ -125,7 +124,7 @@ impl JumpCache {
                 continue;
             }
             let first = jump_index(page & !(PAGE - 1));
-            for (table, _) in self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used) {
+            for table in self.tables.iter_mut().flatten() {
                 let (low, high) = table.split_at_mut(first);
                 let n = high.len().min(JUMPS_OF_PAGE);
                 high[..n].fill(JumpEntry::EMPTY);
@@ -136,7 +135,8 @@ impl JumpCache {
 
     /// No translated code is known any more.
     pub(crate) fn forget_code(&mut self) {
-        self.tables.iter_mut().flat_map(|table| table.iter_mut()).for_each(|entry| entry.code = null());
+        let entries = self.tables.iter_mut().flatten().flat_map(|table| table.iter_mut());
+        entries.for_each(|entry| entry.code = null());
     }
 }
 

@@ -4,7 +4,7 @@
 use iced_x86::{Code, Mnemonic as M, code_asm::*};
 use softmetal_cpu::{CpuState, Exit, Options, Translate, state::efer};
 use softmetal_cpu_testing::{
-    Level, Machine, Random, Segments, assemble, forms, layout::*, pte, random::cases,
+    Level, Machine, Random, Segments, assemble, assemble_for, forms, layout::*, options, pte, random::cases,
 };
 
 /// Two pages of code, and where they can be written.
@@ -403,4 +403,27 @@ fn programs_of_32_bits() {
         forms::codes_for(32, forms::INTEGER).into_iter().filter(|&code| fits(code)).collect();
     run(Segments::FLAT32, 5000, 60, &codes, false, &SLICES);
     run(Segments::FLAT32, 6000, 20, &codes, true, &[1000, 1500, 700]);
+}
+
+/// In 32-bit code, jumps through memory in other segments than the usual ones are the interpreter's: code that would be left
+/// at its first instruction is translated by nobody.
+#[test]
+fn code_that_would_be_left_at_once() {
+    let jump = |at: u64| assemble_for(32, CODE, |a| a.jmp(dword_ptr(at as i32).cs()));
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.write(CODE_FRAME, &jump(DATA));
+        m.write(CODE_FRAME + 0x40, &jump(DATA + 8));
+        let data = SCRATCH_FRAME + (DATA - SCRATCH);
+        m.write_u64(data, CODE + 0x40);
+        m.write_u64(data + 8, CODE);
+        let mut state = Machine::user_state_in(Segments::FLAT32);
+        state.rip = CODE;
+        m.cpu.set_state(&state);
+        assert_eq!(m.cpu.run_for(5001), Exit::Counted);
+        assert_eq!(m.cpu.state().rip, CODE + 0x40);
+        if let Some((done, _)) = m.cpu.translations() {
+            assert_eq!((done.translated, done.one_pass, done.entered), (0, 0, 0), "{options:?}");
+        }
+    }
 }

@@ -98,10 +98,6 @@ impl<F: Form> Emit for Interp<F> {
         F::dst(i)
     }
     #[inline(always)]
-    fn source(&mut self, i: &Insn) -> Result<u64, Stop> {
-        self.source_w(F::w(i), i)
-    }
-    #[inline(always)]
     fn source_w(&mut self, w: Width, i: &Insn) -> Result<u64, Stop> {
         match F::src(i) {
             Kind::Reg => Ok(self.0.get(w, i.src)),

@@ -434,7 +434,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 Ok(true)
             }
             Way::End => {
-                self.end(sem::leaving(i.op).ok_or(Untranslatable)?);
+                self.end(sem::leaving(i.op).ok_or(Untranslatable)?, step.quiet);
                 Ok(true)
             }
             Way::Call => {
@@ -661,6 +661,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
 
     /// An instruction by its interpreter function.
     fn call(&mut self, i: &Insn, step: &Step) {
+        if matches!(self.pending, Pending::Relation { .. }) && !step.quiet {
+            // A comparison is repeated where somebody asks, under the MXCSR that it stood under.
+            self.pending = Pending::Words(self.flag_words(self.pending));
+        }
         let (dirty, index) = (self.dirty, self.index);
         self.flush(dirty & step.reads);
         self.flush_budget(0);
@@ -693,13 +697,14 @@ impl<'a, 'b> Emitter<'a, 'b> {
     }
 
     /// The node's last instruction, where it is plain Rust: by its function.
-    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done) {
+    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
         self.flush(self.dirty);
         self.flush_budget(0);
         let cell = self.insn_cell(self.index);
         let insn = self.b.ins().load(I64, STATE, cell, 0);
         let own = self.constant(I64, function as usize as i64);
-        let end = self.constant(I64, runtime::end as *const () as i64);
+        let end = if quiet { runtime::end_quietly } else { runtime::end } as *const ();
+        let end = self.constant(I64, end as i64);
         let instructions = self.constant(I64, self.index as i64 + 1);
         let (systemv, cpu) = (self.systemv_end, self.cpu);
         let call = self.b.ins().call_indirect(systemv, end, &[cpu, insn, instructions, own]);

@@ -115,18 +115,6 @@ impl Emit for Emitter<'_, '_> {
     type Stop = Untranslatable;
     type Flow = ();
 
-    fn width(&self, i: &Insn) -> Width {
-        i.w
-    }
-    fn number(&self, i: &Insn) -> u8 {
-        i.cc
-    }
-    fn target_kind(&self, i: &Insn) -> Kind {
-        i.dst_kind()
-    }
-    fn source(&mut self, i: &Insn) -> Result<Val, Untranslatable> {
-        self.source_w(i.w, i)
-    }
     fn source_w(&mut self, w: Width, i: &Insn) -> Result<Val, Untranslatable> {
         Ok(match i.src_kind() {
             Kind::Reg => self.get(w, i.src),
@@ -160,9 +148,6 @@ impl Emit for Emitter<'_, '_> {
         }
         let at = self.operand_address(i, None);
         self.guest_modify(i.w, i, at, f)
-    }
-    fn imm(&mut self, w: Width, i: &Insn) -> Val {
-        Known(w.mask(i.imm64()))
     }
     fn address(&mut self, i: &Insn, by: Option<Val>, _: u8, _: bool) -> Result<Val, Untranslatable> {
         Ok(Computed(self.operand_address(i, by)))
@@ -604,21 +589,8 @@ impl Emit for Emitter<'_, '_> {
     fn vec(&mut self, op: VecOp, a: Value, b: Value, imm: u8) -> Value {
         self.vector_operation(op, a, b, imm)
     }
-    fn vec_new(&mut self, op: VecOp, a: Value, b: Value, imm: u8) -> Result<Value, Untranslatable> {
-        Ok(self.vector_operation(op, a, b, imm))
-    }
     fn vec3(&mut self, op: TernaryOp, a: Value, b: Value, c: Value, imm: u8) -> Value {
         self.ternary_operation(op, [a, b, c], imm)
-    }
-    fn vec3_new(
-        &mut self,
-        op: TernaryOp,
-        a: Value,
-        b: Value,
-        c: Value,
-        imm: u8,
-    ) -> Result<Value, Untranslatable> {
-        Ok(self.ternary_operation(op, [a, b, c], imm))
     }
     fn float(
         &mut self,
@@ -628,7 +600,7 @@ impl Emit for Emitter<'_, '_> {
         b: Value,
         imm: u8,
     ) -> Result<Value, Untranslatable> {
-        self.float_operation(op, lanes, a, b, imm)
+        self.float_operation(op, lanes, [a, b], imm)
     }
     fn float_y(
         &mut self,
@@ -639,8 +611,8 @@ impl Emit for Emitter<'_, '_> {
         imm: u8,
     ) -> Result<[Value; 2], Untranslatable> {
         // With all exceptions masked, halves are apart.
-        let low = self.float_operation(op, lanes, a[0], b[0], imm)?;
-        Ok([low, self.float_operation(op, lanes, a[1], b[1], imm)?])
+        let low = self.float_operation(op, lanes, [a[0], b[0]], imm)?;
+        Ok([low, self.float_operation(op, lanes, [a[1], b[1]], imm)?])
     }
     fn relate(&mut self, _: FloatOp, lanes: Lanes, a: Value, b: Value) -> Emitted<Self> {
         self.float_relation(lanes, a, b);

@@ -68,7 +68,7 @@ use placements::Told;
 use region::Region;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use service::{Compiled, Inbox};
+use service::{Compiled, Inbox, Source};
 use std::{ops::AddAssign, ptr::null, sync::Arc};
 use targets::Rings;
 
@@ -329,8 +329,9 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit without link and {} times for want of an entry in \
-             the jump cache, {} exits linked, {} instructions left to the interpreter",
+             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit \
+             without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left \
+             to the interpreter",
             self.translated,
             self.instructions,
             self.bytes >> 10,
@@ -550,7 +551,7 @@ impl Jit {
 }
 
 impl Jit {
-    /// Translates a block in one pass; false where it stays with the interpreter.
+    /// Translates a block in one pass; false where that cannot be done.
     ///
     /// # Safety
     /// `first` is the first instruction of a block that lives.
@@ -567,11 +568,8 @@ impl Jit {
         };
         let page = (head.page() / PAGE) as u32;
         let ring = if region::is_indirect(&insns[insns.len() - 1]) { self.rings.address(first) } else { 0 };
-        let source = quick::Source { insns, links, mode, page, count: head.count_address(), ring };
-        let Some(compiled) = translator.translate(source) else {
-            head.count_anew(HOTTEST);
-            return true;
-        };
+        let source = Source { insns, links, mode, page, count: head.count_address(), ring };
+        let Some(compiled) = translator.translate(source) else { return false };
         let Some(placed) = self.cache.place(&compiled, &[]) else {
             self.full = true;
             head.count_anew(threshold);

@@ -209,7 +209,7 @@ fn is_followed(part: &Part) -> bool {
 
 impl Region {
     /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `choosy`: None if it is better left
-    /// as single blocks.
+    /// as single blocks, or would be left as soon as it was entered.
     pub(crate) fn gather(
         page: u64,
         (start, linear): (u16, u64),
@@ -218,7 +218,11 @@ impl Region {
         choosy: bool,
     ) -> Option<Region> {
         let page_at = |distance: i32| code.page_at(linear.wrapping_add_signed(i64::from(distance) << 12));
-        let mut parts: Vec<(i32, Part)> = vec![(0, code.part(page, start)?)];
+        let entry = code.part(page, start)?;
+        if Step::new(entry.insns.first()?, mode).way == Way::Leave {
+            return None;
+        }
+        let mut parts: Vec<(i32, Part)> = vec![(0, entry)];
         let mut room = INSTRUCTIONS.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
         // Where each step is checked against the code segment's limit, a block stands alone.
@@ -433,8 +437,12 @@ impl Step {
     }
 }
 
-/// Whether the interpreter's function neither looks at MXCSR nor computes with the host's floating point.
+/// Whether the interpreter's function neither looks at MXCSR nor computes with the host's floating point; what it may ask the
+/// bus does not.
 fn is_quiet(op: Op, effects: &Effects) -> bool {
+    if op.class() == Class::Leave {
+        return !matches!(op, Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors);
+    }
     if op.needs() == Needs::X87 {
         return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
     }

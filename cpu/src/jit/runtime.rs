@@ -61,9 +61,28 @@ fn run(c: &mut Cpu, i: &Insn) -> i64 {
 pub(super) unsafe extern "C" fn end(cpu: *mut Cpu, i: *const Insn, n: u64, function: usize) -> i64 {
     // SAFETY: as in `step`.
     let (c, i) = unsafe { (&mut *cpu, &*i) };
+    host::leave_floats(c);
+    // SAFETY: the caller's promise.
+    let stopped = unsafe { run_last(c, i, n, function) };
+    host::enter_floats(c);
+    stopped
+}
+
+/// The same where neither MXCSR nor the host's floating point are touched.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn end_quietly(cpu: *mut Cpu, i: *const Insn, n: u64, function: usize) -> i64 {
+    // SAFETY: as in `step`; the caller's promise.
+    unsafe { run_last(&mut *cpu, &*i, n, function) }
+}
+
+/// # Safety
+/// `function` is the address of a function of [`sem::leaving`].
+unsafe fn run_last(c: &mut Cpu, i: &Insn, n: u64, function: usize) -> i64 {
     c.count_call(i);
     let n = n as i32;
-    // SAFETY: the emitter put the address of such a function there.
+    // SAFETY: the caller's promise.
     let function: fn(&mut Cpu, &Insn) -> Done = unsafe { std::mem::transmute(function) };
     c.rip = c.page_relative(i64::from(i.ip) + i64::from(i.len));
     c.why = Why::Continue;

@@ -1,7 +1,11 @@
-//! Translations on a thread of their own, and what they are until they are placed.
+//! Translations on a thread of their own; what translations are made of, and what they are until they are placed.
 
 use super::{cache::Hole, compiler::Compiler, region::Region};
-use crate::attention::{Attention, Request};
+use crate::{
+    attention::{Attention, Request},
+    insn::{Insn, Links},
+    mode::Mode,
+};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,6 +26,25 @@ pub(super) struct Compiled {
     pub(super) exits: Vec<(u32, i32)>,
     /// Instructions whose addresses the cells hold: node and place in it.
     pub(super) cells: Vec<(usize, usize)>,
+}
+
+/// A block that is to be translated alone.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(all(feature = "jit", target_arch = "x86_64")),
+    allow(dead_code, reason = "nothing translates it")
+)]
+pub(super) struct Source<'a> {
+    /// Its instructions, where the interpreter has them, a synthetic end included.
+    pub(super) insns: &'a [Insn],
+    pub(super) links: &'a Links,
+    pub(super) mode: Mode,
+    /// Number of its guest-physical page.
+    pub(super) page: u32,
+    /// Address of the count of how often it may still begin.
+    pub(super) count: u64,
+    /// Address of the ring that tells where its indirect branch led, 0 if it ends with none.
+    pub(super) ring: u64,
 }
 
 /// What every cache has once.

@@ -50,8 +50,7 @@ impl Cpu {
     pub(crate) fn probe(&self, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
         // SAFETY: `tlb` points to a table owned by `mmu`, replaced whenever the tables are; the index is masked.
         let entry = unsafe { (*self.tlb).0.get_unchecked(index(linear)) };
-        let tag = if write { entry.write } else { entry.read };
-        if tag ^ linear <= PAGE - size { Some(linear.wrapping_add(entry.addend) as *mut u8) } else { None }
+        entry.host(linear, size, write)
     }
 
     /// Reads through the TLB alone.

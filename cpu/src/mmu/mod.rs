@@ -46,6 +46,15 @@ pub(crate) struct TlbEntry {
     pub(crate) physical: u64,
 }
 
+impl TlbEntry {
+    /// The host address of `size` bytes, if the entry vouches for the access.
+    #[inline(always)]
+    fn host(&self, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
+        let tag = if write { self.write } else { self.read };
+        if tag ^ linear <= PAGE - size { Some(linear.wrapping_add(self.addend) as *mut u8) } else { None }
+    }
+}
+
 /// A first-level table.
 #[repr(C, align(64))]
 pub(crate) struct Table(pub(crate) [TlbEntry; ENTRIES]);
@@ -254,9 +263,7 @@ impl Mmu {
 
     /// The host address of `size` bytes, if the TLB of a class vouches for the access.
     pub(crate) fn probe(&self, class: Class, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
-        let entry = &self.slots[self.current].tables[class as usize].table.0[index(linear)];
-        let tag = if write { entry.write } else { entry.read };
-        (tag ^ linear <= PAGE - size).then(|| linear.wrapping_add(entry.addend) as *mut u8)
+        self.slots[self.current].tables[class as usize].table.0[index(linear)].host(linear, size, write)
     }
 
     /// What was used last of a class.

@@ -59,18 +59,6 @@ impl Emit for Writer {
     type Stop = Unsupported;
     type Flow = ();
 
-    fn width(&self, i: &Insn) -> Width {
-        i.w
-    }
-    fn number(&self, i: &Insn) -> u8 {
-        i.cc
-    }
-    fn target_kind(&self, i: &Insn) -> Kind {
-        i.dst_kind()
-    }
-    fn source(&mut self, i: &Insn) -> Result<Val, Unsupported> {
-        self.source_w(i.w, i)
-    }
     fn source_w(&mut self, w: Width, i: &Insn) -> Result<Val, Unsupported> {
         Ok(match i.src_kind() {
             Kind::Reg => self.get(w, i.src),
@@ -103,9 +91,6 @@ impl Emit for Writer {
         }
         let at = self.operand_address(i, None);
         self.guest_modify(i.w, i, at, f)
-    }
-    fn imm(&mut self, w: Width, i: &Insn) -> Val {
-        Val::Known(w.mask(i.imm64()))
     }
     fn address(&mut self, i: &Insn, by: Option<Val>, _: u8, _: bool) -> Result<Val, Unsupported> {
         Ok(self.operand_address(i, by))

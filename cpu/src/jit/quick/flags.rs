@@ -193,7 +193,10 @@ impl Writer {
     fn store_placed(&mut self, n: usize, w: Width, v: Fixed) {
         let v = match v {
             Fixed::Known(k) if w == Q => Fixed::Known(k),
-            Fixed::Known(k) => Fixed::Known(w.mask(k) << (64 - w.bits()) | k & 15),
+            Fixed::Known(k) => {
+                let low = if w == B { 15 } else { 0xff };
+                Fixed::Known(w.mask(k) << (64 - w.bits()) | k & low)
+            }
             Fixed::In(host) if w == Q => Fixed::In(host),
             Fixed::In(host) => {
                 self.asm.copy(RAX, host);

@@ -19,14 +19,14 @@ use super::{
     host::Fix,
     region::{FLAGS, Step, Way},
     runtime,
-    service::Compiled,
+    service::{Compiled, Source},
     targets::SEEN,
 };
 use crate::{
     attention::Attention,
     fault::Done,
     flags::Flags,
-    insn::{Insn, Links},
+    insn::Insn,
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::{Cpu, reg},
@@ -75,21 +75,6 @@ struct Bail {
 
 /// Whether there is one-pass translation.
 pub(super) const EXISTS: bool = true;
-
-/// What is to be translated.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    /// Its instructions, where the interpreter has them, a synthetic end included.
-    pub(super) insns: &'a [Insn],
-    pub(super) links: &'a Links,
-    pub(super) mode: Mode,
-    /// Number of its guest-physical page.
-    pub(super) page: u32,
-    /// Address of the count of how often it may still begin.
-    pub(super) count: u64,
-    /// Address of the ring that tells where its indirect branch led, if it ends with one.
-    pub(super) ring: u64,
-}
 
 /// What translates.
 #[derive(Debug)]
@@ -336,7 +321,7 @@ impl Writer {
         }
         match way {
             Way::Call => self.call(i, step.quiet),
-            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function),
+            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function, step.quiet),
             Way::Emit | Way::Leave | Way::End => {
                 let site = self.asm.jump();
                 self.bail_from(site);
@@ -505,11 +490,12 @@ impl Writer {
     }
 
     /// The last instruction, where it is plain Rust: by its function.
-    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done) {
+    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
         self.flush_flags();
         self.asm.constant(RCX, function as usize as u64);
         self.asm.constant(RDX, self.index as u64 + 1);
-        let site = self.call_function(runtime::end as *const ());
+        let end = if quiet { runtime::end_quietly } else { runtime::end } as *const ();
+        let site = self.call_function(end);
         self.cold.push(Cold::Ended { site });
         self.asm.load(Q, RSI, Self::place(offset_of!(Cpu, rip)));
         self.jump_to_name(Name::Lookup);

@@ -96,8 +96,7 @@ impl Emitter<'_, '_> {
         &mut self,
         op: FloatOp,
         lanes: Lanes,
-        a: Value,
-        b: Value,
+        [a, b]: [Value; 2],
         imm: u8,
     ) -> Result<Value, Untranslatable> {
         use FloatOp as F;
