@@ -10,11 +10,14 @@
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg_attr(not(target_arch = "x86_64"), path = "host/no_x87.rs")]
+mod x87;
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::*;
+pub(super) use x87::*;
 
 use crate::{
     mmu::{ENTRIES, TlbEntry, near::NearPage, near::ROOM},
@@ -38,6 +41,12 @@ const RUNNING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, 
 /// And otherwise.
 #[cfg(target_arch = "x86_64")]
 const RESTING: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, host_mxcsr);
+/// Whether the x87 unit is in the host's.
+#[cfg(target_arch = "x86_64")]
+const X87_LIVE: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, x87);
+/// Where x87 comparisons leave their flags.
+#[cfg(target_arch = "x86_64")]
+const X87_RELATION: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, relation);
 /// Where an exit says what it is.
 const STATUS: usize = offset_of!(Cpu, translated) + offset_of!(super::Passage, status);
 

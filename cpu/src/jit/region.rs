@@ -419,24 +419,26 @@ fn touches(op: Op, i: &Insn) -> (Set, Set) {
     }
 }
 
+/// Whether translated code comes to an instruction's operand in memory: segments with bases and limits, and alignment checks,
+/// are the interpreter's.
+pub(super) fn reaches_memory(i: &Insn, mode: Mode) -> bool {
+    let memory = |k: Kind| k == Kind::Far;
+    let far = memory(i.dst_kind()) || memory(i.src_kind());
+    let flat_32 = crate::decode::flat_32(mode);
+    mode.plain_64()
+        || flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64)
+}
+
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
         Class::Leave => return Way::End,
-        Class::Plain if super::system::emits(op, mode) => return Way::Emit,
+        Class::Plain if super::system::emits(op, mode) || super::x87::emits(i, mode) => return Way::Emit,
         Class::Plain => return Way::Call,
         Class::Ending => Way::Leave,
         Class::Straight => Way::Call,
     };
-    let memory = |k: Kind| k == Kind::Far;
-    let far = memory(i.dst_kind()) || memory(i.src_kind());
     let touches_memory = effects.memory_read || effects.memory_written;
-    // Segments with bases and limits, and alignment checks, are the interpreter's.
-    let flat_32 = crate::decode::flat_32(mode);
-    let reachable = match mode.plain_64() {
-        true => true,
-        false => flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64),
-    };
-    if touches_memory && !reachable {
+    if touches_memory && !reaches_memory(i, mode) {
         return apart;
     }
     if mode.is_64() && mode.contains(Mode::ALIGN) && touches_memory {
