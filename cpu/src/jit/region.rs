@@ -13,6 +13,7 @@ use crate::{
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::reg,
+    vector::VecOp,
 };
 use smallvec::SmallVec;
 
@@ -394,7 +395,8 @@ fn is_quiet(op: Op, effects: &Effects) -> bool {
     }
     !effects.opaque
         && !effects.other_vector
-        && effects.operations().all(vectors::emits)
+        // The approximations compute in floating point.
+        && effects.operations().all(|op| vectors::emits(op) && !matches!(op, VecOp::RcpPs | VecOp::RsqrtPs))
         && effects.float_operation().is_none()
         && effects.fused_operation().is_none()
 }
@@ -425,8 +427,7 @@ pub(super) fn reaches_memory(i: &Insn, mode: Mode) -> bool {
     let memory = |k: Kind| k == Kind::Far;
     let far = memory(i.dst_kind()) || memory(i.src_kind());
     let flat_32 = crate::decode::flat_32(mode);
-    mode.plain_64()
-        || flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64)
+    mode.plain_64() || flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64)
 }
 
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
