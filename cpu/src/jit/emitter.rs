@@ -130,6 +130,8 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) needed: Needed,
     /// The x87 unit is known to be the host's.
     pub(super) unit_is_live: bool,
+    /// It is known to be not, and no exception of it to be pending.
+    pub(super) mmx_is_ready: bool,
     /// Functions of the unit.
     pub(super) unit: SigRef,
     systemv: SigRef,
@@ -191,6 +193,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             bail: None,
             needed: Needed::default(),
             unit_is_live: false,
+            mmx_is_ready: false,
             unit,
             systemv,
             systemv_end,
@@ -392,7 +395,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         (self.node, self.dirty) = (k, node.dirty);
         self.b.switch_to_block(self.blocks[k]);
         self.pending = self.inherited[k].unwrap_or(Pending::Variables);
-        self.unit_is_live = false;
+        (self.unit_is_live, self.mmx_is_ready) = (false, false);
         for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
             self.index = index;
             let last = index + 1 == node.steps.len();
@@ -447,7 +450,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             }
             Way::Call => {
                 self.call(i, step);
-                self.unit_is_live = false;
+                (self.unit_is_live, self.mmx_is_ready) = (false, false);
                 self.dirty = step.dirty_behind(self.dirty);
                 Ok(false)
             }
@@ -457,6 +460,13 @@ impl<'a, 'b> Emitter<'a, 'b> {
             }
             Way::Emit if matches!(Op::from_number(i.op).needs(), Needs::X87 | Needs::Wait) => {
                 self.x87(i)?;
+                self.mmx_is_ready = false;
+                self.commit();
+                Ok(false)
+            }
+            Way::Emit if Op::from_number(i.op) == Op::Emms => {
+                self.demand_mmx();
+                self.become_mmx(0)?;
                 self.commit();
                 Ok(false)
             }

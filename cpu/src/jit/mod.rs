@@ -27,6 +27,8 @@ mod lookup;
 #[cfg(feature = "jit")]
 mod memory;
 #[cfg(feature = "jit")]
+mod mmx;
+#[cfg(feature = "jit")]
 mod pages;
 mod placements;
 #[cfg_attr(all(feature = "jit", target_arch = "x86_64"), path = "quick/mod.rs")]

@@ -358,7 +358,7 @@ impl Step {
             step.reads |= FLAGS;
         }
         match step.way {
-            Way::Emit if effects.opaque => {
+            Way::Emit if effects.opaque && !effects.mmx => {
                 (step.reads, step.writes) = touches(op, i);
                 step.kills_flags = false;
             }
@@ -433,7 +433,9 @@ pub(super) fn reaches_memory(i: &Insn, mode: Mode) -> bool {
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
         Class::Leave => return Way::End,
-        Class::Plain if super::system::emits(op, mode) || super::x87::emits(i, mode) => return Way::Emit,
+        Class::Plain if op == Op::Emms || super::system::emits(op, mode) || super::x87::emits(i, mode) => {
+            return Way::Emit;
+        }
         Class::Plain => return Way::Call,
         Class::Ending => Way::Leave,
         Class::Straight => Way::Call,
@@ -450,7 +452,8 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
         || effects.ternary_operations().any(|op| !vectors::emits_ternary(op))
         || effects.float_operation().is_some_and(|(op, lanes, imm)| !vectors::emits_float(op, lanes, imm))
         || effects.fused_operation().is_some_and(|(form, lanes)| !vectors::emits_fused(form, lanes));
-    if vectors || op.needs() == Needs::Mmx {
+    // With those that compute in floating point besides, the order of what they do counts.
+    if vectors || effects.mmx && effects.float_operation().is_some() {
         return apart;
     }
     // A fault in the middle would leave part of a bit string's address behind; and what lies in two places is rare.

@@ -14,7 +14,7 @@ use crate::{
         x87::{FNSTSW_MEMORY, Form, MASKS, SUMMARY, form},
     },
     mode::Mode,
-    state::{Cpu, X87, reg},
+    state::{Cpu, F80, X87, reg},
     width::{B, D, Q, W},
 };
 use std::mem::offset_of;
@@ -115,7 +115,10 @@ impl Writer {
     }
 
     fn store_word_of_unit(&mut self, v: Val, part: usize) {
-        let place = Self::unit_place(part);
+        self.store_value(v, Self::unit_place(part));
+    }
+
+    fn store_value(&mut self, v: Val, place: At) {
         match self.fixed(v) {
             Fixed::In(host) => self.asm.store(Q, host, place),
             Fixed::Known(k) => {
@@ -123,6 +126,37 @@ impl Writer {
                 self.asm.store(Q, RAX, place);
             }
         }
+    }
+
+    /// Leaves an MMX instruction to the interpreter where the unit is the host's, or an exception of it is pending.
+    pub(super) fn demand_mmx(&mut self) {
+        self.asm.load(W, RAX, Self::unit_place(offset_of!(X87, status)));
+        self.asm.alu_constant(Alu::And, D, RAX, SUMMARY.into());
+        self.asm.alu_load(Alu::Or, B, RAX, Self::passage(offset_of!(Passage, x87)));
+        self.bail(cond::NOT_EQUAL);
+    }
+
+    /// The unit becomes the MMX unit.
+    pub(super) fn become_mmx(&mut self) {
+        self.asm.alu_memory(Alu::And, W, Self::unit_place(offset_of!(X87, status)), !i32::from(X87::TOP));
+        self.asm.store_constant(B, 0xff, Self::unit_place(offset_of!(X87, tags)));
+    }
+
+    fn mmx_place(r: u8, part: usize) -> At {
+        Self::unit_place(offset_of!(X87, regs) + usize::from(r & 7) * size_of::<F80>() + part)
+    }
+
+    pub(super) fn mmx_register(&mut self, r: u8) -> Val {
+        let to = self.temporary();
+        self.asm.load(Q, to, Self::mmx_place(r, offset_of!(F80, significand)));
+        self.standing(to)
+    }
+
+    /// Sets one, now: what could fault is done.
+    pub(super) fn set_mmx_register(&mut self, r: u8, v: Val) {
+        self.store_value(v, Self::mmx_place(r, offset_of!(F80, significand)));
+        let exponent = Self::mmx_place(r, offset_of!(F80, sign_exponent));
+        self.asm.store_constant(W, -1, exponent);
     }
 
     /// From here on the host's unit is the guest's. If that cannot be, the interpreter runs the instruction.
