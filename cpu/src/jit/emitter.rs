@@ -132,8 +132,8 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) unit_is_live: bool,
     /// It is known to be not, and no exception of it to be pending.
     pub(super) mmx_is_ready: bool,
-    /// Functions of the unit.
-    pub(super) unit: SigRef,
+    /// Its instructions, without and with an operand.
+    pub(super) unit: [SigRef; 2],
     systemv: SigRef,
     systemv_end: SigRef,
     exit: SigRef,
@@ -156,7 +156,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             b.import_signature(s)
         });
         let preserve_all = b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(3) });
-        let unit = b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(1) });
+        let unit =
+            [0, 1].map(|n| b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(n) }));
         let exit = b.import_signature(Signature { call_conv: CallConv::Winch, ..pointer(1) });
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);

@@ -63,6 +63,37 @@ const _: () = assert!(offset_of!(TlbEntry, read) == 0 && offset_of!(TlbEntry, wr
 const _: () = assert!(offset_of!(NearPage, tag) == 0 && offset_of!(NearPage, addend) == 8);
 const _: () = assert!(offset_of!(NearPage, room) == 16 && offset_of!(TlbEntry, addend) == 16);
 
+/// An instruction of the host's x87 unit, which Cranelift takes for a call.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other hosts have none"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// On registers alone, by the 11 bits of its opcode.
+    Registers(u16),
+    /// With memory at the first argument.
+    Memory(u16),
+    /// FCMOVcc from a register, if the first argument's low byte is not 0.
+    Conditional(u8),
+}
+
+impl Unit {
+    /// As a number.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Unit::Registers(opcode) => opcode.into(),
+            Unit::Memory(opcode) => 0x1_0000 | u32::from(opcode),
+            Unit::Conditional(k) => 0x2_0000 | u32::from(k),
+        }
+    }
+    /// The inverse.
+    pub(super) fn from_number(k: u32) -> Self {
+        match k >> 16 {
+            0 => Unit::Registers(k as u16),
+            1 => Unit::Memory(k as u16),
+            _ => Unit::Conditional(k as u8),
+        }
+    }
+}
+
 /// What in a function's code is to be filled in when it is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fix {

@@ -1,11 +1,13 @@
 //! x87 in translated code: the host's unit is the guest's, see `host/x87.rs`, so that an instruction is the host's same
-//! instruction. Each is a function of one instruction, which Cranelift calls; operands in memory are looked up like all others.
+//! instruction. Cranelift, which knows none of them, takes them for calls that keep all registers; operands in memory are looked
+//! up like all others.
 //! What is no exact operation, and all of it while an exception is unmasked, is the interpreter's.
 
 use super::{
     Passage,
-    emitter::{Bit, Emitter, Untranslatable, Val, at},
-    host,
+    cache::Name,
+    emitter::{Bit, Emitter, Untranslatable, Val, at, import},
+    host::{self, Unit},
     region::reaches_memory,
 };
 use crate::{
@@ -139,11 +141,11 @@ impl Emitter<'_, '_> {
         }
         self.demand_unit();
         match form {
-            Form::Registers => self.call_unit(host::x87_function(opcode), self.cpu),
+            Form::Registers => self.unit(Unit::Registers(opcode), None),
             Form::Memory { size, write } => {
                 let linear = self.operand_address(i, None);
                 let host = self.host_address(linear, size.into(), write, Self::begins_with(i));
-                self.call_unit(host::x87_function(opcode), host);
+                self.unit(Unit::Memory(opcode), Some(host));
                 let offset = self.operand_offset(i);
                 let offset = self.wide(Q, offset);
                 self.store_state(offset, place(offset_of!(X87, dp)));
@@ -154,15 +156,15 @@ impl Emitter<'_, '_> {
                 let flags = self.current_flags();
                 let c = self.condition_of(flags, i.dst);
                 let c = self.bit_as(I64, c);
-                self.call_unit(host::x87_conditional(i.src), c);
+                self.unit(Unit::Conditional(i.src), Some(c));
             }
             Form::Relation => {
-                self.call_unit(host::x87_relation(opcode), self.cpu);
+                self.call_unit(host::x87_relation(opcode));
                 self.take_relation();
             }
             Form::ToAx => {
                 let word = self.word();
-                self.call_unit(host::x87_function(FNSTSW_MEMORY), word);
+                self.unit(Unit::Memory(FNSTSW_MEMORY), Some(word));
                 let word = self.load_state(I16, WORD);
                 self.set(W, reg::RAX, Val::Computed(word));
                 return Ok(());
@@ -170,7 +172,7 @@ impl Emitter<'_, '_> {
             Form::StoreWord => {
                 let linear = self.operand_address(i, None);
                 let host = self.host_address(linear, 2, true, Self::begins_with(i));
-                self.call_unit(host::x87_function(opcode), host);
+                self.unit(Unit::Memory(opcode), Some(host));
                 return Ok(());
             }
             Form::LoadControl => {
@@ -181,15 +183,15 @@ impl Emitter<'_, '_> {
                 self.bail_if(unmasks);
                 self.store_state(control, WORD);
                 let word = self.word();
-                self.call_unit(host::x87_function(opcode), word);
+                self.unit(Unit::Memory(opcode), Some(word));
                 return Ok(());
             }
             Form::Clear => {
-                self.call_unit(host::x87_function(opcode), self.cpu);
+                self.unit(Unit::Registers(opcode), None);
                 return Ok(());
             }
             Form::Initialise => {
-                self.call_unit(host::x87_function(opcode), self.cpu);
+                self.unit(Unit::Registers(opcode), None);
                 self.forget_pointers();
                 return Ok(());
             }
@@ -204,11 +206,18 @@ impl Emitter<'_, '_> {
         self.b.ins().iadd_imm_s(self.cpu, i64::from(WORD))
     }
 
-    /// Calls a function of the unit, which changes nothing else.
-    fn call_unit(&mut self, function: usize, argument: Value) {
+    /// An instruction of the unit, which changes nothing else; its operand in memory.
+    fn unit(&mut self, what: Unit, operand: Option<Value>) {
+        let signature = self.unit[usize::from(operand.is_some())];
+        let instruction = import(self.b, Name::Unit(what), signature);
+        self.b.ins().call(instruction, operand.as_slice());
+    }
+
+    /// Calls a function with the CPU, which changes nothing but the unit.
+    fn call_unit(&mut self, function: usize) {
         let function = self.constant(I64, function as i64);
-        let signature = self.unit;
-        self.b.ins().call_indirect(signature, function, &[argument]);
+        let (signature, cpu) = (self.unit[1], self.cpu);
+        self.b.ins().call_indirect(signature, function, &[cpu]);
     }
 
     /// From here on the host's unit is the guest's. If that cannot be, the interpreter runs the instruction.
@@ -221,7 +230,7 @@ impl Emitter<'_, '_> {
         let already = self.b.create_block();
         self.b.ins().brif(live, already, &[], enter, &[]);
         self.to(enter);
-        self.call_unit(host::enter_x87 as *const () as usize, self.cpu);
+        self.call_unit(host::enter_x87 as *const () as usize);
         let answer = self.load_state(I64, ANSWER);
         let bail = self.bail_block();
         self.b.ins().brif(answer, back, &[], bail, &[]);

@@ -4,7 +4,7 @@
 //! That needs all exceptions masked, so that the host never traps. Rust has no use for the unit: code that is called meanwhile
 //! does not notice, unless it wants the guest's state, see [`leave_x87`].
 
-use super::{ANSWER, X87_LIVE, X87_RELATION};
+use super::{ANSWER, Unit, X87_LIVE, X87_RELATION};
 use crate::state::{Cpu, F80, X87};
 use std::{
     arch::{asm, naked_asm},
@@ -141,58 +141,31 @@ pub(in crate::jit) fn has_fisttp() -> bool {
     is_x86_feature_detected!("sse3")
 }
 
-/// Bytes of each function of [`instructions`].
-const EACH: usize = 8;
+/// FCMOVNE from ST(0).
+const MOVE_IF_NOT_EQUAL: u16 = 0x3c8;
 
-/// A function for each instruction, which changes no register but those of the unit: opcodes D8 to DF, for each those with
-/// memory at the first argument (ModRM bytes with RDI), then those with registers.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn instructions() {
-    naked_asm!(
-        ".set softmetal_x87_opcode, 0xd8",
-        ".rept 8",
-        ".set softmetal_x87_modrm, 7",
-        ".rept 8",
-        ".byte softmetal_x87_opcode, softmetal_x87_modrm, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc",
-        ".set softmetal_x87_modrm, softmetal_x87_modrm + 8",
-        ".endr",
-        ".set softmetal_x87_modrm, 0xc0",
-        ".rept 64",
-        ".byte softmetal_x87_opcode, softmetal_x87_modrm, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc",
-        ".set softmetal_x87_modrm, softmetal_x87_modrm + 1",
-        ".endr",
-        ".set softmetal_x87_opcode, softmetal_x87_opcode + 1",
-        ".endr",
-    )
-}
-
-/// Address of the function for an instruction, by the 11 bits of its opcode. Its argument is where the operand is, if that is
-/// in memory.
-pub(in crate::jit) fn x87_function(opcode: u16) -> usize {
-    let (high, modrm) = (usize::from(opcode >> 8 & 7), usize::from(opcode & 0xff));
-    let place = if modrm < 0xc0 { modrm >> 3 & 7 } else { 8 + (modrm & 0x3f) };
-    instructions as *const () as usize + EACH * (72 * high + place)
-}
-
-/// Bytes of each function of [`conditional`].
-const EACH_CONDITIONAL: usize = 8;
-
-/// FCMOVcc for each register: it moves if the first argument is not 0.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn conditional() {
-    naked_asm!(
-        ".set softmetal_x87_modrm, 0xc8",
-        ".rept 8",
-        // test dil, dil; fcmovne; ret
-        ".byte 0x40, 0x84, 0xff, 0xdb, softmetal_x87_modrm, 0xc3, 0xcc, 0xcc",
-        ".set softmetal_x87_modrm, softmetal_x87_modrm + 1",
-        ".endr",
-    )
-}
-
-/// Address of the function for FCMOVcc from ST(k).
-pub(in crate::jit) fn x87_conditional(k: u8) -> usize {
-    conditional as *const () as usize + EACH_CONDITIONAL * usize::from(k & 7)
+/// Makes an instruction of the call whose displacement stands at `offset`; false where there is none. A call of five bytes has
+/// room for it, and all that a call may change, an instruction of the unit leaves alone. Operands are where the call has its
+/// first argument.
+pub(in crate::jit) fn make_x87(code: &mut [u8], offset: usize, what: Unit) -> bool {
+    let Some(call) = offset.checked_sub(1).and_then(|at| code.get_mut(at..at + 5)) else { return false };
+    if call[0] != 0xe8 {
+        return false;
+    }
+    let bytes = |opcode: u16| [0xd8 | (opcode >> 8 & 7) as u8, opcode as u8];
+    let [first, second] = match what {
+        Unit::Registers(opcode) => bytes(opcode),
+        // [rdi]
+        Unit::Memory(opcode) => bytes(opcode & 0x738 | 7),
+        Unit::Conditional(k) => bytes(MOVE_IF_NOT_EQUAL | u16::from(k & 7)),
+    };
+    match what {
+        // test dil, dil
+        Unit::Conditional(_) => call.copy_from_slice(&[0x40, 0x84, 0xff, first, second]),
+        // nop dword ptr [rax]
+        _ => call.copy_from_slice(&[first, second, 0x0f, 0x1f, 0]),
+    }
+    true
 }
 
 /// Bytes of each function of [`relations`].
@@ -241,19 +214,35 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_has_its_function() {
-        for opcode in 0..0x800u16 {
-            let (first, modrm) = (0xd8 + (opcode >> 8) as u8, opcode as u8);
-            let modrm = if modrm < 0xc0 { modrm & 0x38 | 7 } else { modrm };
-            assert_eq!(bytes(x87_function(opcode)), [first, modrm, 0xc3], "{opcode:#x}");
-        }
+    fn calls_become_instructions() {
+        let made = |what| {
+            let mut code = [0x90, 0xe8, 1, 2, 3, 4, 0x90];
+            assert!(make_x87(&mut code, 2, what));
+            assert_eq!((code[0], code[6]), (0x90, 0x90));
+            let mut decoder = iced_x86::Decoder::new(64, &code[1..6], iced_x86::DecoderOptions::NONE);
+            let first = decoder.decode();
+            let last = decoder.decode();
+            assert!(!decoder.can_decode());
+            (format!("{:?}", first.code()), format!("{:?}", last.code()))
+        };
+        let first = |what| made(what).0;
+        assert_eq!(first(Unit::Registers(0x0c1)), "Fadd_st0_sti");
+        assert_eq!(first(Unit::Registers(0x6d9)), "Fcompp");
+        assert_eq!(first(Unit::Memory(0x042)), "Fadd_m32fp");
+        assert_eq!(first(Unit::Memory(0x53f)), "Fnstsw_m2byte");
+        assert_eq!(made(Unit::Registers(0x1fa)), ("Fsqrt".into(), "Nop_rm32".into()));
+        assert_eq!(made(Unit::Conditional(3)), ("Test_rm8_r8".into(), "Fcmovne_st0_sti".into()));
     }
 
     #[test]
-    fn every_condition_and_relation_has_its_function() {
-        for k in 0..8 {
-            assert_eq!(bytes(x87_conditional(k)), [0x40, 0x84, 0xff, 0xdb, 0xc8 + k, 0xc3], "ST({k})");
-        }
+    fn only_calls_become_instructions() {
+        assert!(!make_x87(&mut [0xe9, 0, 0, 0, 0], 1, Unit::Registers(0x0c1)));
+        assert!(!make_x87(&mut [0xe8, 0, 0, 0], 1, Unit::Registers(0x0c1)));
+        assert!(!make_x87(&mut [0xe8, 0, 0, 0, 0], 0, Unit::Registers(0x0c1)));
+    }
+
+    #[test]
+    fn every_relation_has_its_function() {
         for (high, first) in [(3, 0xdb), (7, 0xdf)] {
             for modrm in 0xe8..0xf8u8 {
                 let at = x87_relation(high << 8 | u16::from(modrm));
