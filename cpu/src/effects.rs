@@ -44,8 +44,10 @@ pub struct Effects {
     float: Option<(FloatOp, Lanes, u8)>,
     /// Its fused one.
     fused: Option<(Fused, Lanes)>,
-    /// It has vector operations that are not in those lists: more of them, MMX registers.
+    /// It has vector operations that are not in those lists: more of them.
     pub(crate) other_vector: bool,
+    /// It works on MMX registers, and the x87 unit becomes the MMX unit; that is plain Rust too.
+    pub(crate) mmx: bool,
 }
 
 /// Vector operations that are noted.
@@ -296,11 +298,18 @@ impl Emit for Effects {
     fn set_xmm(&mut self, r: u8, (): ()) {
         self.set_vector(r);
     }
+    fn begin_mmx(&mut self, _: &Insn) -> Emitted<Self> {
+        (self.mmx, self.opaque) = (true, true);
+        Ok(())
+    }
+    fn end_mmx(&mut self, i: &Insn) -> Emitted<Self> {
+        self.begin_mmx(i)
+    }
     fn mm(&mut self, _: u8) {
-        self.other_vector = true;
+        self.mmx = true;
     }
     fn set_mm(&mut self, _: u8, (): ()) {
-        self.other_vector = true;
+        self.mmx = true;
     }
     fn vec(&mut self, op: VecOp, (): (), (): (), _: u8) {
         self.operation(op);

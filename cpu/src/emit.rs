@@ -7,6 +7,7 @@ use crate::{
     flags::Arith,
     insn::{Insn, Kind},
     state::Cpu,
+    sys,
     vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
     width::{B, Q, Width},
 };
@@ -216,6 +217,16 @@ pub(crate) trait Emit: Sized {
     fn xmm(&mut self, r: u8) -> Self::Vec;
     /// Sets one; the other half stays.
     fn set_xmm(&mut self, r: u8, v: Self::Vec);
+    /// #MF if an x87 exception is pending: so MMX instructions begin.
+    #[inline(always)]
+    fn begin_mmx(&mut self, i: &Insn) -> Emitted<Self> {
+        self.plain(i, sys::x87::fwait)
+    }
+    /// The x87 unit becomes the MMX unit; nothing can fault any more. So they end.
+    #[inline(always)]
+    fn end_mmx(&mut self, i: &Insn) -> Emitted<Self> {
+        self.plain(i, sys::x87::become_mmx)
+    }
     /// An MMX register; what MMX instructions do to the x87 unit besides, their semantics say.
     fn mm(&mut self, r: u8) -> Self::Val;
     fn set_mm(&mut self, r: u8, v: Self::Val);

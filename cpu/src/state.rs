@@ -164,6 +164,7 @@ pub use crate::float::F80;
 
 /// The x87 FPU. Registers are held by their physical number; ST(i) is `regs[(top + i) & 7]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[repr(C)]
 pub struct X87 {
     /// Physical registers.
     pub regs: [F80; 8],
@@ -171,18 +172,18 @@ pub struct X87 {
     pub control: u16,
     /// Status word, with TOP in bits 13:11.
     pub status: u16,
-    /// A bit for each physical register: 1 is in use (the abridged tag word of FXSAVE).
-    pub tags: u8,
     /// Last instruction's opcode, 11 bits.
     pub opcode: u16,
+    /// Its code segment selector: translated code stores both at once.
+    pub cs: u16,
+    /// Last data pointer's segment selector.
+    pub ds: u16,
+    /// A bit for each physical register: 1 is in use (the abridged tag word of FXSAVE).
+    pub tags: u8,
     /// Last instruction pointer.
     pub ip: u64,
-    /// Its code segment selector.
-    pub cs: u16,
     /// Last data pointer.
     pub dp: u64,
-    /// Its data segment selector.
-    pub ds: u16,
 }
 
 impl Default for X87 {

@@ -382,6 +382,24 @@ fn programs_with_floating_point() {
     run(Segments::LONG, 7000, 60, &codes, false, &SLICES);
 }
 
+/// x87 and what leaves that unit or wants its state: MMX, the approximations of the interpreter, SSE between them. Control words
+/// from memory unmask exceptions at times.
+fn x87_codes(bitness: u32) -> Vec<Code> {
+    use iced_x86::CpuidFeature as F;
+    let features = [F::FPU, F::FPU287, F::FPU387, F::CMOV, F::INTEL8086, F::INTEL386, F::MMX, F::SSE3];
+    let x87 = |code: Code| format!("{code:?}").starts_with('F') || code.mnemonic() == M::Wait;
+    let others =
+        |code: Code| matches!(code.mnemonic(), M::Add | M::Mov | M::Paddd | M::Movq | M::Emms | M::Haddps);
+    let all = forms::codes_for(bitness, &features).into_iter();
+    all.filter(|&code| x87(code) || others(code)).collect()
+}
+
+#[test]
+fn programs_with_x87() {
+    run(Segments::LONG, 9000, 120, &x87_codes(64), false, &SLICES);
+    run(Segments::FLAT32, 9500, 60, &x87_codes(32), false, &SLICES);
+}
+
 /// Shuffles, shifts, products and what else works on integers in vector registers, those with functions of their own among them.
 #[test]
 fn programs_with_integer_vectors() {

@@ -1,6 +1,8 @@
-//! How long vector instructions take: a report, for those who change their handlers. SPEED_OF chooses a line.
+//! How long vector and x87 instructions take: a report, for those who change their handlers. SPEED_OF chooses lines, SPEED_WITH
+//! the engine: jit, t1 (the translator in one pass), or else the interpreter.
 
 use iced_x86::code_asm::*;
+use softmetal_cpu::{Options, Translate};
 use softmetal_cpu_testing::{End, Machine, layout::*};
 use std::time::Instant;
 
@@ -14,12 +16,23 @@ fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), 
         return;
     }
     const TURNS: u32 = 300_000;
-    let mut machine = Machine::default();
+    let (threshold, one_pass) = match std::env::var("SPEED_WITH").as_deref() {
+        Ok("jit") => (0, None),
+        Ok("t1") => (u32::MAX, Some(0)),
+        _ => (u32::MAX, None),
+    };
+    let jit =
+        (threshold == 0 || one_pass.is_some()).then_some(Translate { threshold, one_pass, at_once: true });
+    let mut machine = Machine::new(Options { cpus: 1, jit, ..Options::default() });
     let assemble = || -> Result<Vec<u8>, iced_x86::IcedError> {
         let mut a = CodeAssembler::new(64)?;
         a.mov(rsi, KERNEL_DATA)?;
         a.mov(rdi, KERNEL_DATA + 0x1000)?;
         a.mov(ecx, TURNS)?;
+        a.fninit()?;
+        a.fld1()?;
+        a.fldz()?;
+        a.fld1()?;
         let mut again = a.create_label();
         a.set_label(&mut again)?;
         body(&mut a)?;
@@ -85,6 +98,42 @@ fn speed() {
             a.fstp(qword_ptr(rdi + 8 * k as u64))
         })
     });
+    time("fadd", 8, |a| (0..8).try_for_each(|_| a.fadd_2(st0, st1)));
+    time("fmul", 8, |a| (0..8).try_for_each(|_| a.fmul_2(st0, st1)));
+    time("fdiv", 8, |a| (0..8).try_for_each(|_| a.fdiv_2(st0, st1)));
+    time("fsqrt", 8, |a| (0..8).try_for_each(|_| a.fsqrt()));
+    time("fadd m64", 8, |a| (0..8).try_for_each(|k| a.fadd(qword_ptr(rsi + 8 * k as u64))));
+    time("fld m64, fstp st0", 8, |a| {
+        (0..4).try_for_each(|k| {
+            a.fld(qword_ptr(rsi + 8 * k as u64))?;
+            a.fstp(st0)
+        })
+    });
+    time("fxch", 8, |a| (0..8).try_for_each(|_| a.fxch(st0, st1)));
+    time("fld m80, fstp m80", 8, |a| {
+        (0..4).try_for_each(|_| {
+            a.fld(tbyte_ptr(rsi))?;
+            a.fstp(tbyte_ptr(rdi))
+        })
+    });
+    time("fild, fistp", 8, |a| {
+        (0..4).try_for_each(|k| {
+            a.fild(dword_ptr(rsi + 8 * k as u64))?;
+            a.fistp(dword_ptr(rdi + 8 * k as u64))
+        })
+    });
+    time("fcomi", 8, |a| (0..8).try_for_each(|_| a.fcomi(st0, st1)));
+    time("fnstsw", 8, |a| (0..8).try_for_each(|_| a.fnstsw(ax)));
+    time("fnstcw, fldcw", 8, |a| {
+        (0..4).try_for_each(|_| {
+            a.fnstcw(word_ptr(rdi))?;
+            a.fldcw(word_ptr(rdi))
+        })
+    });
+    time("rcpps", 8, |a| (0..8).try_for_each(|k| a.rcpps(XMM[k], xmm9)));
+    time("vcvtph2ps", 8, |a| (0..8).try_for_each(|k| a.vcvtph2ps(XMM[k], xmm9)));
+    time("vcvtps2ph", 8, |a| (0..8).try_for_each(|k| a.vcvtps2ph(XMM[k], xmm9, 0)));
+    time("vpsllvd", 8, |a| (0..8).try_for_each(|k| a.vpsllvd(XMM[k], xmm9, xmm10)));
     time("pshufb", 8, |a| (0..8).try_for_each(|k| a.pshufb(XMM[k], xmm9)));
     time("palignr", 8, |a| (0..8).try_for_each(|k| a.palignr(XMM[k], xmm9, 4)));
     time("pmovzxbw memory", 8, |a| {

@@ -36,6 +36,15 @@ pub(super) mod system {
     }
 }
 
+pub(super) mod x87 {
+    use crate::{insn::Insn, mode::Mode};
+
+    /// Whether translated code has the x87 instruction inline.
+    pub(in crate::jit) fn emits(_: &Insn, _: Mode) -> bool {
+        false
+    }
+}
+
 pub(super) mod vectors {
     use crate::vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp};
 

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    host::{self, Fix},
+    host::{self, Fix, Unit},
     service::{Compiled, Parts},
 };
 use rustix::{
@@ -134,6 +134,8 @@ impl Cache {
                 Name::Lookup => (self.lookup, Fix::Jump),
                 Name::Exit(k) => (stubs + host::STUB * k as usize, Fix::Jump),
                 Name::Cell(k) => (base + 8 * k as usize, hole.fix),
+                // Its code has no hole.
+                Name::Unit(_) => return None,
             };
             if !host::fill(&mut bytes[start..], hole.offset, code, kind, target, hole.addend) {
                 return None;
@@ -253,6 +255,8 @@ pub(super) enum Name {
     Exit(u32),
     /// A cell in front of the code.
     Cell(u32),
+    /// Nowhere: an instruction stands in the place of the call.
+    Unit(Unit),
 }
 
 impl Name {
@@ -264,6 +268,7 @@ impl Name {
             Name::Lookup => (0, 2),
             Name::Exit(k) => (1, k),
             Name::Cell(k) => (2, k),
+            Name::Unit(what) => (3, what.number()),
         }
     }
     /// The inverse.
@@ -274,6 +279,7 @@ impl Name {
             (0, 2) => Name::Lookup,
             (1, k) => Name::Exit(k),
             (2, k) => Name::Cell(k),
+            (3, k) => Name::Unit(Unit::from_number(k)),
             _ => return None,
         })
     }

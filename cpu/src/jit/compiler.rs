@@ -96,6 +96,12 @@ impl Compiler {
             {
                 return None;
             }
+            if let Name::Unit(what) = name {
+                if !host::make_x87(&mut code, offset, what) {
+                    return None;
+                }
+                continue;
+            }
             holes.push(Hole { offset, fix, name, addend: reloc.addend });
         }
         for jump in indirect_jumps(compiled) {

@@ -18,7 +18,7 @@ use crate::{
     fault::Done,
     flags::Flags,
     insn::{Insn, Kind},
-    sem::{self, Op},
+    sem::{self, Needs, Op},
     state::{Cpu, Mxcsr, reg},
     width::Width,
 };
@@ -128,6 +128,12 @@ pub(super) struct Emitter<'a, 'b> {
     /// Where the instruction in hand leaves the region for the interpreter.
     bail: Option<Block>,
     pub(super) needed: Needed,
+    /// The x87 unit is known to be the host's.
+    pub(super) unit_is_live: bool,
+    /// It is known to be not, and no exception of it to be pending.
+    pub(super) mmx_is_ready: bool,
+    /// Its instructions, without and with an operand.
+    pub(super) unit: [SigRef; 2],
     systemv: SigRef,
     systemv_end: SigRef,
     exit: SigRef,
@@ -150,6 +156,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             b.import_signature(s)
         });
         let preserve_all = b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(3) });
+        let unit =
+            [0, 1].map(|n| b.import_signature(Signature { call_conv: CallConv::PreserveAll, ..pointer(n) }));
         let exit = b.import_signature(Signature { call_conv: CallConv::Winch, ..pointer(1) });
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
@@ -185,6 +193,9 @@ impl<'a, 'b> Emitter<'a, 'b> {
             index: 0,
             bail: None,
             needed: Needed::default(),
+            unit_is_live: false,
+            mmx_is_ready: false,
+            unit,
             systemv,
             systemv_end,
             exit,
@@ -385,6 +396,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         (self.node, self.dirty) = (k, node.dirty);
         self.b.switch_to_block(self.blocks[k]);
         self.pending = self.inherited[k].unwrap_or(Pending::Variables);
+        (self.unit_is_live, self.mmx_is_ready) = (false, false);
         for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
             self.index = index;
             let last = index + 1 == node.steps.len();
@@ -439,10 +451,23 @@ impl<'a, 'b> Emitter<'a, 'b> {
             }
             Way::Call => {
                 self.call(i, step);
+                (self.unit_is_live, self.mmx_is_ready) = (false, false);
                 self.dirty = step.dirty_behind(self.dirty);
                 Ok(false)
             }
             Way::Emit if self.system(Op::from_number(i.op)) => {
+                self.commit();
+                Ok(false)
+            }
+            Way::Emit if matches!(Op::from_number(i.op).needs(), Needs::X87 | Needs::Wait) => {
+                self.x87(i)?;
+                self.mmx_is_ready = false;
+                self.commit();
+                Ok(false)
+            }
+            Way::Emit if Op::from_number(i.op) == Op::Emms => {
+                self.demand_mmx();
+                self.become_mmx(0)?;
                 self.commit();
                 Ok(false)
             }

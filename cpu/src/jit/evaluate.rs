@@ -514,10 +514,27 @@ impl Emit for Emitter<'_, '_> {
     fn set_xmm(&mut self, r: u8, v: Value) {
         self.set_vector(r, v);
     }
-    fn mm(&mut self, _: u8) -> Val {
-        Known(0)
+    fn begin_mmx(&mut self, _: &Insn) -> Emitted<Self> {
+        self.demand_mmx();
+        Ok(())
     }
-    fn set_mm(&mut self, _: u8, _: Val) {}
+    fn end_mmx(&mut self, _: &Insn) -> Emitted<Self> {
+        self.become_mmx(0xff)
+    }
+    fn mm(&mut self, r: u8) -> Val {
+        Computed(self.mmx_register(r))
+    }
+    fn set_mm(&mut self, r: u8, v: Val) {
+        let v = match v {
+            Computed(v) if self.b.func.dfg.value_type(v) == F64 => v,
+            Computed(v) => {
+                let w = Width(self.b.func.dfg.value_type(v).bytes() as u8);
+                self.wide(w, Computed(v))
+            }
+            Known(_) => self.wide(Q, v),
+        };
+        self.set_mmx_register(r, v);
+    }
     fn source_x(&mut self, i: &Insn) -> Result<Value, Untranslatable> {
         if i.src_kind() == Kind::Reg {
             return Ok(self.xmm(i.src));
@@ -533,8 +550,11 @@ impl Emit for Emitter<'_, '_> {
         }
         Ok(Computed(self.guest(lane_type(w), i)))
     }
-    fn source_mm(&mut self, _: &Insn) -> Result<Val, Untranslatable> {
-        Err(Untranslatable)
+    fn source_mm(&mut self, i: &Insn) -> Result<Val, Untranslatable> {
+        if i.src_kind() == Kind::Reg {
+            return Ok(self.mm(i.src));
+        }
+        Ok(Computed(self.guest(F64, i)))
     }
     fn put_x(&mut self, i: &Insn, v: Value) -> Emitted<Self> {
         if i.dst_kind() == Kind::Reg {

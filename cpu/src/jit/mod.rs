@@ -29,6 +29,8 @@ mod lookup;
 #[cfg(feature = "jit")]
 mod memory;
 #[cfg(feature = "jit")]
+mod mmx;
+#[cfg(feature = "jit")]
 mod pages;
 mod placements;
 #[cfg_attr(all(feature = "jit", target_arch = "x86_64"), path = "quick/mod.rs")]
@@ -43,6 +45,9 @@ mod targets;
 #[cfg(feature = "jit")]
 mod vectors;
 mod worth;
+#[cfg(feature = "jit")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_x87.rs")]
+mod x87;
 
 pub use placements::{Placement, Placements};
 pub(crate) use region::{Code, INSTRUCTIONS, Part};
@@ -61,7 +66,7 @@ use crate::{
     statistics::Doing,
 };
 #[cfg(not(feature = "jit"))]
-use absent::{compiler, system, vectors};
+use absent::{compiler, system, vectors, x87};
 use cache::{Cache, Placed};
 use compiler::Compiler;
 use placements::Told;
@@ -154,6 +159,12 @@ pub(crate) struct Passage {
     pub(crate) kept: [u64; 2],
     /// A [`Status`], and above its eight bits what `raw` is.
     pub(crate) status: u32,
+    /// The guest's x87 unit is in the host's: see `host/x87.rs`.
+    pub(crate) x87: u8,
+    /// CF, ZF and PF of the last x87 comparison there.
+    pub(crate) relation: [u8; 3],
+    /// A control or status word on its way.
+    pub(crate) word: u16,
     /// The host's MXCSR while translated code runs.
     #[cfg(target_arch = "x86_64")]
     pub(crate) mxcsr: u32,
@@ -175,6 +186,9 @@ impl Default for Passage {
             raw: [0; 2],
             kept: [0; 2],
             status: 0,
+            x87: 0,
+            relation: [0; 3],
+            word: 0,
             #[cfg(target_arch = "x86_64")]
             mxcsr: crate::state::Mxcsr::RESET,
             #[cfg(target_arch = "x86_64")]
@@ -628,6 +642,7 @@ pub(crate) fn translated(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.whereabouts.set(Doing::Translated);
     // SAFETY: a head's code is that of a region in place; regions are freed by the dispatcher only.
     unsafe { host::enter(c, head.code.get()) };
+    host::leave_x87(c);
     c.whereabouts.set(Doing::Interpreter);
     c.left()
 }

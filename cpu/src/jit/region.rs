@@ -13,6 +13,7 @@ use crate::{
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::reg,
+    vector::VecOp,
 };
 use smallvec::SmallVec;
 
@@ -407,7 +408,7 @@ impl Step {
             step.reads |= FLAGS;
         }
         match step.way {
-            Way::Emit if effects.opaque => {
+            Way::Emit if effects.opaque && !effects.mmx => {
                 (step.reads, step.writes) = touches(op, i);
                 step.kills_flags = false;
             }
@@ -448,7 +449,8 @@ fn is_quiet(op: Op, effects: &Effects) -> bool {
     }
     !effects.opaque
         && !effects.other_vector
-        && effects.operations().all(vectors::emits)
+        // The approximations compute in floating point.
+        && effects.operations().all(|op| vectors::emits(op) && !matches!(op, VecOp::RcpPs | VecOp::RsqrtPs))
         && effects.float_operation().is_none()
         && effects.fused_operation().is_none()
 }
@@ -473,24 +475,27 @@ fn touches(op: Op, i: &Insn) -> (Set, Set) {
     }
 }
 
+/// Whether translated code comes to an instruction's operand in memory: segments with bases and limits, and alignment checks,
+/// are the interpreter's.
+pub(super) fn reaches_memory(i: &Insn, mode: Mode) -> bool {
+    let memory = |k: Kind| k == Kind::Far;
+    let far = memory(i.dst_kind()) || memory(i.src_kind());
+    let flat_32 = crate::decode::flat_32(mode);
+    mode.plain_64() || flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64)
+}
+
 fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     let apart = match op.class() {
         Class::Leave => return Way::End,
-        Class::Plain if super::system::emits(op, mode) => return Way::Emit,
+        Class::Plain if op == Op::Emms || super::system::emits(op, mode) || super::x87::emits(i, mode) => {
+            return Way::Emit;
+        }
         Class::Plain => return Way::Call,
         Class::Ending => Way::Leave,
         Class::Straight => Way::Call,
     };
-    let memory = |k: Kind| k == Kind::Far;
-    let far = memory(i.dst_kind()) || memory(i.src_kind());
     let touches_memory = effects.memory_read || effects.memory_written;
-    // Segments with bases and limits, and alignment checks, are the interpreter's.
-    let flat_32 = crate::decode::flat_32(mode);
-    let reachable = match mode.plain_64() {
-        true => true,
-        false => flat_32 && (!far || i.asize == 4 && matches!(i.seg, 0 | 2 | 3)) && !i.has(attr::IMM64),
-    };
-    if touches_memory && !reachable {
+    if touches_memory && !reaches_memory(i, mode) {
         return apart;
     }
     if mode.is_64() && mode.contains(Mode::ALIGN) && touches_memory {
@@ -501,7 +506,8 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
         || effects.ternary_operations().any(|op| !vectors::emits_ternary(op))
         || effects.float_operation().is_some_and(|(op, lanes, imm)| !vectors::emits_float(op, lanes, imm))
         || effects.fused_operation().is_some_and(|(form, lanes)| !vectors::emits_fused(form, lanes));
-    if vectors || op.needs() == Needs::Mmx {
+    // With those that compute in floating point besides, the order of what they do counts.
+    if vectors || effects.mmx && effects.float_operation().is_some() {
         return apart;
     }
     // A fault in the middle would leave part of a bit string's address behind; and what lies in two places is rare.

@@ -8,7 +8,7 @@ use crate::{
     insn::Insn,
     mmu::{Access, access::Place},
     ram::PAGE,
-    sem,
+    sem::{self, Class, Needs, Op},
     state::{Cpu, Mxcsr, TrapRule, Why},
 };
 
@@ -45,11 +45,23 @@ pub(super) unsafe extern "C" fn step_quietly(cpu: *mut Cpu, i: *const Insn, _: u
 
 fn run(c: &mut Cpu, i: &Insn) -> i64 {
     c.count_call(i);
+    if !leaves_x87_alone(Op::from_number(i.op)) {
+        host::leave_x87(c);
+    }
     let dropped = c.statistics.invalidations;
     match sem::alone(i.op)(c, i) {
         Ok(()) if c.statistics.invalidations == dropped => 0,
         Ok(()) => DROPPED,
         Err(_) => STOPPED,
+    }
+}
+
+/// Whether an instruction's function neither looks at the x87 unit nor changes it, nor the host's where it is that.
+fn leaves_x87_alone(op: Op) -> bool {
+    match op.class() {
+        Class::Straight | Class::Plain => matches!(op.needs(), Needs::Nothing | Needs::Avx),
+        Class::Ending => false,
+        Class::Leave => matches!(op, Op::Movs | Op::Stos | Op::Lods | Op::Cmps | Op::Scas),
     }
 }
 
@@ -81,6 +93,9 @@ pub(super) unsafe extern "C" fn end_quietly(cpu: *mut Cpu, i: *const Insn, n: u6
 /// `function` is the address of a function of [`sem::leaving`].
 unsafe fn run_last(c: &mut Cpu, i: &Insn, n: u64, function: usize) -> i64 {
     c.count_call(i);
+    if !leaves_x87_alone(Op::from_number(i.op)) {
+        host::leave_x87(c);
+    }
     let n = n as i32;
     // SAFETY: the caller's promise.
     let function: fn(&mut Cpu, &Insn) -> Done = unsafe { std::mem::transmute(function) };

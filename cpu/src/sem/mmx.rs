@@ -6,33 +6,20 @@
 use crate::{
     emit::{Emit, Emitted},
     insn::{Insn, Kind},
-    sys,
     vector::{FloatOp, Lanes, VecOp},
     width::{D, Q, W},
 };
 
-/// #MF if an x87 exception is pending.
-#[inline(always)]
-fn begin<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    e.plain(i, sys::x87::fwait)
-}
-
-/// The x87 unit becomes the MMX unit; nothing can fault any more.
-#[inline(always)]
-fn end<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    e.plain(i, sys::x87::become_mmx)
-}
-
 #[inline(always)]
 fn put<E: Emit>(e: &mut E, i: &Insn, v: E::Val) -> Emitted<E> {
     e.set_mm(i.dst, v);
-    end(e, i)
+    e.end_mmx(i)
 }
 
 /// Both operands with zeros above.
 #[inline(always)]
 fn operands<E: Emit>(e: &mut E, i: &Insn) -> Result<(E::Vec, E::Vec), E::Stop> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let b = e.source_mm(i)?;
     let a = e.mm(i.dst);
     Ok((e.lane_alone(a), e.lane_alone(b)))
@@ -50,7 +37,7 @@ pub(crate) fn packed<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// PSLLW mm, imm8 and its relatives.
 #[inline(always)]
 pub(crate) fn packed_shift<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let a = e.mm(i.dst);
     let a = e.lane_alone(a);
     let v = e.vec(VecOp::from_number(i.cc), a, a, i.imm as u8);
@@ -61,7 +48,7 @@ pub(crate) fn packed_shift<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// PUNPCKLBW, PUNPCKLWD, PUNPCKLDQ: SDM 2B. Of memory they read 32 bits.
 #[inline(always)]
 pub(crate) fn unpack_low<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let b = if i.src_kind() == Kind::Reg { e.mm(i.src) } else { e.source_w(D, i)? };
     let a = e.mm(i.dst);
     let (a, b) = (e.lane_alone(a), e.lane_alone(b));
@@ -113,7 +100,7 @@ pub(crate) fn align<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// PINSRW mm: SDM 2B "PINSRW".
 #[inline(always)]
 pub(crate) fn pinsrw<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let b = e.source_w(W, i)?;
     let a = e.mm(i.dst);
     let (a, b) = (e.lane_alone(a), e.lane_alone(b));
@@ -125,13 +112,13 @@ pub(crate) fn pinsrw<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// A general register := the low lane of `op` of MMX operand 1.
 #[inline(always)]
 fn to_general<E: Emit>(e: &mut E, i: &Insn, op: VecOp, imm: u8) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let a = e.mm(i.src);
     let a = e.lane_alone(a);
     let v = e.vec(op, a, a, imm);
     let v = e.lane(v, 0);
     e.set(D, i.dst, v);
-    end(e, i)
+    e.end_mmx(i)
 }
 
 /// PEXTRW r, mm: SDM 2B "PEXTRW".
@@ -149,7 +136,7 @@ pub(crate) fn pmovmskb<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// MOVD, MOVQ from a general register, and from memory: `w2` tells how much.
 #[inline(always)]
 pub(crate) fn load<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let v = e.source_w(i.w2, i)?;
     put(e, i, v)
 }
@@ -157,7 +144,7 @@ pub(crate) fn load<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// MOVQ mm, mm.
 #[inline(always)]
 pub(crate) fn movq<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let v = e.mm(i.src);
     put(e, i, v)
 }
@@ -165,7 +152,7 @@ pub(crate) fn movq<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// MOVD, MOVQ to a general register or memory, MOVNTQ: `w` tells how much.
 #[inline(always)]
 pub(crate) fn store<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let v = e.mm(i.src);
     let v = e.trunc(Q, i.w, v);
     if i.dst_kind() == Kind::Reg {
@@ -173,23 +160,23 @@ pub(crate) fn store<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     } else {
         e.put_lane(i.w, i, v)?;
     }
-    end(e, i)
+    e.end_mmx(i)
 }
 
 /// MOVQ2DQ: SDM 2B "MOVQ2DQ".
 #[inline(always)]
 pub(crate) fn movq2dq<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let v = e.mm(i.src);
     let v = e.lane_alone(v);
     e.set_xmm(i.dst, v);
-    end(e, i)
+    e.end_mmx(i)
 }
 
 /// MOVDQ2Q: SDM 2B "MOVDQ2Q".
 #[inline(always)]
 pub(crate) fn movdq2q<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let v = e.xmm(i.src);
     let v = e.lane(v, 0);
     put(e, i, v)
@@ -201,11 +188,11 @@ fn from_integers<E: Emit>(e: &mut E, i: &Insn, lanes: Lanes) -> Result<(E::Vec, 
     // From memory it has nothing to do with MMX. With a register, silicon has gone over to MMX when #XM arises.
     let register = i.src_kind() == Kind::Reg;
     if register {
-        begin(e, i)?;
+        e.begin_mmx(i)?;
     }
     let b = e.source_mm(i)?;
     if register {
-        end(e, i)?;
+        e.end_mmx(i)?;
     }
     let (a, b) = (e.xmm(i.dst), e.lane_alone(b));
     let v = e.float(FloatOp::FromD, lanes, a, b, 0)?;
@@ -232,7 +219,7 @@ pub(crate) fn cvtpi2pd<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// Two integers of floats in an XMM register or memory.
 #[inline(always)]
 fn to_integers<E: Emit>(e: &mut E, i: &Insn, op: FloatOp, lanes: Lanes) -> Emitted<E> {
-    begin(e, i)?;
+    e.begin_mmx(i)?;
     let b = match lanes {
         Lanes::Ps => {
             let v = e.source_lane(Q, i)?;
@@ -240,7 +227,7 @@ fn to_integers<E: Emit>(e: &mut E, i: &Insn, op: FloatOp, lanes: Lanes) -> Emitt
         }
         _ => e.source_x(i)?,
     };
-    end(e, i)?;
+    e.end_mmx(i)?;
     let v = e.float(op, lanes, b, b, 0)?;
     let v = e.lane(v, 0);
     e.set_mm(i.dst, v);

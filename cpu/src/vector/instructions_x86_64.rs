@@ -18,6 +18,8 @@ mod has {
     pub(super) const PCLMULQDQ: u32 = 1 << 5;
     pub(super) const SHA: u32 = 1 << 6;
     pub(super) const GFNI: u32 = 1 << 7;
+    pub(super) const AVX: u32 = 1 << 8;
+    pub(super) const AVX2: u32 = 1 << 9;
 }
 
 /// The host's extensions; 0 until somebody has asked.
@@ -40,7 +42,9 @@ fn look_up() -> u32 {
         | bit(is_x86_feature_detected!("aes"), has::AES)
         | bit(is_x86_feature_detected!("pclmulqdq"), has::PCLMULQDQ)
         | bit(is_x86_feature_detected!("sha"), has::SHA)
-        | bit(is_x86_feature_detected!("gfni"), has::GFNI);
+        | bit(is_x86_feature_detected!("gfni"), has::GFNI)
+        | bit(is_x86_feature_detected!("avx"), has::AVX)
+        | bit(is_x86_feature_detected!("avx2"), has::AVX2);
     HOST.store(known, Relaxed);
     known
 }
@@ -65,6 +69,8 @@ const fn needs(op: VecOp) -> u32 {
         V::ClMulQ => has::PCLMULQDQ,
         V::Sha1Rounds | V::Sha1NextE | V::Sha1Msg1 | V::Sha1Msg2 | V::Sha256Msg1 | V::Sha256Msg2 => has::SHA,
         V::Affine | V::AffineInverse | V::MulField => has::GFNI,
+        V::LookupD | V::LookupQ => has::AVX,
+        V::ShlVarD | V::ShlVarQ | V::ShrVarD | V::ShrVarQ | V::SarVarD => has::AVX2,
         _ => 0,
     }
 }
@@ -113,6 +119,18 @@ macro_rules! two {
         asm!(
             concat!($name, " {v}, {b}, ", $imm),
             v = inout(xmm_reg) v, b = in(xmm_reg) $b, options(pure, nomem, nostack, preserves_flags)
+        );
+        v
+    }};
+}
+/// An instruction of AVX with a result of its own.
+macro_rules! three {
+    ($name:literal, $a:expr, $b:expr) => {{
+        let v: Wide;
+        asm!(
+            concat!($name, " {v}, {a}, {b}"),
+            v = lateout(xmm_reg) v, a = in(xmm_reg) $a, b = in(xmm_reg) $b,
+            options(pure, nomem, nostack, preserves_flags)
         );
         v
     }};
@@ -310,6 +328,13 @@ unsafe fn run(op: VecOp, a: Wide, b: Wide, imm: u8) -> Wide {
             V::Affine => _mm_xor_si128(two!("gf2p8affineqb", a, b, 0), _mm_set1_epi8(imm as i8)),
             V::AffineInverse => _mm_xor_si128(two!("gf2p8affineinvqb", a, b, 0), _mm_set1_epi8(imm as i8)),
             V::MulField => two!("gf2p8mulb", a, b),
+            V::LookupD => three!("vpermilps", a, b),
+            V::LookupQ => three!("vpermilpd", a, b),
+            V::ShlVarD => three!("vpsllvd", a, b),
+            V::ShlVarQ => three!("vpsllvq", a, b),
+            V::ShrVarD => three!("vpsrlvd", a, b),
+            V::ShrVarQ => three!("vpsrlvq", a, b),
+            V::SarVarD => three!("vpsravd", a, b),
             _ => a,
         }
     }

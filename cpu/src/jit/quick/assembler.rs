@@ -394,6 +394,17 @@ impl Assembler {
         }
     }
 
+    // x87, by the 11 bits of the opcode.
+
+    /// An instruction with memory: no more of the ModRM byte counts than the opcode's part.
+    pub(super) fn x87_memory(&mut self, opcode: u16, at: At) {
+        let first = 0xd8 | u32::from(opcode >> 8 & 7);
+        self.modrm((0, false, first), false, (opcode >> 3 & 7) as u8, Place::Memory(at));
+    }
+    pub(super) fn x87_register(&mut self, opcode: u16) {
+        self.put(0xd8 | u64::from(opcode >> 8 & 7) | u64::from(opcode & 0xff) << 8, 2);
+    }
+
     // Vectors.
 
     /// An SSE2 operation with the 66 prefix.

@@ -173,3 +173,19 @@ fn what_does_not_fit_is_said() {
     a.constant(RAX, u64::MAX - 1);
     assert!(a.full && a.code().len() <= 12);
 }
+
+#[test]
+fn x87() {
+    let all = text(|a| {
+        a.x87_memory(0x000, At::new(RBP, 16));
+        a.x87_memory(0x53f, At::new(R12, 0));
+        a.x87_memory(0x33f, At::sum(RAX, R13));
+        a.x87_register(0x0c1);
+        a.x87_register(0x3f1);
+        a.x87_register(0x6d9);
+    });
+    assert_eq!(
+        all,
+        "fadd st,dword ptr [rbp+10h]; fnstsw [r12]; fstp tbyte ptr [rax+r13],st; fadd st,st(1); fcomi st,st(1); fcompp"
+    );
+}

@@ -394,12 +394,19 @@ impl Emit for Writer {
     fn set_xmm(&mut self, r: u8, v: Xmm) {
         self.store_guest_vector(r, v);
     }
-    fn mm(&mut self, _: u8) -> Val {
-        self.failed = true;
-        Val::Known(0)
+    fn begin_mmx(&mut self, _: &Insn) -> Emitted<Self> {
+        self.demand_mmx();
+        Ok(())
     }
-    fn set_mm(&mut self, _: u8, _: Val) {
-        self.failed = true;
+    fn end_mmx(&mut self, _: &Insn) -> Emitted<Self> {
+        self.become_mmx();
+        Ok(())
+    }
+    fn mm(&mut self, r: u8) -> Val {
+        self.mmx_register(r)
+    }
+    fn set_mm(&mut self, r: u8, v: Val) {
+        self.set_mmx_register(r, v);
     }
     fn source_x(&mut self, i: &Insn) -> Result<Xmm, Unsupported> {
         if i.src_kind() == Kind::Reg {
@@ -418,8 +425,8 @@ impl Emit for Writer {
         }
         Ok(self.guest(w, i))
     }
-    fn source_mm(&mut self, _: &Insn) -> Result<Val, Unsupported> {
-        Err(Unsupported)
+    fn source_mm(&mut self, i: &Insn) -> Result<Val, Unsupported> {
+        Ok(if i.src_kind() == Kind::Reg { self.mm(i.src) } else { self.guest(Q, i) })
     }
     fn put_x(&mut self, i: &Insn, v: Xmm) -> Emitted<Self> {
         if i.dst_kind() == Kind::Reg {

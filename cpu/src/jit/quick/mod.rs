@@ -12,6 +12,7 @@ mod flags;
 mod memory;
 mod values;
 mod vectors;
+mod x87;
 
 use super::{
     Passage, Status,
@@ -131,6 +132,8 @@ struct Writer {
     exits: Vec<(u32, i32)>,
     /// The host counts bits.
     counts_bits: bool,
+    /// The x87 unit is known to be the host's.
+    unit_is_live: bool,
 }
 
 /// What is put back where an instruction turns out not to be supported.
@@ -142,6 +145,7 @@ struct Mark {
     cold: usize,
     holes: usize,
     exits: usize,
+    unit_is_live: bool,
 }
 
 impl Writer {
@@ -175,6 +179,7 @@ impl Writer {
             holes: Vec::new(),
             exits: Vec::new(),
             counts_bits: super::host::counts_bits(),
+            unit_is_live: false,
         }
     }
 
@@ -192,6 +197,7 @@ impl Writer {
         self.cold.clear();
         self.holes.clear();
         self.exits.clear();
+        self.unit_is_live = false;
         let steps: SmallVec<[Step; 16]> = insns.iter().map(|i| Step::new(i, mode)).collect();
         if steps[0].way == Way::Leave {
             return None;
@@ -298,9 +304,13 @@ impl Writer {
                 cold: self.cold.len(),
                 holes: self.holes.len(),
                 exits: self.exits.len(),
+                unit_is_live: self.unit_is_live,
             };
             let flags = (self.pending, self.stored, self.kept);
-            let done = sem::emit(self, i).map(|flow| flow.is_some());
+            let done = match Op::from_number(i.op).needs() {
+                Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
+                _ => sem::emit(self, i).map(|flow| flow.is_some()),
+            };
             match done {
                 Ok(ended) if !self.failed => {
                     if !ended {
@@ -336,6 +346,7 @@ impl Writer {
         self.cold.truncate(mark.cold);
         self.holes.truncate(mark.holes);
         self.exits.truncate(mark.exits);
+        self.unit_is_live = mark.unit_is_live;
         self.nodes.clear();
         self.pinned = 0;
         self.failed = false;
@@ -485,6 +496,7 @@ impl Writer {
         let function = if quiet { runtime::step_quietly } else { runtime::step } as *const ();
         let site = self.call_function(function);
         self.cold.push(Cold::Called { site, index: self.index, ip: i.ip, len: i.len });
+        self.unit_is_live = false;
         self.forget_copies();
         self.drop_flags();
     }

@@ -37,7 +37,8 @@ pub(in crate::jit) fn emits_float(op: FloatOp, lanes: Lanes, imm: u8) -> bool {
             F::FromD | F::FromQ | F::Widen | F::Narrow => true,
             F::ToDTruncated | F::ToQTruncated | F::ToD | F::ToQ | F::Round => true,
             F::AddSub | F::HAdd | F::HSub => matches!(lanes, Lanes::Ps | Lanes::Pd),
-            F::WidenHalf | F::NarrowHalf | F::Dot => false,
+            F::WidenHalf | F::NarrowHalf => helpers::has_half(),
+            F::Dot => matches!(lanes, Lanes::Ps | Lanes::Pd),
         }
 }
 

@@ -6,9 +6,12 @@
 )]
 
 use super::Helper;
-use crate::vector::{
-    FloatOp, Lanes, TernaryOp, VecOp,
-    wide::{self, Wide, can, can3},
+use crate::{
+    state::Mxcsr,
+    vector::{
+        FloatOp, Lanes, TernaryOp, VecOp,
+        wide::{self, Wide, can, can3},
+    },
 };
 use core::arch::asm;
 
@@ -35,6 +38,26 @@ extern "sysv64" fn sha256_rounds(a: Wide, b: Wide, c: Wide, imm: u64) -> Wide {
     wide::at_once3(TernaryOp::Sha256Rounds, a, b, c, imm as u8).unwrap_or(a)
 }
 
+/// RCPPS or RSQRTPS, which compute under no MXCSR that the guest knows of. Through the two instructions goes what is computed
+/// on and what has been, so that it is computed between them.
+extern "sysv64" fn approximately<const OP: u8>(_: Wide, b: Wide, _: u64) -> Wide {
+    let (mut guest, own) = (0u32, Mxcsr::RESET);
+    let mut v = b;
+    // SAFETY: stores MXCSR and loads a valid one; nothing computes under another than its own.
+    unsafe {
+        asm!(
+            "stmxcsr [{guest}]", "ldmxcsr [{own}]", "/* {v} */",
+            guest = in(reg) &raw mut guest, own = in(reg) &raw const own, v = inout(xmm_reg) v, options(nostack),
+        );
+    }
+    v = wide::eval(VecOp::from_number(OP), v, v, 0);
+    // SAFETY: what was there before.
+    unsafe {
+        asm!("ldmxcsr [{guest}]", "/* {v} */", guest = in(reg) &raw const guest, v = inout(xmm_reg) v, options(nostack));
+    }
+    v
+}
+
 /// The function for an operation.
 pub(super) fn binary(op: VecOp) -> Option<Helper> {
     macro_rules! hot {
@@ -48,6 +71,12 @@ pub(super) fn binary(op: VecOp) -> Option<Helper> {
     let address = hot! {
         AesEnc AesEncLast AesDec AesDecLast AesImc ClMulQ Sha1Rounds Sha1NextE Sha1Msg1 Sha1Msg2 Sha256Msg1 Sha256Msg2
         Affine AffineInverse MulField Crc32B Crc32W Crc32D Crc32Q SignB SignW SignD HSubSW HAddSW HMinPosUW StringLength
+        LookupD LookupQ ShlVarD ShlVarQ ShrVarD ShrVarQ SarVarD
+    };
+    let address = match op {
+        VecOp::RcpPs => approximately::<{ VecOp::RcpPs as u8 }> as *const () as usize,
+        VecOp::RsqrtPs => approximately::<{ VecOp::RsqrtPs as u8 }> as *const () as usize,
+        _ => address,
     };
     Some(Helper { address, number: op as u8 })
 }
@@ -142,6 +171,52 @@ extern "sysv64" fn round<const LANES: u8, const IMM: u8>(_: Wide, b: Wide, _: u6
     v
 }
 
+/// VCVTPH2PS.
+extern "sysv64" fn widen_half(_: Wide, b: Wide, _: u64) -> Wide {
+    let v;
+    // SAFETY: an instruction of F16C, where [`has_half`], on registers alone.
+    unsafe { asm!("vcvtph2ps {v}, {b}", v = out(xmm_reg) v, b = in(xmm_reg) b, options(nomem, nostack)) };
+    v
+}
+
+/// VCVTPS2PH, by the immediate.
+extern "sysv64" fn narrow_half<const IMM: u8>(_: Wide, b: Wide, _: u64) -> Wide {
+    let v;
+    // SAFETY: as above.
+    unsafe {
+        asm!("vcvtps2ph {v}, {b}, {imm}", v = out(xmm_reg) v, b = in(xmm_reg) b, imm = const IMM, options(nomem, nostack));
+    }
+    v
+}
+
+/// Whether the host has F16C.
+pub(super) fn has_half() -> bool {
+    is_x86_feature_detected!("f16c")
+}
+
+/// DPPS or DPPD: which products are added stands in `FACTORS`, bits 7:4 of the immediate; where the sum goes, in bits 3:0.
+extern "sysv64" fn dot<const LANES: u8, const FACTORS: u8>(a: Wide, b: Wide, imm: u64) -> Wide {
+    let mut v = a;
+    let place = match Lanes::from_number(LANES) {
+        Lanes::Pd => VecOp::BlendQ,
+        _ => VecOp::BlendD,
+    };
+    // SAFETY: instructions of SSE4.1, which every host has that translates such instructions, on registers alone.
+    unsafe {
+        match Lanes::from_number(LANES) {
+            Lanes::Pd => asm!(
+                "dppd {v}, {b}, {imm}", v = inout(xmm_reg) v, b = in(xmm_reg) b, imm = const FACTORS << 4 | 15,
+                options(nomem, nostack)
+            ),
+            _ => asm!(
+                "dpps {v}, {b}, {imm}", v = inout(xmm_reg) v, b = in(xmm_reg) b, imm = const FACTORS << 4 | 15,
+                options(nomem, nostack)
+            ),
+        }
+    }
+    wide::eval(place, wide::alone(0), v, imm as u8 & 15)
+}
+
 /// The function for a floating-point operation.
 pub(super) fn float(op: FloatOp, lanes: Lanes, imm: u8) -> Option<Helper> {
     use FloatOp as F;
@@ -153,7 +228,27 @@ pub(super) fn float(op: FloatOp, lanes: Lanes, imm: u8) -> Option<Helper> {
             }
         };
     }
+    macro_rules! factors {
+        ($lanes:ident: $($n:literal)*) => {
+            match imm >> 4 {
+                $($n => dot::<{ Lanes::$lanes as u8 }, $n> as *const (),)*
+                _ => return None,
+            }
+        };
+    }
+    macro_rules! narrows {
+        ($($n:literal)*) => {
+            match imm & 7 {
+                $($n => narrow_half::<$n> as *const (),)*
+                _ => return None,
+            }
+        };
+    }
     let function = match (op, lanes) {
+        (F::WidenHalf, _) => widen_half as *const (),
+        (F::NarrowHalf, _) => narrows!(0 1 2 3 4 5 6 7),
+        (F::Dot, Lanes::Ps) => factors!(Ps: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
+        (F::Dot, Lanes::Pd) => factors!(Pd: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
         (F::ToD, Lanes::Ss) => cvtss2si_d as *const (),
         (F::ToQ, Lanes::Ss) => cvtss2si_q as *const (),
         (F::ToD, Lanes::Sd) => cvtsd2si_d as *const (),

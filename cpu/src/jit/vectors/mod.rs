@@ -47,9 +47,7 @@ struct Helper {
 
 /// Whether the operation is inline.
 pub(super) fn emits(op: VecOp) -> bool {
-    // The approximations compute in floating point, not under the guest's MXCSR.
-    let approximate = matches!(op, VecOp::RcpPs | VecOp::RsqrtPs);
-    every_operation() && !approximate || integer::is_portable(op)
+    every_operation() || integer::is_portable(op)
 }
 
 /// Whether an operation on three operands is.

@@ -23,6 +23,11 @@ pub(super) fn float(_: FloatOp, _: Lanes, _: u8) -> Option<Helper> {
     None
 }
 
+/// No half precision.
+pub(super) fn has_half() -> bool {
+    false
+}
+
 /// No fused operations either.
 pub(super) fn has_fma() -> bool {
     false
