@@ -3,23 +3,29 @@
 //!
 //! How often blocks began says how often each way out is taken, within the limits of such an estimate.
 
-use super::region::{Code, Node, Way, goes_on};
+use super::region::{Code, Node, Step, Way, goes_on};
 
 /// Instructions that are to run in a region, on the average, between its entry and its exit.
 const INSTRUCTIONS_INSIDE: u64 = 100;
 
+/// How many instructions take as long as one that is called.
+const CALLED: u64 = 25;
+
 /// Whether a region of these nodes is worth it.
 pub(super) fn is_worth_it(nodes: &[Node], code: &impl Code) -> bool {
-    if !nodes.iter().any(|node| node.closes_cycle) {
-        return false;
-    }
     let (mut inside, mut exits) = (0, 0);
     for node in nodes {
         let begins = u64::from(node.part.begins);
-        inside += begins * node.steps.len() as u64;
+        inside += begins * node.steps.iter().map(won).sum::<u64>();
         exits += exits_of(nodes, node, code);
     }
     inside >= exits.saturating_mul(INSTRUCTIONS_INSIDE)
+}
+
+/// What is won by an instruction in a region, as instructions.
+fn won(step: &Step) -> u64 {
+    // One-pass translation has its function called.
+    if step.floats { CALLED } else { 1 }
 }
 
 /// How often a node's end has led out of the region, at the most.

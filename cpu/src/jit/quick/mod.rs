@@ -41,6 +41,9 @@ use values::{Fixed, HELD, Held, Node, Two, Val};
 
 /// Bytes of the longest translation.
 const ROOM: usize = 48 << 10;
+/// Blocks that compute in floating point call functions for it: they count as if they had begun 1 << this times, and are sooner
+/// part of a region.
+const FLOATS: u8 = 4;
 /// What an instruction and its ways out may take.
 const MARGIN: usize = 2 << 10;
 
@@ -101,6 +104,8 @@ struct Writer {
     page: u32,
     first: u64,
     count: u64,
+    /// 1 << this is what a time counts.
+    weight: u8,
     ring: u64,
     taken: i32,
     fall: i32,
@@ -156,6 +161,7 @@ impl Writer {
             page: 0,
             first: 0,
             count: 0,
+            weight: 0,
             ring: 0,
             taken: 0,
             fall: 0,
@@ -202,6 +208,7 @@ impl Writer {
         if steps[0].way == Way::Leave {
             return None;
         }
+        self.weight = if steps.iter().any(|step| step.floats) { FLOATS } else { 0 };
         self.look_ahead(insns, &steps);
         let entry = self.enter(first);
         for (index, (i, step)) in insns.iter().zip(&steps).enumerate() {
@@ -283,7 +290,7 @@ impl Writer {
         self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
         let due = self.asm.jump_if(cond::SIGN);
         self.asm.constant(RAX, self.count);
-        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
+        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1 << self.weight);
         [due, self.asm.jump_if(cond::NOT_GREATER)]
     }
 
@@ -454,6 +461,7 @@ impl Writer {
             // The count changes each time, so it says whose turn it is.
             self.asm.constant(RAX, self.count);
             self.asm.load(D, RAX, At::new(RAX, 0));
+            self.asm.shift(Shift::Right, D, RAX, self.weight);
             self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
             self.asm.shift(Shift::Left, D, RAX, 2);
             self.asm.constant(RCX, self.ring);
