@@ -12,6 +12,7 @@ use super::{
     pages::page_number,
     region::{FLAGS, Node, Region, Set, Step, VECTORS, Way},
     runtime,
+    x87::Pointers,
 };
 use crate::{
     attention::Attention,
@@ -132,6 +133,10 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) unit_is_live: bool,
     /// It is known to be not, and no exception of it to be pending.
     pub(super) mmx_is_ready: bool,
+    /// What its last instruction was, as far as the CPU state does not have it.
+    pub(super) pointers: Option<Pointers>,
+    /// What the instruction in hand will make of that.
+    pub(super) new_pointers: Option<Option<Pointers>>,
     /// Its instructions, without and with an operand.
     pub(super) unit: [SigRef; 2],
     systemv: SigRef,
@@ -195,6 +200,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             needed: Needed::default(),
             unit_is_live: false,
             mmx_is_ready: false,
+            pointers: None,
+            new_pointers: None,
             unit,
             systemv,
             systemv_end,
@@ -396,7 +403,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         (self.node, self.dirty) = (k, node.dirty);
         self.b.switch_to_block(self.blocks[k]);
         self.pending = self.inherited[k].unwrap_or(Pending::Variables);
-        (self.unit_is_live, self.mmx_is_ready) = (false, false);
+        (self.unit_is_live, self.mmx_is_ready, self.pointers) = (false, false, None);
         for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
             self.index = index;
             let last = index + 1 == node.steps.len();
@@ -420,6 +427,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
     /// On to the block in front of which this one was cut.
     fn end_of_cut(&mut self, node: &Node) {
         self.index = node.steps.len();
+        self.settle_pointers();
         self.take_budget(node.steps.len());
         if node.closes_cycle {
             let budget = self.b.use_var(self.budget);
@@ -484,6 +492,9 @@ impl<'a, 'b> Emitter<'a, 'b> {
     /// The instruction is done.
     pub(super) fn commit(&mut self) {
         self.finish_bail();
+        if let Some(pointers) = self.new_pointers.take() {
+            self.pointers = pointers;
+        }
         for (r, v) in std::mem::take(&mut self.new_registers) {
             self.b.def_var(self.registers[usize::from(r)], v);
             self.dirty |= 1 << r;
@@ -501,8 +512,15 @@ impl<'a, 'b> Emitter<'a, 'b> {
     /// The node's last instruction is done: its instructions come off the budget.
     pub(super) fn commit_last(&mut self, i: &Insn) {
         self.commit();
+        self.settle_pointers();
         // A synthetic end is no instruction.
         self.take_budget(self.index + usize::from(i.len != 0));
+    }
+
+    /// The CPU state has the x87 unit's pointers.
+    fn settle_pointers(&mut self) {
+        self.store_pointers();
+        self.pointers = None;
     }
 
     fn take_budget(&mut self, instructions: usize) {
@@ -655,6 +673,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let Some(bail) = self.bail.take() else { return };
         let here = self.b.current_block();
         self.to(bail);
+        self.store_pointers();
         let flags = self.flush_rare(self.dirty);
         self.flush_budget(0);
         let cell = self.insn_cell(self.index);
@@ -691,6 +710,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             self.pending = Pending::Words(self.flag_words(self.pending));
         }
         let (dirty, index) = (self.dirty, self.index);
+        self.settle_pointers();
         self.flush(dirty & step.reads);
         self.flush_budget(0);
         let cell = self.insn_cell(index);
@@ -723,6 +743,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
 
     /// The node's last instruction, where it is plain Rust: by its function.
     fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
+        self.settle_pointers();
         self.flush(self.dirty);
         self.flush_budget(0);
         let cell = self.insn_cell(self.index);

@@ -23,6 +23,15 @@ use crate::{
 use cranelift_codegen::ir::{InstBuilder, Value, condcodes::IntCC, types::*};
 use std::mem::offset_of;
 
+/// The last-instruction pointers of an instruction of this node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pointers {
+    ip: u16,
+    opcode: u16,
+    /// Offset of the last operand in memory.
+    data: Option<Value>,
+}
+
 /// Where a part of the x87 state stands.
 pub(super) const fn place(part: usize) -> i32 {
     at(offset_of!(Cpu, x87) + part)
@@ -140,6 +149,7 @@ impl Emitter<'_, '_> {
             return Ok(());
         }
         self.demand_unit();
+        let mut data = None;
         match form {
             Form::Registers => self.unit(Unit::Registers(opcode), None),
             Form::Memory { size, write } => {
@@ -147,10 +157,7 @@ impl Emitter<'_, '_> {
                 let host = self.host_address(linear, size.into(), write, Self::begins_with(i));
                 self.unit(Unit::Memory(opcode), Some(host));
                 let offset = self.operand_offset(i);
-                let offset = self.wide(Q, offset);
-                self.store_state(offset, place(offset_of!(X87, dp)));
-                let zero = self.constant(I16, 0);
-                self.store_state(zero, place(offset_of!(X87, ds)));
+                data = Some(self.wide(Q, offset));
             }
             Form::Conditional => {
                 let flags = self.current_flags();
@@ -193,11 +200,13 @@ impl Emitter<'_, '_> {
             Form::Initialise => {
                 self.unit(Unit::Registers(opcode), None);
                 self.forget_pointers();
+                self.new_pointers = Some(None);
                 return Ok(());
             }
             Form::Wait => {}
         }
-        self.note_pointer(i);
+        let data = data.or(self.pointers.and_then(|known| known.data));
+        self.new_pointers = Some(Some(Pointers { ip: i.ip, opcode, data }));
         Ok(())
     }
 
@@ -241,12 +250,19 @@ impl Emitter<'_, '_> {
         self.to(on);
     }
 
-    /// Where the last instruction was, and what. Selectors are wanted in real mode alone.
-    fn note_pointer(&mut self, i: &Insn) {
-        let ip = self.page_relative(i.ip.into());
+    /// Stores what the last instruction was, as far as the CPU state does not have it: where the region can be left.
+    pub(super) fn store_pointers(&mut self) {
+        let Some(Pointers { ip, opcode, data }) = self.pointers else { return };
+        let ip = self.page_relative(ip.into());
         self.store_state(ip, place(offset_of!(X87, ip)));
-        let opcode = self.constant(I32, i64::from(i.imm & 0x7ff));
+        // Selectors are wanted in real mode alone.
+        let opcode = self.constant(I32, opcode.into());
         self.store_state(opcode, place(offset_of!(X87, opcode)));
+        if let Some(data) = data {
+            self.store_state(data, place(offset_of!(X87, dp)));
+            let zero = self.constant(I16, 0);
+            self.store_state(zero, place(offset_of!(X87, ds)));
+        }
     }
 
     fn forget_pointers(&mut self) {
