@@ -99,7 +99,7 @@ impl Cpu {
         let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
         let (tlb, near) = (mmu.table(Class::Supervisor), mmu.near(Class::Supervisor));
-        let mut jumps = JumpCache::new();
+        let jumps = JumpCache::new();
         let translator = options.jit.and_then(|wanted| Some((wanted, ram.translator()?)));
         let jit = translator.and_then(|(wanted, service)| Jit::new(wanted, service, &attention));
         let mut cpu = Box::new(Cpu {

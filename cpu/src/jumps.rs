@@ -58,36 +58,40 @@ pub(crate) const fn jump_index(rip: u64) -> usize {
     ((page << STEP) as usize + offset as usize % JUMPS_OF_PAGE) % JUMPS
 }
 
-/// A table; None until it is used: most guests never have as many address spaces as there are tables.
-type Table = Option<Box<[JumpEntry; JUMPS]>>;
-
 /// All tables of a CPU.
 pub(crate) struct JumpCache {
-    tables: [Table; SLOTS + 1],
+    tables: Vec<Box<[JumpEntry; JUMPS]>>,
+    /// Tables that have had an entry.
+    used: [bool; SLOTS + 1],
     /// A bit for each page that may have entries.
     pages: Box<[u64]>,
     marked: usize,
 }
 
-/// A table, made when it is used first.
-fn made(table: &mut Table) -> &mut [JumpEntry; JUMPS] {
-    table.get_or_insert_with(|| {
-        let entries = vec![JumpEntry::EMPTY; JUMPS].into_boxed_slice();
-        entries.try_into().unwrap_or_else(|_| unreachable!("the length is JUMPS"))
-    })
+/// An empty table. Its memory comes as zeros from the system, which gives it out as it is used: most tables of most CPUs never
+/// are.
+#[allow(unsafe_code, reason = "a vector of empty entries would be written, entry by entry")]
+fn table() -> Box<[JumpEntry; JUMPS]> {
+    // SAFETY: an entry is two integers and two raw pointers, for each of which zero bytes are a value.
+    unsafe { Box::new_zeroed().assume_init() }
 }
 
 impl JumpCache {
     pub(crate) fn new() -> Self {
-        JumpCache { tables: Default::default(), pages: vec![0; PAGES / 64].into(), marked: 0 }
+        JumpCache {
+            tables: (0..=SHARED).map(|_| table()).collect(),
+            used: [false; SLOTS + 1],
+            pages: vec![0; PAGES / 64].into(),
+            marked: 0,
+        }
     }
 
-    pub(crate) fn entries(&mut self, table: usize) -> *const JumpEntry {
-        made(&mut self.tables[table]).as_ptr()
+    pub(crate) fn entries(&self, table: usize) -> *const JumpEntry {
+        self.tables[table].as_ptr()
     }
 
     pub(crate) fn entry(&mut self, (table, index): (usize, usize)) -> &mut JumpEntry {
-        &mut made(&mut self.tables[table])[index]
+        &mut self.tables[table][index]
     }
 
     /// The bit of a page.
@@ -104,7 +108,8 @@ impl JumpCache {
             self.pages[word] |= bit;
             self.marked += 1;
         }
-        *self.entry((table, jump_index(entry.rip))) = entry;
+        self.used[table] = true;
+        self.tables[table][jump_index(entry.rip)] = entry;
         self.marked > CROWDED
     }
 
@@ -124,7 +129,7 @@ impl JumpCache {
                 continue;
             }
             let first = jump_index(page & !(PAGE - 1));
-            for table in self.tables.iter_mut().flatten() {
+            for (table, _) in self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used) {
                 let (low, high) = table.split_at_mut(first);
                 let n = high.len().min(JUMPS_OF_PAGE);
                 high[..n].fill(JumpEntry::EMPTY);
@@ -135,8 +140,8 @@ impl JumpCache {
 
     /// No translated code is known any more.
     pub(crate) fn forget_code(&mut self) {
-        let entries = self.tables.iter_mut().flatten().flat_map(|table| table.iter_mut());
-        entries.for_each(|entry| entry.code = null());
+        let used = self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used);
+        used.flat_map(|(table, _)| table.iter_mut()).for_each(|entry| entry.code = null());
     }
 }
 

@@ -154,7 +154,7 @@ impl Cpu {
         }
         self.fetch_generations = [false, true].map(|global| self.mmu.fetch_generation(global));
         let mode = u64::from(self.mode.bits());
-        let jumps = &mut self.jumps;
+        let jumps = &self.jumps;
         self.ways = self
             .mmu
             .jump_tables()
