@@ -80,3 +80,85 @@ fn exits_of(nodes: &[Node], node: &Node, code: &impl Code) -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        decode,
+        jit::{
+            region::{Code, Part, Region},
+            targets::Target,
+        },
+        mode::Mode,
+        model::Model,
+    };
+    use std::ptr::null;
+
+    const PAGE: u64 = 0x5000;
+    const MODE: Mode = Mode::LONG.union(Mode::FLAT).union(Mode::PROTECTED).union(Mode::USER);
+
+    /// A page of blocks: where each begins, its bytes, how often it has begun, where its indirect branch led.
+    struct Page(Vec<(u16, &'static [u8], u32, Vec<i32>)>);
+
+    impl Code for Page {
+        fn part(&self, page: u64, offset: u16) -> Option<Part> {
+            let (start, bytes, begins, targets) =
+                self.0.iter().find(|block| block.0 == offset && page == PAGE)?;
+            let block = decode::block(bytes, *start, MODE, Model::Max, 64);
+            Some(Part {
+                page,
+                start: *start,
+                second: None,
+                insns: block.insns,
+                taken: block.taken_offset,
+                fall: block.fall_offset,
+                taken_page: Some(PAGE),
+                fall_page: Some(PAGE),
+                targets: targets.iter().map(|&offset| Target { offset, times: 1 }).collect(),
+                begins: *begins,
+                warm: true,
+                id: 0,
+                first: null(),
+            })
+        }
+        fn page_at(&self, _: u64) -> Option<u64> {
+            None
+        }
+        fn begins(&self, page: u64, offset: u16) -> u32 {
+            self.part(page, offset).map_or(0, |part| part.begins)
+        }
+    }
+
+    fn is_region(page: &Page) -> bool {
+        Region::gather(PAGE, (0x100, PAGE + 0x100), MODE, page, true).is_some()
+    }
+
+    /// inc rax; cmp rax, rbx; jne 0x100; ret
+    fn counts(loops: u32, leaves: u32) -> Page {
+        let around: &[u8] = &[0x48, 0xff, 0xc0, 0x48, 0x39, 0xd8, 0x75, 0xf8];
+        Page(vec![(0x100, around, loops, vec![]), (0x108, &[0xc3], leaves, vec![0x800])])
+    }
+
+    #[test]
+    fn a_loop_that_goes_round_for_long_is_worth_it() {
+        assert!(is_region(&counts(100_000, 100)));
+        // It is left after every other time.
+        assert!(!is_region(&counts(100_000, 50_000)));
+    }
+
+    #[test]
+    fn straight_code_is_not() {
+        // inc rax; add rax, rbx; ret
+        let page = Page(vec![(0x100, &[0x48, 0xff, 0xc0, 0x48, 0x01, 0xd8, 0xc3], 100_000, vec![0x800])]);
+        assert!(!is_region(&page));
+    }
+
+    #[test]
+    fn what_goes_round_by_an_indirect_branch_is_a_loop() {
+        // inc rax; jmp [rbx], to another and back
+        let step: &[u8] = &[0x48, 0xff, 0xc0, 0xff, 0x23];
+        let back = |to| Page(vec![(0x100, step, 100_000, vec![0x200]), (0x200, step, 100_000, vec![to])]);
+        assert!(is_region(&back(0x100)));
+        assert!(!is_region(&back(0x900)));
+    }
+}
