@@ -107,6 +107,13 @@ impl Assembler {
     pub(super) fn cut(&mut self, at: usize) {
         self.at = at;
     }
+    /// Changes a byte that has been written.
+    pub(super) fn set_byte(&mut self, at: usize, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(at) {
+            *place = byte;
+        }
+    }
+
     /// All of it.
     pub(super) fn code(&self) -> &[u8] {
         &self.bytes[..self.at.min(self.bytes.len())]

@@ -41,9 +41,9 @@ use values::{Fixed, HELD, Held, Node, Two, Val};
 
 /// Bytes of the longest translation.
 const ROOM: usize = 48 << 10;
-/// Blocks that compute in floating point call functions for it: they count as if they had begun 1 << this times, and are sooner
-/// part of a region.
-const FLOATS: u8 = 4;
+/// Blocks that have functions called for what a region has inline count as if they had begun 1 << this times: they are part of
+/// one sooner.
+const CALLING: u8 = 4;
 /// What an instruction and its ways out may take.
 const MARGIN: usize = 2 << 10;
 
@@ -106,6 +106,8 @@ struct Writer {
     count: u64,
     /// 1 << this is what a time counts.
     weight: u8,
+    /// Where in the code that stands, a byte.
+    time: usize,
     ring: u64,
     taken: i32,
     fall: i32,
@@ -162,6 +164,7 @@ impl Writer {
             first: 0,
             count: 0,
             weight: 0,
+            time: 0,
             ring: 0,
             taken: 0,
             fall: 0,
@@ -208,7 +211,7 @@ impl Writer {
         if steps[0].way == Way::Leave {
             return None;
         }
-        self.weight = if steps.iter().any(|step| step.floats) { FLOATS } else { 0 };
+        self.weight = 0;
         self.look_ahead(insns, &steps);
         let entry = self.enter(first);
         for (index, (i, step)) in insns.iter().zip(&steps).enumerate() {
@@ -221,6 +224,7 @@ impl Writer {
                 break;
             }
         }
+        self.asm.set_byte(self.time, 1 << self.weight);
         self.write_cold(first.ip.into(), entry);
         (!self.asm.full).then(|| Compiled {
             code: self.asm.code().to_vec(),
@@ -290,7 +294,8 @@ impl Writer {
         self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
         let due = self.asm.jump_if(cond::SIGN);
         self.asm.constant(RAX, self.count);
-        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1 << self.weight);
+        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
+        self.time = self.asm.len() - 1;
         [due, self.asm.jump_if(cond::NOT_GREATER)]
     }
 
@@ -335,6 +340,9 @@ impl Writer {
                 Class::Straight | Class::Plain => Way::Call,
                 Class::Ending | Class::Leave => Way::Leave,
             };
+        }
+        if way == Way::Call && step.way == Way::Emit {
+            self.weight = CALLING;
         }
         match way {
             Way::Call => self.call(i, step.quiet),
