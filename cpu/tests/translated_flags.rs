@@ -1,7 +1,7 @@
 //! Flags that one block leaves and another looks at, where the operands they follow from are known to the translator in part.
 
 use iced_x86::code_asm::*;
-use softmetal_cpu_testing::{End, Machine, assemble, layout::*, options};
+use softmetal_cpu_testing::{End, Machine, Random, assemble, layout::*, options, random::cases};
 
 /// Values that are constants in the code, and those that are loaded.
 const VALUES: [u64; 10] =
@@ -75,5 +75,117 @@ fn known_operands() {
         let place =
             differs.map(|k| (VALUES[k / 20 / VALUES.len()], VALUES[k / 20 % VALUES.len()], k / 5 % 4, k % 5));
         assert_eq!(place, None, "known, loaded, width, operation; {options:?}");
+    }
+}
+
+/// Legacy prefix, REX.W and whether the operands are bytes, for a width.
+fn width(random: &mut Random, bytes: &mut Vec<u8>) -> u8 {
+    match random.below(4) {
+        0 => return 0,
+        1 => bytes.push(0x66),
+        2 => bytes.push(0x48),
+        _ => {}
+    }
+    1
+}
+
+/// RAX, RCX, RDX, RBX, RSI or RDI.
+fn register(random: &mut Random) -> u8 {
+    random.pick(&[0, 1, 2, 3, 6, 7])
+}
+
+/// One instruction, which reads and writes registers, flags and some words at RBP.
+fn instruction(random: &mut Random, bytes: &mut Vec<u8>) {
+    let (a, b) = (register(random), register(random));
+    let both = 0xc0 | a << 3 | b;
+    let value = random.pick(&VALUES);
+    // [rbp + 8 * k], of a few
+    let word = [0x45 | a << 3, 8 * random.below(4) as u8];
+    match random.below(16) {
+        0 => {
+            bytes.push(0xb8 | a);
+            bytes.extend((value as u32).to_le_bytes());
+        }
+        1 => {
+            bytes.extend([0x48, 0xb8 | a]);
+            bytes.extend(value.to_le_bytes());
+        }
+        // Of the low four registers, low and high bytes.
+        2 => bytes.extend([0xb0 | random.below(8) as u8, value as u8]),
+        3..6 => {
+            let wide = width(random, bytes);
+            bytes.extend([(random.below(8) as u8) << 3 | wide, both]);
+        }
+        6 => {
+            let wide = width(random, bytes);
+            let operation = random.below(8) as u8;
+            bytes.extend([0x80 | wide | wide << 1, 0xc0 | operation << 3 | b, value as u8]);
+        }
+        7 => {
+            let wide = width(random, bytes);
+            // INC, DEC; NOT, NEG.
+            let (opcode, operation) = random.pick(&[(0xfe, 0), (0xfe, 1), (0xf6, 2), (0xf6, 3)]);
+            bytes.extend([opcode | wide, 0xc0 | operation << 3 | b]);
+        }
+        8 => {
+            let wide = width(random, bytes);
+            let operation = random.pick(&[0, 1, 2, 3, 4, 5, 7]);
+            match random.once_in(2) {
+                true => bytes.extend([0xd2 | wide, 0xc0 | operation << 3 | b]),
+                false => bytes.extend([0xc0 | wide, 0xc0 | operation << 3 | b, random.below(70) as u8]),
+            }
+        }
+        9 => bytes.extend([0x0f, 0x90 | random.below(16) as u8, 0xc0 | random.below(8) as u8]),
+        10 => bytes.extend([0x48, 0x0f, 0x40 | random.below(16) as u8, both]),
+        11 => {
+            bytes.push(0x48);
+            bytes.extend([0x8b, word[0], word[1]]);
+        }
+        12 => {
+            let wide = width(random, bytes);
+            // To memory, and from it.
+            let direction = if random.once_in(2) { 2 } else { 0 };
+            bytes.extend([(random.below(8) as u8) << 3 | direction | wide, word[0], word[1]]);
+        }
+        13 => {
+            // MOVZX, MOVSX, IMUL, BT, BTS, SHLD, SHRD, XADD, CMPXCHG.
+            let opcode = random.pick(&[0xb6, 0xbe, 0xb7, 0xbf, 0xaf, 0xa3, 0xab, 0xa5, 0xad, 0xc1, 0xb1]);
+            bytes.extend([0x48, 0x0f, opcode, both]);
+        }
+        // A branch to the next instruction, either way.
+        14 => bytes.extend([0x70 | random.below(16) as u8, 0]),
+        // PUSHFQ; POP.
+        _ => bytes.extend([0x9c, 0x58 | a]),
+    }
+}
+
+/// Programs over a handful of values, known and loaded, so that they are equal, or differ in one bit, much of the time.
+#[test]
+fn few_values() {
+    for seed in 0..cases(150) {
+        let mut random = Random::new(9000 + seed);
+        let mut code = Vec::new();
+        for _ in 0..120 {
+            instruction(&mut random, &mut code);
+        }
+        // hlt
+        code.push(0xf4);
+        let words: [u64; 4] = std::array::from_fn(|_| random.pick(&VALUES));
+        let mut first = None;
+        for options in options() {
+            let mut m = Machine::new(options);
+            m.program(&code);
+            for (k, v) in words.into_iter().enumerate() {
+                m.write_u64(KERNEL_DATA + 8 * k as u64, v);
+            }
+            let mut state = Machine::supervisor_state();
+            state.gpr[5] = KERNEL_DATA;
+            m.cpu.set_state(&state);
+            assert!(matches!(m.run(), End::Halt(_)), "program {seed}: {options:?}");
+            // Of the state, what the program has made: the rest never changes.
+            let state = m.cpu.state();
+            let got = (state.gpr, state.rflags, m.bytes(KERNEL_DATA, 32));
+            assert_eq!(got, *first.get_or_insert_with(|| got.clone()), "program {seed}: {options:?}");
+        }
     }
 }

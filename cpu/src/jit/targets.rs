@@ -36,6 +36,7 @@ pub(super) struct Rings {
     /// By the first instruction of the block.
     rings: FxHashMap<*const Insn, Box<Ring>>,
     /// Those of dropped blocks: their code may still stand on the way out.
+    #[allow(clippy::vec_box, reason = "code writes into them where they are")]
     retired: Vec<Box<Ring>>,
 }
 

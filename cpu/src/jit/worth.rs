@@ -76,7 +76,7 @@ fn exits_of(nodes: &[Node], node: &Node, code: &impl Code) -> u64 {
                 .filter(|target| here(target.offset))
                 .map(|target| u64::from(target.times))
                 .sum();
-            if seen == 0 { begins } else { begins * (seen - stayed) / seen }
+            (begins * (seen - stayed)).checked_div(seen).unwrap_or(begins)
         }
     }
 }
