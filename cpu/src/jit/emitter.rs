@@ -130,6 +130,7 @@ pub(super) struct Emitter<'a, 'b> {
     bail: Option<Block>,
     pub(super) needed: Needed,
     /// The x87 unit is known to be the host's.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other hosts have no such unit"))]
     pub(super) unit_is_live: bool,
     /// It is known to be not, and no exception of it to be pending.
     pub(super) mmx_is_ready: bool,
@@ -138,6 +139,7 @@ pub(super) struct Emitter<'a, 'b> {
     /// What the instruction in hand will make of that.
     pub(super) new_pointers: Option<Option<Pointers>>,
     /// Its instructions, without and with an operand.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other hosts have no such unit"))]
     pub(super) unit: [SigRef; 2],
     systemv: SigRef,
     systemv_end: SigRef,

@@ -162,8 +162,10 @@ pub(crate) struct Passage {
     /// The guest's x87 unit is in the host's: see `host/x87.rs`.
     pub(crate) x87: u8,
     /// CF, ZF and PF of the last x87 comparison there.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) relation: [u8; 3],
     /// A control or status word on its way.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) word: u16,
     /// The host's MXCSR while translated code runs.
     #[cfg(target_arch = "x86_64")]
@@ -187,7 +189,9 @@ impl Default for Passage {
             kept: [0; 2],
             status: 0,
             x87: 0,
+            #[cfg(target_arch = "x86_64")]
             relation: [0; 3],
+            #[cfg(target_arch = "x86_64")]
             word: 0,
             #[cfg(target_arch = "x86_64")]
             mxcsr: crate::state::Mxcsr::RESET,
