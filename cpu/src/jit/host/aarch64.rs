@@ -1,10 +1,14 @@
 //! aarch64.
 
 use super::{ANSWER, ENTRIES, EXIT, FILL, FRAME, Fix, NEAR, ROOM, STACK, STATUS, TLB};
-use crate::{jit::Status, state::Cpu};
+use crate::{
+    jit::Status,
+    state::{Cpu, reg},
+};
 #[cfg(feature = "jit")]
 use cranelift_codegen::binemit::Reloc;
 use std::arch::{asm, naked_asm};
+use std::mem::offset_of;
 
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
 pub(in crate::jit) const STUB: usize = 24;
