@@ -1,6 +1,7 @@
 //! What test harnesses need of a CPU and nobody else: one instruction at a time, registers without ceremony.
 
 use crate::{
+    attention::Request,
     fault::Fault,
     flags::bits,
     state::{Activity, Cpu, Why, X87},
@@ -80,6 +81,7 @@ impl Cpu {
             let before = self.instructions();
             self.enter_guest();
             self.drop_written();
+            self.serve_translations();
             self.bury();
             self.step_blocks(false);
             self.leave_guest();
@@ -92,6 +94,18 @@ impl Cpu {
         Ok(())
     }
 
+    /// What translations ask for, as [`Cpu::run`] does it: without it code that is full would stay so, and all be interpreted.
+    fn serve_translations(&mut self) {
+        let requests = self.attention_owner.take();
+        if requests.contains(Request::TRANSLATED) {
+            self.install_translations();
+        }
+        let others = requests - Request::TRANSLATED - Request::ANY;
+        if !others.is_empty() {
+            self.attention_owner.mention(others);
+        }
+    }
+
     /// Runs code, as blocks, until it raises an exception, which is given and not delivered. None where it goes on for too long.
     pub fn run_to_fault(&mut self) -> Option<Fault> {
         const TURNS: u32 = 1 << 12;
@@ -100,6 +114,7 @@ impl Cpu {
             self.attention_ref().grant(1 << 12);
             self.enter_guest();
             self.drop_written();
+            self.serve_translations();
             self.bury();
             self.step_blocks(false);
             self.leave_guest();

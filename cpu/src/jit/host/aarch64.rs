@@ -216,13 +216,26 @@ pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
     if word(0)? != 0xa9bf_7bfd || word(1)? != 0x9100_03fd {
         return None;
     }
+    // Registers that a function saves for its caller, which is the entry: it has saved them.
+    let saves = |word: u32| {
+        // str x, [sp, #-16]!; str d, [sp, #-16]!
+        matches!(word & 0xffff_ffe0, 0xf81f_0fe0 | 0xfc1f_0fe0)
+            // stp x, x, [sp, #-16]!; stp d, d, [sp, #-16]!
+            || matches!(word & 0xffff_83e0, 0xa9bf_03e0 | 0x6dbf_03e0)
+    };
+    let mut at = 2;
+    while saves(word(at)?) {
+        at += 1;
+    }
+    let saved = 16 * (at as u32 - 2);
     // sub sp, sp, #imm12, perhaps shifted
-    let third = word(2)?;
-    Some(match third & 0xffc0_03ff {
-        0xd100_03ff => (12, third >> 10 & 0xfff),
-        0xd140_03ff => (12, (third >> 10 & 0xfff) << 12),
-        _ => (8, 0),
-    })
+    let last = word(at)?;
+    let (words, frame) = match last & 0xffc0_03ff {
+        0xd100_03ff => (at + 1, last >> 10 & 0xfff),
+        0xd140_03ff => (at + 1, (last >> 10 & 0xfff) << 12),
+        _ => (at, 0),
+    };
+    Some((4 * words, saved + frame))
 }
 
 /// How a relocation of Cranelift's is filled in.
