@@ -26,9 +26,9 @@ pub(crate) fn entries() -> Vec<Entry> {
 /// Where pages are mapped: a GiB that nothing else lies in.
 const PAGES: u64 = 0x4000_0000;
 /// Twice as many pages as the first TLB holds, half as many as the second: read in turn, each misses one and hits the other.
-const SECOND_LEVEL: u64 = 1024;
+const SECOND_LEVEL: u64 = 2048;
 /// Twice as many pages as the second TLB holds.
-const WALKED: u64 = 4096;
+const WALKED: u64 = 8192;
 
 #[derive(Clone, Copy)]
 enum Touch {

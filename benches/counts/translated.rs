@@ -76,7 +76,7 @@ fn straight() -> Work {
 
 /// Twice as many pages as the first TLB holds, half as many as the second.
 fn tlb_miss() -> Work {
-    const PAGES: u64 = 1024;
+    const PAGES: u64 = 2048;
     const AT: u64 = 0x4000_0000;
     let mut machine = machine();
     for k in 0..PAGES {

@@ -23,13 +23,13 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 /// Entries of a first-level table.
-pub(crate) const ENTRIES: usize = 2048;
+pub(crate) const ENTRIES: usize = 1024;
 /// Address spaces whose tables are kept; PCIDs share them, least recently used first.
 pub(crate) const SLOTS: usize = 8;
 /// The PCID of a slot that has not been used: beyond the 12 bits that there are.
 const NO_PCID: u16 = u16::MAX;
 /// Entries of the second level.
-const SECOND: usize = 2048;
+const SECOND: usize = 4096;
 
 /// A first-level entry. `tag ^ address <= 0x1000 - size` is true exactly when the access of that size hits and stays in
 /// the page.
