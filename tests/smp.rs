@@ -104,7 +104,8 @@ fn setup(flavour: Flavour, cpus: usize) -> Result<Setup> {
 /// Nothing that a kernel says when processors lose sight of each other.
 fn check_complaints(guest: &mut Guest) -> Result<()> {
     let pattern = "stall|lockup|hung_task|unstable|BUG:|WARNING:|Oops|not responding|stuck";
-    let complaints = guest.run(&format!("dmesg | grep -E '{pattern}' || true"), SOON)?;
+    // With what the kernel says of the processors behind it.
+    let complaints = guest.run(&format!("dmesg | grep -A 60 -E '{pattern}' | head -n 300 || true"), SOON)?;
     ensure!(complaints.trim().is_empty(), "the kernel complains:\n{complaints}");
     Ok(())
 }
