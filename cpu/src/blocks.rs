@@ -614,7 +614,8 @@ impl Cpu {
     /// The block at an offset of a page, for a region.
     pub(crate) fn part(&self, page: u64, offset: u16, mode: Mode) -> Option<Part> {
         let block = self.blocks.find(page, offset, mode)?;
-        let links = block.links();
+        let (links, jit) = (block.links(), self.jit.as_ref());
+        let begins = jit.map_or(0, |jit| jit.begins(block.first(), block.head()));
         Some(Part {
             page,
             start: block.start,
@@ -622,13 +623,13 @@ impl Cpu {
             insns: block.insns(),
             taken_page: block.leads_to(true),
             fall_page: block.leads_to(false),
-            warm: self.jit.as_ref().is_none_or(|jit| jit.is_warm(block.head())),
+            warm: jit.is_none_or(|jit| begins >= jit.warm()),
             taken: links.taken_offset,
             fall: links.fall_offset,
             id: block.head().id,
             first: block.first(),
-            begins: self.jit.as_ref().map_or(0, |jit| jit.begins(block.first(), block.head())),
-            targets: self.jit.as_ref().map(|jit| jit.targets(block.first())).unwrap_or_default(),
+            begins,
+            targets: jit.map(|jit| jit.targets(block.first())).unwrap_or_default(),
         })
     }
 

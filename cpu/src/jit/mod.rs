@@ -81,7 +81,7 @@ use targets::Rings;
 const QUEUE: usize = 6;
 
 /// The part of the threshold from which on a block is translated with one that has reached it.
-const WARM: i32 = 16;
+const WARM: u32 = 16;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
@@ -436,13 +436,9 @@ impl Jit {
         Passage { slow: self.cache.fill(), ..Passage::default() }
     }
 
-    /// Whether a block has begun so often that it is worth translating as part of a region.
-    pub(crate) fn is_warm(&self, head: &Head) -> bool {
-        let (threshold, left) = (self.threshold(), head.left());
-        let often = left > threshold || left <= threshold - threshold / WARM;
-        // What has not been translated in one pass has not begun often, whatever is left.
-        let translated = !head.code.get().is_null();
-        if self.quick_translator.is_some() { translated && often } else { translated || often }
+    /// How often a block has begun that is worth translating as part of a region.
+    pub(crate) fn warm(&self) -> u32 {
+        self.options.threshold / WARM
     }
 
     /// Where the indirect branch at a block's end led, as far as that has been seen.
@@ -455,7 +451,10 @@ impl Jit {
         if self.regions.contains_key(&first) {
             return u32::MAX;
         }
-        let (threshold, left) = (self.threshold(), head.left());
+        let left = head.left();
+        // What has not been translated in one pass counts from fewer: most often it has hardly begun.
+        let alone = head.code.get().is_null();
+        let threshold = if alone { self.first_threshold() } else { self.threshold() };
         let counted = match left {
             _ if left <= threshold => threshold - left,
             ..=AGAIN => (AGAIN - left).saturating_add(threshold),
@@ -837,7 +836,7 @@ impl Cpu {
 
     /// The region of a block at an offset of a page, seen at a linear address.
     fn gather(&self, page: u64, place: (u16, u64), mode: Mode) -> Option<Region> {
-        // Without tests of single blocks there is nothing to choose by.
+        // Without blocks that are translated alone there are no counts to choose by.
         let choosy = self.jit.as_ref().is_some_and(|jit| jit.quick_translator.is_some() && jit.own.is_none());
         Region::gather(page, place, mode, &Decoded { cpu: self, mode }, choosy)
     }
