@@ -8,6 +8,7 @@
 use super::{
     Passage, Status,
     cache::Name,
+    carried::Carried,
     flags::Pending,
     pages::page_number,
     region::{FLAGS, Node, Region, Set, Step, VECTORS, Way},
@@ -112,7 +113,8 @@ pub(super) struct Emitter<'a, 'b> {
     vectors: [Variable; 32],
     pub(super) flags: [Variable; 4],
     budget: Variable,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) carried: Carried,
     /// Flags of nodes with a single way in, as it left them.
     inherited: Vec<Option<Pending>>,
     pub(super) pending: Pending,
@@ -190,6 +192,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             budget,
             inherited: vec![None; blocks.len()],
             blocks,
+            carried: Carried::new(region.cycles),
             pending: Pending::Variables,
             dirty: 0,
             new_registers: SmallVec::new(),
@@ -216,6 +219,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         for k in 0..region.nodes.len() {
             e.node(k)?;
         }
+        e.emit_ways_in();
         e.b.seal_all_blocks();
         e.keep_results();
         Ok(e.needed)
@@ -373,7 +377,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             self.demand_masked_exceptions();
         }
         self.reload(self.region.used | FLAGS);
-        self.b.ins().jump(self.blocks[0], &[]);
+        let first = self.way_to(0, None);
+        self.b.ins().jump(first, &[]);
     }
 
     /// Leaves the first block to the interpreter where a floating-point exception would have to be raised.
@@ -463,10 +468,13 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.call(i, step);
                 (self.unit_is_live, self.mmx_is_ready) = (false, false);
                 self.dirty = step.dirty_behind(self.dirty);
+                self.pages_changed();
                 Ok(false)
             }
             Way::Emit if self.system(Op::from_number(i.op)) => {
                 self.commit();
+                // It may have changed the class of accesses.
+                self.pages_changed();
                 Ok(false)
             }
             Way::Emit if matches!(Op::from_number(i.op).needs(), Needs::X87 | Needs::Wait) => {
@@ -544,7 +552,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.b.def_var(variable, word);
             }
         }
-        let block = self.blocks[node];
+        let block = self.way_to(node, Some(self.node));
         self.b.ins().jump(block, &[]);
     }
 
@@ -560,7 +568,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         } else if target.flags_live && !matches!(self.pending, Pending::Variables) {
             return None;
         }
-        Some(self.blocks[node])
+        Some(self.way_to(node, Some(self.node)))
     }
 
     /// The end of a node that goes on in one of two places.

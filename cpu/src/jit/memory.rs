@@ -1,9 +1,9 @@
 //! Guest memory in translated code: the probe of the TLB, and the way out where it misses.
 
-use super::emitter::{Bit, Emitter, GUEST, STATE, Untranslatable, Val, at, integer};
+use super::emitter::{Bit, Emitter, GUEST, Untranslatable, Val, at, integer};
 use crate::{
     insn::{Insn, Kind, attr},
-    mmu::near::{self, Near, NearPage},
+    mmu::near::{self, Near},
     mode::Mode,
     state::{Cpu, reg},
     width::{Q, Width},
@@ -93,12 +93,7 @@ impl Emitter<'_, '_> {
     /// instruction.
     pub(super) fn host_address(&mut self, linear: Value, size: u64, write: bool, begin: u8) -> Value {
         let index = Near::index(begin, write);
-        let near = self.load_state(I64, at(offset_of!(Cpu, near)));
-        let page = at(index * size_of::<NearPage>());
-        let mut field = |offset: usize| self.b.ins().load(I64, STATE, near, page + at(offset));
-        let tag = field(offset_of!(NearPage, tag));
-        let room = field(offset_of!(NearPage, room));
-        let addend = field(offset_of!(NearPage, addend));
+        let [tag, room, addend] = self.near_page(index);
         let offset = self.b.ins().isub(linear, tag);
         let hits = self.b.ins().icmp(IntCC::UnsignedLessThan, offset, room);
         // Every way to `done` is a block of its own: what the register allocator puts on an edge from a branch stands in the way
@@ -112,6 +107,7 @@ impl Emitter<'_, '_> {
         let (back, bail) = (self.cold(), self.bail_block());
         self.b.ins().brif(found, back, &[], bail, &[]);
         self.to(back);
+        self.page_changed(index);
         self.b.ins().jump(done, &[found.into()]);
         self.to(hit);
         let host = self.b.ins().iadd(linear, addend);

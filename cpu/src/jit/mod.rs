@@ -14,6 +14,8 @@
 mod absent;
 mod cache;
 #[cfg(feature = "jit")]
+mod carried;
+#[cfg(feature = "jit")]
 mod compiler;
 #[cfg(feature = "jit")]
 mod emitter;
