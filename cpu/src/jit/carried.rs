@@ -70,6 +70,7 @@ impl Emitter<'_, '_> {
 
     /// All of them may be.
     pub(super) fn pages_changed(&mut self) {
+        self.grouped.forget();
         if let Some(cycle) = self.region.nodes[self.node].cycle {
             self.carry_all(cycle);
         }

@@ -10,6 +10,7 @@ use super::{
     cache::Name,
     carried::Carried,
     flags::Pending,
+    grouped::Grouped,
     pages::page_number,
     region::{FLAGS, Node, Region, Set, Step, VECTORS, Way},
     runtime,
@@ -115,6 +116,7 @@ pub(super) struct Emitter<'a, 'b> {
     budget: Variable,
     pub(super) blocks: Vec<Block>,
     pub(super) carried: Carried,
+    pub(super) grouped: Grouped,
     /// Flags of nodes with a single way in, as it left them.
     inherited: Vec<Option<Pending>>,
     pub(super) pending: Pending,
@@ -127,7 +129,7 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) exceptional: Vec<Value>,
     pub(super) new_flags: Option<Pending>,
     pub(super) node: usize,
-    index: usize,
+    pub(super) index: usize,
     /// Where the instruction in hand leaves the region for the interpreter.
     bail: Option<Block>,
     pub(super) needed: Needed,
@@ -193,6 +195,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
             inherited: vec![None; blocks.len()],
             blocks,
             carried: Carried::new(region.cycles),
+            grouped: Grouped::default(),
             pending: Pending::Variables,
             dirty: 0,
             new_registers: SmallVec::new(),
@@ -410,6 +413,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         (self.node, self.dirty) = (k, node.dirty);
         self.b.switch_to_block(self.blocks[k]);
         self.pending = self.inherited[k].unwrap_or(Pending::Variables);
+        self.grouped.begin();
         (self.unit_is_live, self.mmx_is_ready, self.pointers) = (false, false, None);
         for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
             self.index = index;

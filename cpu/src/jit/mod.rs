@@ -23,6 +23,8 @@ mod emitter;
 mod evaluate;
 #[cfg(feature = "jit")]
 mod flags;
+#[cfg(feature = "jit")]
+mod grouped;
 mod host;
 #[cfg(feature = "jit")]
 mod indirect;

@@ -97,6 +97,8 @@ pub(super) struct Step {
     pub(super) kills_flags: bool,
     /// The region may be left at its beginning.
     pub(super) may_leave: bool,
+    /// It reads memory, it writes memory.
+    pub(super) memory: [bool; 2],
     /// Its own code raises flags in MXCSR.
     pub(super) floats: bool,
     /// Its function neither looks at MXCSR nor computes with the host's floating point.
@@ -435,6 +437,7 @@ impl Step {
                 | Set::from(effects.halves_written()) << VECTORS,
             kills_flags: effects.flags_written & bits::STATUS == bits::STATUS && effects.flags_perhaps == 0,
             may_leave: true,
+            memory: [effects.memory_read, effects.memory_written],
             floats: false,
             quiet: is_quiet(op, &effects),
         };
