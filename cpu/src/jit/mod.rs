@@ -171,6 +171,9 @@ pub(crate) struct Passage {
     /// A control or status word on its way.
     #[cfg(target_arch = "x86_64")]
     pub(crate) word: u16,
+    /// How often the other place in the TLB will still answer before its entry goes where it belongs: see [`crate::mmu::OTHER`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) turns: u32,
     /// The host's MXCSR while translated code runs.
     #[cfg(target_arch = "x86_64")]
     pub(crate) mxcsr: u32,
@@ -197,6 +200,8 @@ impl Default for Passage {
             relation: [0; 3],
             #[cfg(target_arch = "x86_64")]
             word: 0,
+            #[cfg(target_arch = "x86_64")]
+            turns: 1,
             #[cfg(target_arch = "x86_64")]
             mxcsr: crate::state::Mxcsr::RESET,
             #[cfg(target_arch = "x86_64")]

@@ -221,6 +221,9 @@ impl Cpu {
         if self.long_mode() && !self.canonical(linear) {
             return Err(self.raise(Fault::gp(0)));
         }
+        if let Some((host, page)) = self.mmu.look_elsewhere(class, linear, access == Access::Write) {
+            return Ok(Place::Ram(host, page | linear & (PAGE - 1)));
+        }
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
         let Some(page) = self.ram.page(physical) else { return Ok(Place::Device(physical)) };
