@@ -414,7 +414,7 @@ impl Bench {
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
         let rng =
             VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
-        bus.plug(RNG_SLOT, shared(rng))?;
+        bus.plug(RNG_SLOT, rng.shared())?;
         if testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bitflags::bitflags;
 use log::debug;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_RING_RESET,
@@ -15,6 +16,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::VirtioDevice;
+use super::bell::{Bell, Function};
 use super::queue::{BrokenQueue, Queue, QueueState};
 use crate::bus::value_of;
 use crate::dma::Dma;
@@ -254,7 +256,8 @@ mod window {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// A function around `device`, with its pin, its messages and its way to guest RAM.
     pub fn new(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
-        let queues = D::QUEUE_SIZES.len();
+        let sizes = device.queue_sizes();
+        let queues = sizes.len();
         assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
         let mut config = ConfigSpace::new(Identity {
             vendor: VENDOR,
@@ -284,11 +287,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix,
             intx: Intx::new(pin),
             registers: Registers::after_reset(queues),
-            queues: D::QUEUE_SIZES.iter().map(|&size| Queue::new(size)).collect(),
+            queues: sizes.into_iter().map(Queue::new).collect(),
             dma,
             device,
             window,
         }
+    }
+
+    /// The function as a bus takes it. Back ends can ring for the device from now on.
+    pub fn shared(self) -> Arc<Mutex<Self>>
+    where
+        D: 'static,
+    {
+        let bell = Bell::default();
+        let function = Arc::new(Mutex::new(self));
+        let weak = Arc::downgrade(&function);
+        bell.hang(weak);
+        function.lock().device.connect(bell);
+        function
     }
 
     /// The device.
@@ -322,6 +338,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
             Ok(false) => {}
             Err(broken) => self.needs_reset(index, broken),
         }
+    }
+
+    fn run_queues(&mut self) {
+        (0..self.queues.len()).for_each(|index| self.run_queue(index));
     }
 
     /// Tells the driver that device configuration has changed.
@@ -491,15 +511,23 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
         const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+        const LASTING: u8 = FEATURES_OK | DRIVER_OK as u8 | VIRTIO_CONFIG_S_NEEDS_RESET as u8;
         let features = self.registers.driver_features;
         let acceptable = features & !self.offered() == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0;
         let had_driver = self.registers.has(DRIVER_OK);
-        let own = self.registers.status & VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+        // Only a reset takes these back: the device works with what was agreed on.
+        let kept = self.registers.status & LASTING;
         // The driver reads the status back to see whether the device takes the features.
         let refused = value & FEATURES_OK != 0 && !acceptable;
-        self.registers.status = own | if refused { value & !FEATURES_OK } else { value };
-        if !had_driver && self.registers.has(DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK) {
+        self.registers.status = kept | if refused { value & !FEATURES_OK } else { value };
+        // A driver that is in a hurry may have come too early to be told so when it set the other bit.
+        if !self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
+            self.registers.status &= !(DRIVER_OK as u8);
+        }
+        if !had_driver && self.registers.has(DRIVER_OK) {
             self.device.activate(features);
+            // What was made available before has not been looked at.
+            self.run_queues();
         }
     }
 
@@ -532,6 +560,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         if let Some(queue) = self.queues.get_mut(index) {
             queue.reset();
             self.registers.queue_vectors[index] = NO_VECTOR;
+            self.device.reset_queue(index);
         }
     }
 
@@ -576,6 +605,12 @@ fn add_capability(
     config.add_capability(CAPABILITY_VENDOR, &body, &writable)
 }
 
+impl<D: VirtioDevice> Function for VirtioPci<D> {
+    fn run_queue(&mut self, index: usize) {
+        VirtioPci::run_queue(self, index);
+    }
+}
+
 impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
     fn name(&self) -> &str {
         self.device.name()
@@ -601,6 +636,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
+        let could_reach_memory = self.config.command().contains(Command::BUS_MASTER);
         self.config.write(offset, data);
         if self.touches_window_data(offset, data.len())
             && let Some((target, length)) = self.window_target()
@@ -611,6 +647,10 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
         self.msix.sync(&self.config);
         self.drive_pin();
+        if !could_reach_memory && self.config.command().contains(Command::BUS_MASTER) {
+            // Requests, and completions of them, that came meanwhile.
+            self.run_queues();
+        }
     }
 
     fn read_bar(&mut self, _index: usize, offset: u64, data: &mut [u8]) {
@@ -669,3 +709,5 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
 pub(crate) mod driver;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;
