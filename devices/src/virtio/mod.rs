@@ -5,6 +5,7 @@
 //! DEVICE_NEEDS_RESET, as the standard has it.
 
 mod bell;
+pub mod console;
 pub mod pci;
 pub mod queue;
 pub mod rng;
@@ -58,6 +59,12 @@ pub trait VirtioDevice: Send {
     /// chains back when it is called again because they have rung.
     fn process(&mut self, index: usize, queue: &mut Queue, dma: &Dma) -> Result<(), BrokenQueue>;
 
+    /// A queue that is to be worked on because of what the device has learnt in [`VirtioDevice::process`]; asked after each
+    /// call of that until there is none.
+    fn follow_up(&mut self) -> Option<usize> {
+        None
+    }
+
     /// The driver has reset queue `index` alone. Chains that were taken from it are the driver's again: when this returns,
     /// nobody reads or writes them any more, nor is one of them given back later.
     fn reset_queue(&mut self, _index: usize) {}
@@ -71,4 +78,13 @@ pub trait VirtioDevice: Send {
 
     /// Takes over a saved state.
     fn load(&mut self, state: Self::State);
+}
+
+/// Reads from the bytes of device configuration; beyond their end there are zeros.
+pub(crate) fn read_bytes(configuration: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let rest = usize::try_from(offset).ok().and_then(|offset| configuration.get(offset..));
+    for (byte, source) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *byte = *source;
+    }
 }

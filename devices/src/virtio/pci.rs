@@ -320,13 +320,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// Lets the device work on a queue, and interrupts the driver if it wants that. For the driver's notifications, and
     /// for back ends that have something for the guest.
     pub fn run_queue(&mut self, index: usize) {
-        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK;
-        if !self.registers.has(live)
-            || self.registers.has(VIRTIO_CONFIG_S_NEEDS_RESET)
-            || !self.config.command().contains(Command::BUS_MASTER)
-        {
-            return;
+        let mut next = Some(index);
+        while let Some(index) = next {
+            if !self.is_live() {
+                return;
+            }
+            self.run_one_queue(index);
+            next = self.device.follow_up();
         }
+    }
+
+    /// Whether driver and device work with one another.
+    fn is_live(&self) -> bool {
+        self.registers.has(VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK)
+            && !self.registers.has(VIRTIO_CONFIG_S_NEEDS_RESET)
+            && self.config.command().contains(Command::BUS_MASTER)
+    }
+
+    fn run_one_queue(&mut self, index: usize) {
         let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.is_enabled()) else { return };
         let before = queue.next_used();
         let processed = self.device.process(index, queue, &self.dma);

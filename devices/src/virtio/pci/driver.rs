@@ -98,6 +98,9 @@ impl<D: VirtioDevice + 'static> Driver<D> {
             self.poke(at, &[0; 0x100]);
         }
         self.write(0x16, 2, queue);
+        if self.read(0x18, 2) > 8 {
+            self.write(0x18, 2, 8);
+        }
         self.write(0x1a, 2, vector);
         self.write(0x20, 8, descriptors);
         // In halves, as 32-bit systems do it.
