@@ -147,6 +147,8 @@ pub struct Console {
     ports: Vec<Port>,
     /// Queues that are to be looked at: one bit each.
     follow_up: u64,
+    /// Linux looks at the size of the window when it is told that it has changed, and not before.
+    untold_size: bool,
 }
 
 /// What a queue is for.
@@ -177,7 +179,15 @@ impl Console {
 
     fn new(offered: u64, ports: Vec<(String, Box<dyn PortEnd>)>) -> Self {
         let ports = ports.into_iter().map(|(name, end)| Port { name, end, state: PortState::default() });
-        Self { offered, agreed: 0, columns: 0, rows: 0, ports: ports.collect(), follow_up: 0 }
+        Self {
+            offered,
+            agreed: 0,
+            columns: 0,
+            rows: 0,
+            ports: ports.collect(),
+            follow_up: 0,
+            untold_size: false,
+        }
     }
 
     fn has_channels(&self) -> bool {
@@ -431,6 +441,11 @@ impl VirtioDevice for Console {
 
     fn activate(&mut self, features: u64) {
         self.agreed = features;
+        self.untold_size = features & F_SIZE != 0 && (self.columns, self.rows) != (0, 0);
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.untold_size)
     }
 
     fn process(&mut self, index: usize, queue: &mut Queue, dma: &Dma) -> Result<(), BrokenQueue> {

@@ -51,6 +51,12 @@ pub trait VirtioDevice: Send {
     /// The device is on the board: what works for it on other threads rings `bell` when it has something for the guest.
     fn connect(&mut self, _bell: Bell) {}
 
+    /// Whether the driver is to be told that device configuration has changed; asked, and so taken back, when it has become
+    /// ready and after each access to configuration.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
+
     /// The driver is ready, with the `features` that both sides have. Called once between two resets.
     fn activate(&mut self, _features: u64) {}
 

@@ -363,6 +363,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
+    fn tell_config_change(&mut self) {
+        if self.device.take_config_change() {
+            self.config_changed();
+        }
+    }
+
     /// The state, to be saved.
     pub fn save(&self) -> VirtioPciState<D::State> {
         VirtioPciState {
@@ -531,12 +537,17 @@ impl<D: VirtioDevice> VirtioPci<D> {
         // The driver reads the status back to see whether the device takes the features.
         let refused = value & FEATURES_OK != 0 && !acceptable;
         self.registers.status = kept | if refused { value & !FEATURES_OK } else { value };
+        if self.registers.status & !kept & FEATURES_OK != 0 {
+            let (name, offered) = (self.device.name(), self.offered());
+            debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+        }
         // A driver that is in a hurry may have come too early to be told so when it set the other bit.
         if !self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
             self.registers.status &= !(DRIVER_OK as u8);
         }
         if !had_driver && self.registers.has(DRIVER_OK) {
             self.device.activate(features);
+            self.tell_config_change();
             // What was made available before has not been looked at.
             self.run_queues();
         }
@@ -701,7 +712,10 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
                     self.write_common(register, part, value_of(data));
                 }
             }
-            Structure::Device => self.device.write_config(offset, data),
+            Structure::Device => {
+                self.device.write_config(offset, data);
+                self.tell_config_change();
+            }
             // The address says which queue; the data repeats it.
             Structure::Notify => self.run_queue((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
             Structure::MsixTable => self.msix.write_table(offset, data),

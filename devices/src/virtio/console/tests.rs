@@ -100,6 +100,10 @@ fn a_terminal_has_input_output_and_a_size() {
     driver.function().resize(132, 50);
     assert_eq!((size(&mut driver), driver.read(ISR, 1)), ((132, 50, 1), 0), "nothing new");
     assert_eq!(driver.read(0x2004, 4), 1, "port");
+    start(&mut driver, F_SIZE, 2);
+    assert_eq!((size(&mut driver), driver.read(ISR, 1)), ((132, 50, 1), 2), "a new driver is told");
+    start(&mut driver, 0, 2);
+    assert_eq!(driver.read(ISR, 1), 0, "if it wants to know");
 }
 
 #[test]
