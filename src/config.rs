@@ -53,6 +53,8 @@ pub struct Config {
     pub console: Option<SerialTarget>,
     /// Channels between programs in the guest and on the host; their names differ.
     pub channels: Vec<Channel>,
+    /// Whether there is a memory balloon, and to how many bytes the guest is to confine itself.
+    pub balloon: Option<u64>,
     /// Whether the debug-exit port (0xf4) is there.
     pub debug_exit: bool,
     /// Whether the devices of test suites are there.
@@ -96,6 +98,7 @@ impl Config {
             serial: SerialTarget::Stdio,
             console: None,
             channels: Vec::new(),
+            balloon: None,
             debug_exit: false,
             testdev: false,
             no_reboot: false,

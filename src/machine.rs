@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use softmetal_devices::char::CharBackend;
+use softmetal_devices::virtio::balloon::BalloonReport;
 
 use crate::config::Config;
 use crate::console::{Console, LineEnd, Output, Port, Window};
@@ -94,8 +95,8 @@ impl Handle {
     pub(crate) fn attend(&self, port: Port) {
         let pc = self.pc();
         let (function, number) = match port {
-            Port::Terminal => (pc.terminal, 0),
-            Port::Channel(number) => (pc.channels, number),
+            Port::Terminal => (pc.virtio.terminal, 0),
+            Port::Channel(number) => (pc.virtio.channels, number),
         };
         if let Some(function) = function {
             function.lock().attend(number);
@@ -106,10 +107,26 @@ impl Handle {
     pub(crate) fn window_changed(&self) {
         let (pc, window) = (self.pc(), self.0.lock().window.clone());
         window.look();
-        if let Some(terminal) = pc.terminal {
+        if let Some(terminal) = pc.virtio.terminal {
             let (columns, rows) = window.size();
             terminal.lock().resize(columns, rows);
         }
+    }
+
+    /// Asks the guest to do with `less` of its memory: the balloon shall hold so many bytes. What the balloon does from then
+    /// on is the guest's business. False where there is no balloon.
+    pub fn inflate_balloon(&self, less: u64) -> bool {
+        let Some(balloon) = self.pc().virtio.balloon else { return false };
+        balloon.lock().set_target(less);
+        true
+    }
+
+    /// How many bytes the balloon shall hold, and what it has done; `None` where there is no balloon.
+    #[must_use]
+    pub fn balloon(&self) -> Option<(u64, BalloonReport)> {
+        let balloon = self.pc().virtio.balloon?;
+        let balloon = balloon.lock();
+        Some((balloon.device().target(), balloon.device().report()))
     }
 
     /// Stops the guest between two instructions, and its clock with it. Returns when it stands.
@@ -142,6 +159,11 @@ impl Handle {
     /// Turns to the PC that has taken the place of the last one. False when the machine was ended meanwhile.
     fn connect(&self, pc: FrontPanel) -> bool {
         let mut connection = self.0.lock();
+        // What the user has asked for meanwhile holds for the new one, too.
+        if let (Some(old), Some(new)) = (&connection.pc.virtio.balloon, &pc.virtio.balloon) {
+            let target = old.lock().device().target();
+            new.lock().set_target(target);
+        }
         connection.pc = pc;
         !connection.ended
     }

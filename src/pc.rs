@@ -31,6 +31,7 @@ use softmetal_devices::power::PowerSink;
 use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::VirtioPci;
+use softmetal_devices::virtio::balloon::Balloon;
 use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
 use softmetal_devices::virtio::rng::Rng;
 
@@ -47,7 +48,7 @@ use crate::outcome::{Outcome, Run};
 use crate::profile::PerfMap;
 use crate::ram_port::RamPort;
 use crate::statistics::{Report, Sampler, Sampling};
-use crate::timers::{Timers, Waker};
+use crate::timers::{Ticker, Timers, Waker};
 use crate::vcpu::{self, Course, Engine};
 use crate::{boot, guest_ram, watch};
 
@@ -56,6 +57,10 @@ const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
 const TERMINAL_SLOT: Slot = Slot::new(3, 0);
 const CHANNELS_SLOT: Slot = Slot::new(3, 1);
+const BALLOON_SLOT: Slot = Slot::new(4, 0);
+
+/// How often a guest is asked about its memory, in nanoseconds of its time.
+const STATISTICS_PERIOD: u64 = 2_000_000_000;
 
 /// The PC, from power-on to its end.
 pub(crate) struct Pc {
@@ -82,18 +87,19 @@ pub(crate) struct FrontPanel {
     pub(crate) clock: Arc<Clock>,
     pub(crate) timers: Waker,
     pub(crate) com1: Arc<Mutex<Uart>>,
-    pub(crate) terminal: Option<SharedConsole>,
-    pub(crate) channels: Option<SharedConsole>,
+    pub(crate) virtio: Virtio,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
 }
 
-/// A virtio console device, shared with the console's threads.
-type SharedConsole = Arc<Mutex<VirtioPci<VirtioConsole>>>;
+/// A virtio function, shared with what works for it outside.
+type Shared<D> = Arc<Mutex<VirtioPci<D>>>;
 
-/// The virtio console devices.
-struct Consoles {
-    terminal: Option<SharedConsole>,
-    channels: Option<SharedConsole>,
+/// The virtio devices that are reached from outside.
+#[derive(Clone)]
+pub(crate) struct Virtio {
+    pub(crate) terminal: Option<Shared<VirtioConsole>>,
+    pub(crate) channels: Option<Shared<VirtioConsole>>,
+    pub(crate) balloon: Option<Shared<Balloon>>,
 }
 
 impl Pc {
@@ -117,7 +123,8 @@ impl Pc {
         let follows = config.lockstep.map(|stretch| (stretch, Tape::in_memory()));
         let tapes = tape.iter().chain(follows.iter().map(|(_, tape)| tape)).cloned().collect();
         let memory = RamPort::new(Arc::clone(&ram), tapes);
-        let consoles = bench.pci(&memory, random, ends, config.testdev)?;
+        let balloon = config.balloon.map(|rest| config.memory.saturating_sub(rest));
+        let virtio = bench.pci(&memory, random, ends, balloon, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -170,8 +177,7 @@ impl Pc {
         }
 
         let clock = Arc::clone(&board.clock);
-        let Consoles { terminal, channels } = consoles;
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, terminal, channels, pm };
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, virtio, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -219,7 +225,7 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, .. } } = self;
+        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, virtio, .. } } = self;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -273,6 +279,7 @@ impl Pc {
         drop(running);
         report.add_traffic(board.traffic());
         report.add_dma(memory.count());
+        report.balloon = virtio.balloon.map(|balloon| balloon.lock().device().report()).or(report.balloon);
         board.take_apart();
         started.context("cannot start a thread for each vCPU")?;
         Ok(match how {
@@ -418,8 +425,16 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self, memory: &RamPort, random: Random, ends: &Ends, testdev: bool) -> Result<Consoles> {
-        let chips = memory.clone();
+    /// The PCI bus and what is plugged in; `balloon` is how many bytes a balloon shall hold, if there is one.
+    fn pci(
+        &mut self,
+        memory: &RamPort,
+        random: Random,
+        ends: &Ends,
+        balloon: Option<u64>,
+        testdev: bool,
+    ) -> Result<Virtio> {
+        let (chips, freed) = (memory.clone(), memory.clone());
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
@@ -447,6 +462,21 @@ impl Bench {
         if let Some(channels) = &channels {
             bus.plug(CHANNELS_SLOT, channels.clone())?;
         }
+        let balloon = balloon.map(|target| {
+            let (pin, balloon) = (pins.line(BALLOON_SLOT, Pin::A), Balloon::new(freed));
+            let balloon = VirtioPci::new(balloon, pin, interrupts.clone(), dma.clone()).shared();
+            balloon.lock().set_target(target);
+            let asked = Arc::downgrade(&balloon);
+            self.timers.add(shared(Ticker::new(STATISTICS_PERIOD, move || {
+                if let Some(balloon) = asked.upgrade() {
+                    balloon.lock().ask_for_statistics();
+                }
+            })));
+            balloon
+        });
+        if let Some(balloon) = &balloon {
+            bus.plug(BALLOON_SLOT, balloon.clone())?;
+        }
         if testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }
@@ -462,7 +492,7 @@ impl Bench {
         let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
-        Ok(Consoles { terminal, channels })
+        Ok(Virtio { terminal, channels, balloon })
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -540,7 +570,7 @@ mod tests {
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), &ends, true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
@@ -642,7 +672,9 @@ mod tests {
     #[test]
     fn functions_are_found_placed_and_routed() {
         let rig = rig();
-        for (slot, id, line) in [(RNG_SLOT, 0x1044_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)] {
+        let found =
+            [(RNG_SLOT, 0x1044_1af4, 11), (BALLOON_SLOT, 0x1045_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)];
+        for (slot, id, line) in found {
             assert_eq!(pci_config(&rig, slot, 0), id);
             assert_eq!(pci_config(&rig, slot, 0x3c) & 0xff, line, "{slot}");
             let base = u64::from(pci_config(&rig, slot, 0x10) & !15);

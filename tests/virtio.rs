@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         ("a_terminal_with_the_size_of_its_window", a_terminal),
         ("a_channel_for_programs", a_channel),
         ("a_terminal_carries_much_in_both_directions", much_in_both_directions),
+        ("memory_that_the_guest_frees_is_the_hosts_again", freed_memory_goes_back),
+        ("a_balloon_takes_what_it_is_asked_for", a_balloon),
     ];
     let hindrance = Guests::hindrance().map(|why| format!("Debian's kernels cannot be fetched: {why}"));
     let foreign =
@@ -128,7 +130,8 @@ fn a_terminal() -> Result<()> {
     terminal.wait_for("# ");
     let asks = |terminal: &mut Terminal, command: &str| {
         terminal.typed(format!("{command}; echo do''ne\r").as_bytes());
-        terminal.wait_for("done\r\n")
+        // The guest's carriage return; the terminal adds one of its own.
+        terminal.wait_for("done\r")
     };
     let text = asks(&mut terminal, "tty; stty size");
     ensure!(text.contains("/dev/hvc0") && text.contains("50 132"), "{text}");
@@ -234,5 +237,75 @@ fn much_in_both_directions() -> Result<()> {
     ensure!(sum.contains("e071f707df7bbeee2a6a1eb48011ddd0"), "the sum is {sum}");
     guest.expect("# ", SOON)?;
     drop(writer.join());
+    guest.power_off()
+}
+
+/// Fills so many MiB of the guest's memory, and gives them back.
+fn fill_and_free(guest: &mut Guest, mebibytes: u32) -> Result<[u64; 2]> {
+    guest.run("mkdir -p /tmp/t; mount -t tmpfs -o size=90% t /tmp/t", SOON)?;
+    guest.run(&format!("dd if=/dev/zero of=/tmp/t/x bs=1M count={mebibytes} 2>/dev/null"), SOON)?;
+    let full = guest.shared_memory()?;
+    guest.run("umount /tmp/t", SOON)?;
+    // Linux reports within a few seconds, bit by bit.
+    let deadline = Instant::now() + SOON;
+    let mut freed = guest.shared_memory()?;
+    while freed > full.saturating_sub(u64::from(mebibytes) << 19) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(500));
+        freed = guest.shared_memory()?;
+    }
+    Ok([full, freed])
+}
+
+fn freed_memory_goes_back() -> Result<()> {
+    const FILLED: u32 = 300;
+    let mut setup = setup(&["--balloon", "-v"])?;
+    setup.options.memory = "512M";
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    for _ in 0..3 {
+        let [full, freed] = fill_and_free(&mut guest, FILLED)?;
+        eprintln!("host memory behind the guest: {} MiB, then {} MiB", full >> 20, freed >> 20);
+        ensure!(full > u64::from(FILLED) << 20, "{FILLED} MiB are filled, {full} bytes are there");
+        ensure!(full - freed > u64::from(FILLED) << 19, "from {full} only to {freed} bytes");
+    }
+    check_warnings(&mut guest)?;
+    // Statistics come every two seconds.
+    thread::sleep(Duration::from_secs(3));
+    guest.send("poweroff -f\n")?;
+    let (_, messages) = guest.finish(SOON)?;
+    let line =
+        messages.lines().find(|line| line.contains("balloon  ")).context("no line about the balloon")?;
+    ensure!(line.contains("holds 0 bytes") && line.contains("the guest has total 4"), "{line}");
+
+    let mut without = self::setup(&[])?;
+    without.options.memory = "512M";
+    let mut guest = Guest::boot(&without.options, BOOT)?;
+    guest.run("mkdir /tmp/t; mount -t tmpfs -o size=90% t /tmp/t", SOON)?;
+    guest
+        .run(&format!("dd if=/dev/zero of=/tmp/t/x bs=1M count={FILLED} 2>/dev/null; umount /tmp/t"), SOON)?;
+    ensure!(guest.shared_memory()? > u64::from(FILLED) << 20, "without a balloon it stays");
+    guest.power_off()
+}
+
+fn a_balloon() -> Result<()> {
+    let mut setup = setup(&["--balloon=256M"])?;
+    setup.options.memory = "512M";
+    let mut guest = Guest::boot(&setup.options, BOOT)?;
+    let deadline = Instant::now() + SOON;
+    loop {
+        let total = guest.run("awk '/MemTotal/ { print $2 }' /proc/meminfo", SOON)?;
+        let total: u64 = total.trim().parse().context("MemTotal")?;
+        // Linux counts the balloon's pages as not there.
+        if total < 256 << 10 {
+            ensure!(total > 150 << 10, "MemTotal is {total} KiB");
+            break;
+        }
+        ensure!(Instant::now() < deadline, "MemTotal is still {total} KiB");
+        thread::sleep(Duration::from_millis(500));
+    }
+    let sum = guest.run("seq 1 20000 | sort -r | sha256sum", SOON)?;
+    let expected = "32e8bfc1888e4abc71c499baefe2efcad2ecc01d1c18f4a453d5d62b502a2c3e ";
+    ensure!(sum.starts_with(expected), "sorted numbers give {sum}");
+    let held = guest.shared_memory()?;
+    ensure!(held < 256 << 20, "the host still holds {held} bytes");
     guest.power_off()
 }

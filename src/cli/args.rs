@@ -126,6 +126,9 @@ struct MachineArgs {
     /// several times if you like
     #[arg(long, value_name = "name=NAME,path=SOCKET")]
     channel: Vec<Channel>,
+    /// A memory balloon: what the guest does not use goes back to the host; with a size, the guest is asked to do with that
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, value_parser = parse_memory)]
+    balloon: Option<Option<u64>>,
     /// Let the guest end the machine through port 0xf4
     #[arg(long)]
     debug_exit: bool,
@@ -244,6 +247,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         serial: serial.clone(),
         console: machine.console.clone(),
         channels: machine.channel.clone(),
+        balloon: machine.balloon.map(|rest| rest.unwrap_or(machine.memory)),
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
         no_reboot: machine.no_reboot,
@@ -370,14 +374,23 @@ fn ports(machine: &MachineArgs, debug: &Debug) -> Result<SerialTarget, UseError>
         ("--replay", replay.is_some()),
         ("--debug lockstep", debug.lockstep.is_some()),
     ];
+    let options = [
+        ("--console", console.is_some()),
+        ("--channel", !channel.is_empty()),
+        ("--balloon", machine.balloon.is_some()),
+    ];
     if let Some((other, _)) = others.iter().find(|(_, on)| *on)
-        && (console.is_some() || !channel.is_empty())
+        && let Some((option, _)) = options.iter().find(|(_, on)| *on)
     {
-        let option = if console.is_some() { "--console" } else { "--channel" };
         return Err(UseError::new(format!(
-            "{option} does not go with {other}: its input reaches memory while the processor runs, and no log can hold \
-             that; --serial does"
+            "{option} does not go with {other}: what comes from outside reaches memory while the processor runs, and no \
+             log can hold that"
         )));
+    }
+    if let Some(Some(rest)) = machine.balloon
+        && rest > machine.memory
+    {
+        return Err(UseError::new("--balloon is larger than --memory; right are sizes up to that"));
     }
     if channel.len() > MAX_CHANNELS {
         return Err(UseError::new(format!("--channel: a machine has at most {MAX_CHANNELS} channels")));
@@ -477,7 +490,7 @@ mod tests {
     fn every_option_reaches_the_machine() {
         let config = run(
             "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
-             --console unix=c --channel name=a,path=b --channel name=c,path=d \
+             --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
              --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
@@ -495,6 +508,7 @@ mod tests {
                 Channel { name: "a".into(), path: "b".into() },
                 Channel { name: "c".into(), path: "d".into() },
             ],
+            balloon: Some(3 << 30),
             debug_exit: true,
             testdev: true,
             no_reboot: true,
@@ -560,11 +574,14 @@ mod tests {
             ("demo --console x", ["--console: 'x' is no serial target", "unix=PATH"]),
             ("demo --channel name=x", ["--channel: 'name=x' is no channel", "name=NAME,path=SOCKET"]),
             ("demo --channel name=x,path=a --channel name=x,path=b", ["--channel", "'x' stands there twice"]),
-            ("demo --console stdio --record a", ["--console does not go with --record", "--serial does"]),
+            ("demo --console stdio --record a", ["--console does not go with --record", "no log"]),
             (
                 "demo --channel name=x,path=a --debug lockstep",
                 ["--channel does not go with", "--debug lockstep"],
             ),
+            ("demo --balloon=1", ["--balloon: '1' is too little", "at least 2M"]),
+            ("demo --memory 64M --balloon=65M", ["--balloon is larger than --memory", "up to"]),
+            ("demo --balloon --replay x", ["--balloon does not go with --replay", "no log"]),
             ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),
             ("run --kernel k --debug lockstep=0", ["--debug: 'lockstep=0' is no number", "lockstep=1 to"]),
             ("run --kernel k --debug lockstep=x", ["--debug: 'lockstep=x' is no number", "lockstep=1 to"]),

@@ -23,7 +23,7 @@ use softmetal_devices::char::CharBackend;
 use crate::config::SerialTarget;
 use softmetal_devices::virtio::console::PortEnd;
 
-use super::escape::{self, Keys, Typed};
+use super::escape::{self, Keys, Typed, Wish};
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::{socket, terminal};
@@ -74,12 +74,12 @@ impl Line {
         LineEnd { outbox: Arc::clone(&self.outbox), inbox: Arc::clone(&self.inbox), keeps }
     }
 
-    /// Connects the line with `target`; a terminal goes raw, and Ctrl-A x on it calls `end`.
+    /// Connects the line with `target`; a terminal goes raw, and what is wished on it goes to `wish`.
     pub(super) fn open(
         &mut self,
         target: &SerialTarget,
         feed: Feed,
-        end: Box<dyn Fn() + Send>,
+        wish: Box<dyn Fn(Wish) + Send>,
     ) -> Result<()> {
         let (outbox, inbox) = (Arc::clone(&self.outbox), Arc::clone(&self.inbox));
         let option = self.option;
@@ -107,11 +107,13 @@ impl Line {
                 if self.raw.is_some() {
                     let outbox = Arc::clone(&self.outbox);
                     spawn(name, "input", move || {
-                        read_keys(&inbox, &|| {
-                            end();
+                        read_keys(&inbox, &|wished| {
+                            wish(wished);
                             // A guest that waits for a reader who reads no more has to see its end.
-                            outbox.drain(Some(PATIENCE));
-                            outbox.close();
+                            if wished == Wish::End {
+                                outbox.drain(Some(PATIENCE));
+                                outbox.close();
+                            }
                         });
                     })?;
                 } else {
@@ -257,7 +259,7 @@ fn read_pipe(inbox: &Inbox) {
     }
 }
 
-fn read_keys(inbox: &Inbox, end: &dyn Fn()) {
+fn read_keys(inbox: &Inbox, wish: &dyn Fn(Wish)) {
     let mut keys = Keys::default();
     let mut bytes = [0; 4096];
     loop {
@@ -277,7 +279,7 @@ fn read_keys(inbox: &Inbox, end: &dyn Fn()) {
                     // Standard error may be gone; help is then of no use.
                     let _ = write!(io::stderr(), "\n{}", escape::HELP);
                 }
-                Typed::End => end(),
+                Typed::Wish(wished) => wish(wished),
             }
         }
     }
@@ -303,7 +305,7 @@ mod tests {
                 bytes.len()
             })
         };
-        line.open(target, Feed::Offer(port), Box::new(|| {}))?;
+        line.open(target, Feed::Offer(port), Box::new(|_| {}))?;
         Ok((line, received))
     }
 

@@ -10,6 +10,7 @@ mod outbox;
 mod socket;
 mod terminal;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -17,6 +18,8 @@ use anyhow::Result;
 
 use crate::config::Config;
 use crate::machine::Handle;
+use crate::statistics::balloon_in_words;
+use escape::Wish;
 use line::{Feed, Line};
 
 pub(crate) use line::LineEnd;
@@ -96,12 +99,13 @@ impl Console {
         self.window.clone()
     }
 
-    /// Connects all ports as `config` says, the guest's side by way of `machine`; a terminal goes raw. Ctrl-A x on it ends the
-    /// machine.
+    /// Connects all ports as `config` says, the guest's side by way of `machine`; a terminal goes raw, and Ctrl-A begins a
+    /// command on it.
     pub fn open(&mut self, config: &Config, machine: &Handle) -> Result<()> {
-        let end = || {
+        let memory = config.memory;
+        let wish = || {
             let machine = machine.clone();
-            Box::new(move || machine.terminate())
+            Box::new(move |wish| obey(wish, &machine, memory))
         };
         let tell = |port| {
             let machine = machine.clone();
@@ -109,17 +113,44 @@ impl Console {
         };
         let serial = machine.clone();
         let feed = Feed::Offer(Box::new(move |bytes| serial.serial_input(bytes)));
-        self.serial.open(&config.serial, feed, end())?;
+        self.serial.open(&config.serial, feed, wish())?;
         if let (Some(line), Some(target)) = (&mut self.terminal, &config.console) {
             self.window.look();
-            line.open(target, tell(Port::Terminal), end())?;
+            line.open(target, tell(Port::Terminal), wish())?;
         }
         for (number, (wanted, (_, line))) in config.channels.iter().zip(&mut self.channels).enumerate() {
             let target = crate::config::SerialTarget::Unix(wanted.path.clone());
-            line.open(&target, tell(Port::Channel(number)), end())?;
+            line.open(&target, tell(Port::Channel(number)), wish())?;
         }
         Ok(())
     }
+}
+
+/// Does what the user wishes of a machine with so much memory.
+fn obey(wish: Wish, machine: &Handle, memory: u64) {
+    let say = |text: &str| {
+        // Standard error may be gone; the answer is then of no use.
+        let _ = write!(std::io::stderr(), "\r\n{text}\r\n");
+    };
+    if wish == Wish::End {
+        machine.terminate();
+        return;
+    }
+    let Some((target, report)) = machine.balloon() else {
+        say("this machine has no balloon: start it with --balloon");
+        return;
+    };
+    let step = memory / 8;
+    let target = match wish {
+        Wish::LessMemory => target.saturating_add(step).min(memory - step),
+        Wish::MoreMemory => target.saturating_sub(step),
+        Wish::ShowMemory | Wish::End => {
+            say(&format!("the balloon {}", balloon_in_words(&report)));
+            return;
+        }
+    };
+    machine.inflate_balloon(target);
+    say(&format!("the balloon shall hold {} of {} MiB", target >> 20, memory >> 20));
 }
 
 /// The size of the terminal's window, as the guest is told it.

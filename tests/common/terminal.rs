@@ -6,11 +6,14 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 const SOON: Duration = Duration::from_secs(60);
+/// For a text on the screen, be it the first of a guest that boots on a busy host.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// softmetal on a terminal of its own.
 pub(crate) struct Terminal {
@@ -38,7 +41,24 @@ impl Terminal {
 
     /// Waits for a text on the screen; the answer is everything up to it.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
-        read_until(&mut self.screen, text)
+        let mut seen = Vec::new();
+        let mut bytes = [0; 4096];
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown = String::from_utf8_lossy(&seen);
+            if shown.contains(text) {
+                return shown.into_owned();
+            }
+            assert!(Instant::now() < deadline, "{text:?} does not come: {shown}");
+            let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if poll(&mut [PollFd::new(&self.screen, PollFlags::IN)], Some(&second))
+                .is_ok_and(|ready| ready > 0)
+            {
+                let count = self.screen.read(&mut bytes).unwrap_or(0);
+                assert!(count > 0, "{text:?} does not come: {shown}");
+                seen.extend_from_slice(&bytes[..count]);
+            }
+        }
     }
 
     /// Gives the window another size, and says so to the process, whose controlling terminal this is not.
