@@ -31,6 +31,8 @@ use softmetal_devices::power::PowerSink;
 use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::VirtioPci;
+use softmetal_devices::virtio::balloon::Balloon;
+use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
 use softmetal_devices::virtio::rng::Rng;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
@@ -39,20 +41,26 @@ use crate::debug_log::DebugLog;
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
 use crate::lockstep::{self, Lockstep};
-use crate::machine::SerialEnd;
+use crate::machine::Ends;
 use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
 use crate::profile::PerfMap;
 use crate::ram_port::RamPort;
 use crate::statistics::{Report, Sampler, Sampling};
-use crate::timers::{Timers, Waker};
+use crate::timers::{Ticker, Timers, Waker};
 use crate::vcpu::{self, Course, Engine};
 use crate::{boot, guest_ram, watch};
 
 /// Where the functions sit that are no chips of the board's.
 const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
+const TERMINAL_SLOT: Slot = Slot::new(3, 0);
+const CHANNELS_SLOT: Slot = Slot::new(3, 1);
+const BALLOON_SLOT: Slot = Slot::new(4, 0);
+
+/// How often a guest is asked about its memory, in nanoseconds of its time.
+const STATISTICS_PERIOD: u64 = 2_000_000_000;
 
 /// The PC, from power-on to its end.
 pub(crate) struct Pc {
@@ -79,12 +87,24 @@ pub(crate) struct FrontPanel {
     pub(crate) clock: Arc<Clock>,
     pub(crate) timers: Waker,
     pub(crate) com1: Arc<Mutex<Uart>>,
+    pub(crate) virtio: Virtio,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
+}
+
+/// A virtio function, shared with what works for it outside.
+type Shared<D> = Arc<Mutex<VirtioPci<D>>>;
+
+/// The virtio devices that are reached from outside.
+#[derive(Clone)]
+pub(crate) struct Virtio {
+    pub(crate) terminal: Option<Shared<VirtioConsole>>,
+    pub(crate) channels: Option<Shared<VirtioConsole>>,
+    pub(crate) balloon: Option<Shared<Balloon>>,
 }
 
 impl Pc {
     /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
-    pub(crate) fn build(config: &Config, serial: &SerialEnd, journal: &Journal) -> Result<Self> {
+    pub(crate) fn build(config: &Config, ends: &Ends, journal: &Journal) -> Result<Self> {
         let Origin { clock, unix_seconds, uuid, rng_seed, random, processor_random, counter, start } =
             Origin::new(config, journal)?;
         let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
@@ -93,7 +113,7 @@ impl Pc {
 
         bench.interrupt_controllers()?;
         bench.timer_chips(config.memory, unix_seconds)?;
-        let com1 = bench.serial_ports(serial)?;
+        let com1 = bench.serial_ports(ends)?;
         let pm = bench.power_management()?;
         bench.keyboard_controller()?;
         let tape = match journal {
@@ -103,7 +123,8 @@ impl Pc {
         let follows = config.lockstep.map(|stretch| (stretch, Tape::in_memory()));
         let tapes = tape.iter().chain(follows.iter().map(|(_, tape)| tape)).cloned().collect();
         let memory = RamPort::new(Arc::clone(&ram), tapes);
-        bench.pci(&memory, random, config.testdev)?;
+        let balloon = config.balloon.map(|rest| config.memory.saturating_sub(rest));
+        let virtio = bench.pci(&memory, random, ends, balloon, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -156,7 +177,7 @@ impl Pc {
         }
 
         let clock = Arc::clone(&board.clock);
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, pm };
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, virtio, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -204,7 +225,7 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, .. } } = self;
+        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, virtio, .. } } = self;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -258,6 +279,7 @@ impl Pc {
         drop(running);
         report.add_traffic(board.traffic());
         report.add_dma(memory.count());
+        report.balloon = virtio.balloon.map(|balloon| balloon.lock().device().report()).or(report.balloon);
         board.take_apart();
         started.context("cannot start a thread for each vCPU")?;
         Ok(match how {
@@ -351,10 +373,10 @@ impl Bench {
     }
 
     /// COM1, which it returns, and COM2, which leads nowhere.
-    fn serial_ports(&mut self, serial: &SerialEnd) -> Result<Arc<Mutex<Uart>>> {
-        let com1 = self.serial_port(COM1, COM1_IRQ, "COM1", serial.output())?;
+    fn serial_ports(&mut self, ends: &Ends) -> Result<Arc<Mutex<Uart>>> {
+        let com1 = self.serial_port(COM1, COM1_IRQ, "COM1", ends.output())?;
         self.serial_port(COM2, COM2_IRQ, "COM2", Box::new(Discard))?;
-        com1.lock().on_input_wanted(serial.input_wanted());
+        com1.lock().on_input_wanted(ends.input_wanted());
         Ok(com1)
     }
 
@@ -403,8 +425,16 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self, memory: &RamPort, random: Random, testdev: bool) -> Result<()> {
-        let chips = memory.clone();
+    /// The PCI bus and what is plugged in; `balloon` is how many bytes a balloon shall hold, if there is one.
+    fn pci(
+        &mut self,
+        memory: &RamPort,
+        random: Random,
+        ends: &Ends,
+        balloon: Option<u64>,
+        testdev: bool,
+    ) -> Result<Virtio> {
+        let (chips, freed) = (memory.clone(), memory.clone());
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
@@ -414,7 +444,39 @@ impl Bench {
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
         let rng =
             VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
-        bus.plug(RNG_SLOT, shared(rng))?;
+        bus.plug(RNG_SLOT, rng.shared())?;
+        let console = |slot, console| {
+            VirtioPci::new(console, pins.line(slot, Pin::A), interrupts.clone(), dma.clone()).shared()
+        };
+        let terminal = ends.terminal.clone().map(|end| console(TERMINAL_SLOT, VirtioConsole::terminal(end)));
+        if let Some(terminal) = &terminal {
+            let (columns, rows) = ends.window.size();
+            terminal.lock().resize(columns, rows);
+            bus.plug(TERMINAL_SLOT, terminal.clone())?;
+        }
+        let channels =
+            ends.channels.iter().map(|(name, end)| (name.clone(), Box::new(end.clone()) as Box<dyn PortEnd>));
+        let channels: Vec<_> = channels.collect();
+        let channels =
+            (!channels.is_empty()).then(|| console(CHANNELS_SLOT, VirtioConsole::channels(channels)));
+        if let Some(channels) = &channels {
+            bus.plug(CHANNELS_SLOT, channels.clone())?;
+        }
+        let balloon = balloon.map(|target| {
+            let (pin, balloon) = (pins.line(BALLOON_SLOT, Pin::A), Balloon::new(freed));
+            let balloon = VirtioPci::new(balloon, pin, interrupts.clone(), dma.clone()).shared();
+            balloon.lock().set_target(target);
+            let asked = Arc::downgrade(&balloon);
+            self.timers.add(shared(Ticker::new(STATISTICS_PERIOD, move || {
+                if let Some(balloon) = asked.upgrade() {
+                    balloon.lock().ask_for_statistics();
+                }
+            })));
+            balloon
+        });
+        if let Some(balloon) = &balloon {
+            bus.plug(BALLOON_SLOT, balloon.clone())?;
+        }
         if testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }
@@ -430,7 +492,7 @@ impl Bench {
         let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
-        Ok(())
+        Ok(Virtio { terminal, channels, balloon })
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -500,15 +562,15 @@ mod tests {
         let Origin { clock, unix_seconds, processor_random, .. } =
             Origin::new(&config, &Journal::None).unwrap();
         let mut bench = Bench::new(2, clock, processor_random, run.clone());
-        let serial = SerialEnd::new(&Console::new());
+        let ends = Ends::new(&Console::new());
         bench.interrupt_controllers().unwrap();
         bench.timer_chips(512 << 20, unix_seconds).unwrap();
-        let com1 = bench.serial_ports(&serial).unwrap();
+        let com1 = bench.serial_ports(&ends).unwrap();
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
@@ -610,7 +672,9 @@ mod tests {
     #[test]
     fn functions_are_found_placed_and_routed() {
         let rig = rig();
-        for (slot, id, line) in [(RNG_SLOT, 0x1044_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)] {
+        let found =
+            [(RNG_SLOT, 0x1044_1af4, 11), (BALLOON_SLOT, 0x1045_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)];
+        for (slot, id, line) in found {
             assert_eq!(pci_config(&rig, slot, 0), id);
             assert_eq!(pci_config(&rig, slot, 0x3c) & 0xff, line, "{slot}");
             let base = u64::from(pci_config(&rig, slot, 0x10) & !15);

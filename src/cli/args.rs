@@ -7,10 +7,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use softmetal_cpu::{HAS_TRANSLATOR, Model};
+use softmetal_devices::virtio::console::MAX_CHANNELS;
 
 use crate::cli::verify;
 use crate::config::{
-    Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
+    Accel, Channel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
 use crate::profile::SymbolFile;
@@ -114,9 +115,20 @@ struct MachineArgs {
     /// Guest memory: 512M, 4G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
-    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
-    #[arg(long, value_name = "TARGET", default_value = "stdio")]
-    serial: SerialTarget,
+    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none [default: stdio, where that is not the
+    /// terminal's]
+    #[arg(long, value_name = "TARGET")]
+    serial: Option<SerialTarget>,
+    /// A virtio terminal (Linux: console=hvc0), which knows the size of its window: targets as with --serial
+    #[arg(long, value_name = "TARGET")]
+    console: Option<SerialTarget>,
+    /// A channel for programs: name=NAME,path=SOCKET connects /dev/virtio-ports/NAME in the guest with a Unix socket here;
+    /// several times if you like
+    #[arg(long, value_name = "name=NAME,path=SOCKET")]
+    channel: Vec<Channel>,
+    /// A memory balloon: what the guest does not use goes back to the host; with a size, the guest is asked to do with that
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, value_parser = parse_memory)]
+    balloon: Option<Option<u64>>,
     /// Let the guest end the machine through port 0xf4
     #[arg(long)]
     debug_exit: bool,
@@ -226,12 +238,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
+    let serial = ports(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel,
         cpu,
         cpus: machine.cpus,
         memory: machine.memory,
-        serial: machine.serial.clone(),
+        serial: serial.clone(),
+        console: machine.console.clone(),
+        channels: machine.channel.clone(),
+        balloon: machine.balloon.map(|rest| rest.unwrap_or(machine.memory)),
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
         no_reboot: machine.no_reboot,
@@ -344,6 +360,50 @@ fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
     }
 }
 
+/// Whether the ports go together; the answer is where the serial port leads.
+fn ports(machine: &MachineArgs, debug: &Debug) -> Result<SerialTarget, UseError> {
+    let MachineArgs { serial, console, channel, record, replay, .. } = machine;
+    let on_stdio = *console == Some(SerialTarget::Stdio);
+    if on_stdio && *serial == Some(SerialTarget::Stdio) {
+        return Err(UseError::new(
+            "--serial stdio and --console stdio: only one of them can have standard input and output",
+        ));
+    }
+    let others = [
+        ("--record", record.is_some()),
+        ("--replay", replay.is_some()),
+        ("--debug lockstep", debug.lockstep.is_some()),
+    ];
+    let options = [
+        ("--console", console.is_some()),
+        ("--channel", !channel.is_empty()),
+        ("--balloon", machine.balloon.is_some()),
+    ];
+    if let Some((other, _)) = others.iter().find(|(_, on)| *on)
+        && let Some((option, _)) = options.iter().find(|(_, on)| *on)
+    {
+        return Err(UseError::new(format!(
+            "{option} does not go with {other}: what comes from outside reaches memory while the processor runs, and no \
+             log can hold that"
+        )));
+    }
+    if let Some(Some(rest)) = machine.balloon
+        && rest > machine.memory
+    {
+        return Err(UseError::new("--balloon is larger than --memory; right are sizes up to that"));
+    }
+    if channel.len() > MAX_CHANNELS {
+        return Err(UseError::new(format!("--channel: a machine has at most {MAX_CHANNELS} channels")));
+    }
+    for (number, one) in channel.iter().enumerate() {
+        if channel[..number].iter().any(|other| other.name == one.name) {
+            return Err(UseError::new(format!("--channel: the name '{}' stands there twice", one.name)));
+        }
+    }
+    let default = if on_stdio { SerialTarget::None } else { SerialTarget::Stdio };
+    Ok(serial.clone().unwrap_or(default))
+}
+
 fn parse_clock(text: &str) -> Result<ClockSource, UseError> {
     match text {
         "host" => Ok(ClockSource::Host),
@@ -430,6 +490,7 @@ mod tests {
     fn every_option_reaches_the_machine() {
         let config = run(
             "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+             --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
              --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
@@ -442,6 +503,12 @@ mod tests {
             initrd: vec!["i".into()],
             append: "-x=1".into(),
             serial: SerialTarget::File("o".into()),
+            console: Some(SerialTarget::Unix("c".into())),
+            channels: vec![
+                Channel { name: "a".into(), path: "b".into() },
+                Channel { name: "c".into(), path: "d".into() },
+            ],
+            balloon: Some(3 << 30),
             debug_exit: true,
             testdev: true,
             no_reboot: true,
@@ -469,6 +536,17 @@ mod tests {
     }
 
     #[test]
+    fn the_virtio_terminal_takes_the_place_of_the_serial_port() {
+        let config = run("run --kernel k --console stdio");
+        assert_eq!((config.serial, config.console), (SerialTarget::None, Some(SerialTarget::Stdio)));
+        let config = run("run --kernel k --console file=c");
+        assert_eq!(
+            (config.serial, config.console),
+            (SerialTarget::Stdio, Some(SerialTarget::File("c".into())))
+        );
+    }
+
+    #[test]
     fn demo_has_two_guests() {
         let Ok(Request::Demo(machine)) = parse_words("demo --memory 64M") else { panic!() };
         let config = machine.boot(KernelSource::BuiltIn(b"x"));
@@ -492,6 +570,18 @@ mod tests {
             ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
             ("run --kernel k --serial tcp", ["--serial: 'tcp' is no serial target", "unix=PATH"]),
+            ("demo --serial stdio --console stdio", ["--serial stdio and --console stdio", "only one"]),
+            ("demo --console x", ["--console: 'x' is no serial target", "unix=PATH"]),
+            ("demo --channel name=x", ["--channel: 'name=x' is no channel", "name=NAME,path=SOCKET"]),
+            ("demo --channel name=x,path=a --channel name=x,path=b", ["--channel", "'x' stands there twice"]),
+            ("demo --console stdio --record a", ["--console does not go with --record", "no log"]),
+            (
+                "demo --channel name=x,path=a --debug lockstep",
+                ["--channel does not go with", "--debug lockstep"],
+            ),
+            ("demo --balloon=1", ["--balloon: '1' is too little", "at least 2M"]),
+            ("demo --memory 64M --balloon=65M", ["--balloon is larger than --memory", "up to"]),
+            ("demo --balloon --replay x", ["--balloon does not go with --replay", "no log"]),
             ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),
             ("run --kernel k --debug lockstep=0", ["--debug: 'lockstep=0' is no number", "lockstep=1 to"]),
             ("run --kernel k --debug lockstep=x", ["--debug: 'lockstep=x' is no number", "lockstep=1 to"]),

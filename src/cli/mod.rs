@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::config::{Config, KernelSource, UseError};
-use crate::console::{Console, Wiring};
+use crate::console::Console;
 use crate::statistics::Report;
 use crate::{Machine, Outcome};
 use args::Request;
@@ -59,18 +59,14 @@ fn obey(request: Request) -> Result<u8> {
 
 fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
-    let mut console = Console::new();
+    let mut console = Console::of(config);
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;
-    let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
-    console.open(
-        &config.serial,
-        Wiring {
-            port: Box::new(move |bytes| port.serial_input(bytes)),
-            end: Box::new(move || end.terminate()),
-        },
-    )?;
-    signals::handle(move || power_button.press_power_button())?;
+    let handle = machine.handle();
+    console.open(config, &handle)?;
+    handle.window_changed();
+    let window = handle.clone();
+    signals::handle(move || handle.press_power_button(), move || window.window_changed())?;
     let mut report = Report::default();
     let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.

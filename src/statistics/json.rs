@@ -17,6 +17,7 @@ impl Report {
                 "name": device.label, "reads": device.reads, "writes": device.writes,
             })).collect::<Vec<_>>(),
             "dma": { "writes": self.dma_writes, "bytes": self.dma_bytes },
+            "balloon": self.balloon,
         })
     }
 }
@@ -73,6 +74,7 @@ fn key(name: &str) -> String {
 mod tests {
     use super::*;
     use softmetal_cpu::Statistics;
+    use softmetal_devices::virtio::balloon::BalloonReport;
     use std::time::Duration;
 
     #[test]
@@ -86,6 +88,7 @@ mod tests {
         let report = Report {
             cpus: vec![CpuReport { statistics, times, spaces, ..CpuReport::default() }],
             dma_bytes: 64,
+            balloon: Some(BalloonReport { reported: 4096, ..BalloonReport::default() }),
             ..Report::default()
         };
         let read: Value = serde_json::from_str(&report.to_json().to_string()).unwrap();
@@ -98,5 +101,9 @@ mod tests {
         assert_eq!(cpu["interrupts"], json!({ "236": 3 }));
         assert_eq!(cpu["address_spaces"][0]["traps"]["system_call"], json!(0));
         assert_eq!(read["dma"]["bytes"], json!(64));
+        assert_eq!(
+            (&read["balloon"]["reported"], &read["balloon"]["statistics"]),
+            (&json!(4096), &Value::Null)
+        );
     }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use softmetal_cpu::{AddressSpace, Counters, Cpu, Doing, NotInline, Profile, Statistics};
 use softmetal_devices::bus::Traffic;
+use softmetal_devices::virtio::balloon::BalloonReport;
 
 pub(crate) use sampler::Sampler;
+pub(crate) use text::balloon_in_words;
 
 /// What is to be found out by sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +117,8 @@ pub struct Report {
     pub dma_writes: u64,
     /// Bytes that they wrote.
     pub dma_bytes: u64,
+    /// What the balloon has done since the last power-on, if there is one.
+    pub balloon: Option<BalloonReport>,
     /// Guest code that samples have found.
     pub profile: Profile,
 }

@@ -9,6 +9,7 @@ mod driver;
 mod interrupts;
 pub(crate) mod lz4;
 mod screen;
+mod terminal;
 mod trials;
 
 use std::fs;
@@ -29,6 +30,8 @@ pub(crate) use driver::{Emulator, Guest, Options};
 pub(crate) use interrupts::{check_interrupts, interrupts};
 #[allow(unused_imports)]
 pub(crate) use screen::Screen;
+#[allow(unused_imports)]
+pub(crate) use terminal::{Terminal, read_until};
 #[allow(unused_imports)]
 pub(crate) use trials::{Named, run, trials};
 
