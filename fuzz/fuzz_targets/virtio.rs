@@ -53,7 +53,8 @@ fuzz_target!(|bytes: &[u8]| {
             _ => function.lock().attend(usize::from(byte % 3)),
         }),
         2 => {
-            let channels = ["a", "b"].map(|name| (name.to_owned(), Box::new(Talkative(1)) as Box<dyn PortEnd>));
+            let channels =
+                ["a", "b"].map(|name| (name.to_owned(), Box::new(Talkative(1)) as Box<dyn PortEnd>));
             drive(Console::channels(channels.into()), script, |function, byte| {
                 function.lock().attend(usize::from(byte % 5));
             });
