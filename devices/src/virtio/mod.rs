@@ -7,6 +7,8 @@
 pub mod balloon;
 mod bell;
 pub mod console;
+#[cfg(any(test, feature = "testing"))]
+pub mod hostile;
 pub mod pci;
 pub mod queue;
 pub mod rng;
