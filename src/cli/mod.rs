@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::accel::{choice, kvm};
 use crate::config::{Config, KernelSource, UseError};
 use crate::console::{Console, Wiring};
 use crate::statistics::Report;
@@ -51,23 +52,43 @@ fn obey(request: Request) -> Result<u8> {
             Ok(0)
         }
         Request::Verify(arguments) => verify::run(&arguments),
+        Request::Doctor => Ok(doctor()),
+        Request::ProbeKvm { for_ever } => {
+            kvm::run_probe(for_ever, &mut stdout().lock())?;
+            Ok(0)
+        }
         Request::Run(config) => run(&config),
         Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
         Request::DemoDebian(machine) => run(&demo::debian(machine)?),
     }
 }
 
+/// Says how the host is.
+fn doctor() -> u8 {
+    let (lines, well) = choice::examine(&Config::new(KernelSource::BuiltIn(demo::IMAGE)));
+    let mut text = lines.join("\n");
+    text.push('\n');
+    let _ = stdout().write_all(text.as_bytes());
+    if well { 0 } else { HOST_ERROR }
+}
+
 fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
+    let config = &choice::decide(config.clone())?;
     let mut console = Console::new();
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;
-    let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
+    let (port, end, engine) = (machine.handle(), machine.handle(), machine.handle());
+    let power_button = machine.handle();
     console.open(
         &config.serial,
         Wiring {
             port: Box::new(move |bytes| port.serial_input(bytes)),
             end: Box::new(move || end.terminate()),
+            engine: Box::new(move || match engine.switch_to_next_accel() {
+                Ok(accel) => messages::say(&format!("the machine runs on {}", accel.name())),
+                Err(error) => messages::say(&format!("{error:#}")),
+            }),
         },
     )?;
     signals::handle(move || power_button.press_power_button())?;

@@ -5,6 +5,7 @@ const ESCAPE: u8 = 0x01;
 
 /// The commands, as Ctrl-A h shows them.
 pub(crate) const HELP: &str = "\
+Ctrl-A e       another engine runs the machine: kvm, jit, interp in turn
 Ctrl-A h       this help
 Ctrl-A x       end the machine at once
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
@@ -19,6 +20,8 @@ pub(crate) enum Typed {
     Nothing,
     /// Show [`HELP`].
     Help,
+    /// Move the machine to another engine.
+    Engine,
     /// End the machine.
     End,
 }
@@ -39,6 +42,7 @@ impl Keys {
         match byte {
             ESCAPE => Typed::Guest(ESCAPE),
             b'h' | b'?' => Typed::Help,
+            b'e' => Typed::Engine,
             b'x' => Typed::End,
             // 'c' is kept for a monitor.
             _ => Typed::Nothing,
@@ -63,6 +67,7 @@ mod tests {
     #[test]
     fn ctrl_a_begins_a_command_of_one_key() {
         assert_eq!(parse(b"\x01x"), [Typed::End]);
+        assert_eq!(parse(b"e\x01e"), [Typed::Guest(b'e'), Typed::Engine]);
         assert_eq!(parse(b"\x01hx"), [Typed::Help, Typed::Guest(b'x')]);
         assert_eq!(parse(b"\x01\x01x"), [Typed::Guest(1), Typed::Guest(b'x')]);
         assert_eq!(parse(b"\x01c\x01zx"), [Typed::Guest(b'x')]);

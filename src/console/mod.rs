@@ -44,6 +44,8 @@ pub struct Wiring {
     pub port: Port,
     /// Ends the machine: Ctrl-A x.
     pub end: Box<dyn Fn() + Send>,
+    /// Moves the machine to another engine: Ctrl-A e.
+    pub engine: Box<dyn Fn() + Send>,
 }
 
 /// The host side of the serial port.
@@ -85,7 +87,7 @@ impl Console {
 
     /// Connects the serial port with `target`; a terminal goes raw.
     pub fn open(&mut self, target: &SerialTarget, wiring: Wiring) -> Result<()> {
-        let Wiring { port, end } = wiring;
+        let Wiring { port, end, engine } = wiring;
         let (outbox, inbox) = (Arc::clone(&self.outbox), Arc::clone(&self.inbox));
         match target {
             SerialTarget::Stdio => {
@@ -98,12 +100,13 @@ impl Console {
                 if self.raw.is_some() {
                     let outbox = Arc::clone(&self.outbox);
                     spawn("serial input", move || {
-                        read_keys(&inbox, &|| {
+                        let end = || {
                             end();
                             // A guest that waits for a reader who reads no more has to see its end.
                             outbox.drain(Some(PATIENCE));
                             outbox.close();
-                        });
+                        };
+                        read_keys(&inbox, &end, &*engine);
                     })?;
                 } else {
                     spawn("serial input", move || read_pipe(&inbox))?;
@@ -232,7 +235,7 @@ fn read_pipe(inbox: &Inbox) {
     }
 }
 
-fn read_keys(inbox: &Inbox, end: &dyn Fn()) {
+fn read_keys(inbox: &Inbox, end: &dyn Fn(), engine: &dyn Fn()) {
     let mut keys = Keys::default();
     let mut bytes = [0; 4096];
     loop {
@@ -252,6 +255,7 @@ fn read_keys(inbox: &Inbox, end: &dyn Fn()) {
                     // Standard error may be gone; help is then of no use.
                     let _ = write!(io::stderr(), "\n{}", escape::HELP);
                 }
+                Typed::Engine => engine(),
                 Typed::End => end(),
             }
         }
@@ -278,7 +282,7 @@ mod tests {
                 bytes.len()
             })
         };
-        console.open(target, Wiring { port, end: Box::new(|| {}) })?;
+        console.open(target, Wiring { port, end: Box::new(|| {}), engine: Box::new(|| {}) })?;
         Ok((console, received))
     }
 

@@ -75,6 +75,9 @@ impl Report {
                 &format!("{} written in {} pieces", Bytes(self.dma_bytes), Count(self.dma_writes)),
             )?;
         }
+        if let Some(kvm) = &sum.kvm {
+            top(f, "KVM was left for", kvm.iter().map(|&(name, count)| (name.to_owned(), count)))?;
+        }
         if let Some(translator) = &sum.translator {
             line(f, "translator", &translator.to_string())?;
             for left in sum.not_inline.iter().take(NOT_INLINE) {
