@@ -35,8 +35,12 @@ pub const DEFAULT_MEMORY: u64 = 512 << 20;
 pub struct Config {
     /// Which engine runs the guest's instructions.
     pub accel: Accel,
+    /// The engine was chosen for the user, so that another may take its place.
+    pub automatic: bool,
     /// Which processor the vCPUs are.
     pub cpu: Model,
+    /// The processor may lack what KVM cannot offer, and show what it cannot hide.
+    pub leak: bool,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// Guest RAM in bytes: a multiple of 4 KiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
@@ -89,7 +93,9 @@ impl Config {
     pub fn new(kernel: KernelSource) -> Self {
         Self {
             accel: Accel::Auto,
+            automatic: false,
             cpu: Model::Max,
+            leak: false,
             cpus: 1,
             memory: DEFAULT_MEMORY,
             kernel,
@@ -206,6 +212,21 @@ pub enum Accel {
     Interp,
     /// The translator: hot code as the host's own.
     Jit,
+    /// The host's virtualization.
+    Kvm,
+}
+
+impl Accel {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Interp => "interp",
+            Self::Jit => "jit",
+            Self::Kvm => "kvm",
+        }
+    }
 }
 
 /// What moves guest time.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
 use softmetal_devices::char::CharBackend;
 use softmetal_devices::virtio::balloon::BalloonReport;
 
-use crate::config::Config;
+use crate::config::{Accel, Config};
 use crate::console::{Console, LineEnd, Output, Port, Window};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
@@ -133,6 +133,7 @@ impl Handle {
     pub fn pause(&self) {
         let pc = self.pc();
         pc.run.pause();
+        pc.switchboard.rest();
         pc.clock.pause();
     }
 
@@ -140,8 +141,27 @@ impl Handle {
     pub fn resume(&self) {
         let pc = self.pc();
         pc.clock.resume();
+        pc.switchboard.wake();
         pc.timers.resumed();
         pc.run.resume();
+    }
+
+    /// Moves the running machine to another engine: its processors stop between two instructions and go on where they were;
+    /// devices and time do not notice. The error is a sentence, and the machine goes on as it was.
+    pub fn switch_accel(&self, to: Accel) -> Result<()> {
+        let pc = self.pc();
+        pc.switchboard.switch(to).map_err(|why| anyhow!(why))
+    }
+
+    /// As [`Handle::switch_accel`], to the next engine that there is. Returns which one that is.
+    pub fn switch_to_next_accel(&self) -> Result<Accel> {
+        let pc = self.pc();
+        pc.switchboard.switch_to_next().map_err(|why| anyhow!(why))
+    }
+
+    /// The engine that runs the machine.
+    pub fn accel(&self) -> Accel {
+        self.pc().switchboard.engine()
     }
 
     /// Ends the machine at once.

@@ -35,6 +35,7 @@ use softmetal_devices::virtio::balloon::Balloon;
 use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
 use softmetal_devices::virtio::rng::Rng;
 
+use crate::accel::{self, Processor, Switchboard};
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
@@ -66,7 +67,7 @@ const STATISTICS_PERIOD: u64 = 2_000_000_000;
 pub(crate) struct Pc {
     board: Arc<Board>,
     timers: Timers,
-    engines: Vec<Engine>,
+    engines: Vec<Arc<Mutex<Engine>>>,
     memory: RamPort,
     how: How,
     front_panel: FrontPanel,
@@ -86,6 +87,7 @@ pub(crate) struct FrontPanel {
     pub(crate) run: Arc<Run>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) timers: Waker,
+    pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) com1: Arc<Mutex<Uart>>,
     pub(crate) virtio: Virtio,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
@@ -140,7 +142,7 @@ impl Pc {
                 Arc::new(Answers::new(Arc::clone(&board), Arc::new(log)))
             }
         };
-        let options = cpu_options(config);
+        let options = cpu_options(config)?;
         let follows = follows.map(|(stretch, tape)| (lockstep::Plan::new(options, stretch), tape));
         if let Some((_, tape)) = &follows {
             bus = Arc::new(Recorder::new(bus, Arc::clone(tape)));
@@ -158,7 +160,10 @@ impl Pc {
 
         let entry = boot::load(config, ram.memory(), &boot::Identity { uuid, rng_seed })?;
         boot::set_up_chips(&board);
-        boot::set_up_processors(&mut cpus, &entry);
+        // Where KVM shows guests the host's TSC, the machine has that from the beginning.
+        let tsc = accel::choice::tsc(config).filter(|tsc| tsc.fixed);
+        let tsc_offset = tsc.map_or(0, |_| 0_u64.wrapping_sub(accel::kvm::tsc_base(&board.clock)));
+        boot::set_up_processors(&mut cpus, &entry, tsc_offset);
 
         watch::start(&mut cpus, &config.watch);
         if let Some(cpu) = cpus.first() {
@@ -177,18 +182,33 @@ impl Pc {
         }
 
         let clock = Arc::clone(&board.clock);
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, virtio, pm };
+        let switchboard = Arc::new(Switchboard {
+            board: board.clone(),
+            memory: memory.clone(),
+            run: run.clone(),
+            translate: translate(config),
+            fixed: accel::choice::needs_own_engine(config),
+            automatic: config.automatic,
+            state: Mutex::new(accel::State::of(config.accel)),
+        });
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), switchboard, com1, virtio, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
         };
-        let engines = match (follows, cpus.pop()) {
+        let engines: Vec<Engine> = match (follows, cpus.pop()) {
             (Some((plan, tape)), Some(cpu)) => {
                 let both = Lockstep::new(plan, cpu, tape, &ram, &board, &front_panel.run, timers.waker())?;
                 vec![Engine::Lockstep(Box::new(both))]
             }
-            (_, last) => cpus.into_iter().chain(last).map(Engine::One).collect(),
+            (_, last) => cpus.into_iter().chain(last).map(|cpu| Engine::One(Processor::new(cpu))).collect(),
         };
+        let engines: Vec<_> = engines.into_iter().map(|engine| Arc::new(Mutex::new(engine))).collect();
+        let switchboard = &front_panel.switchboard;
+        switchboard.open(engines.clone());
+        if config.accel == Accel::Kvm {
+            switchboard.switch(Accel::Kvm).map_err(|why| UseError::new(format!("--accel kvm: {why}")))?;
+        }
         Ok(Self { board, timers, engines, memory, how, front_panel })
     }
 
@@ -196,8 +216,10 @@ impl Pc {
     #[cfg(feature = "testing")]
     pub(crate) fn bench(self) -> crate::testing::Bench {
         let Self { board, timers, engines, memory, front_panel, .. } = self;
-        let processor = engines.first().map(|engine| engine.cpu().attention()).unwrap_or_default();
-        let cpus = engines.into_iter().map(Engine::into_cpu).collect();
+        front_panel.switchboard.close();
+        let engines = engines.into_iter().filter_map(Arc::into_inner).map(Mutex::into_inner);
+        let cpus: Vec<_> = engines.map(Engine::into_cpu).collect();
+        let processor = cpus.first().map(|cpu| cpu.attention()).unwrap_or_default();
         crate::testing::Bench { board, timers: timers.follow(processor), cpus, ram: memory.ram, front_panel }
     }
 
@@ -205,7 +227,7 @@ impl Pc {
     #[cfg(test)]
     pub(crate) fn parts(self) -> (Arc<Board>, Arc<Ram>, FrontPanel, Option<softmetal_cpu::CpuState>) {
         let Self { board, engines, memory, front_panel, .. } = self;
-        (board, memory.ram, front_panel, engines.first().map(|engine| engine.cpu().state()))
+        (board, memory.ram, front_panel, engines.first().map(|engine| engine.lock().cpu().state()))
     }
 
     pub(crate) fn front_panel(&self) -> FrontPanel {
@@ -215,9 +237,9 @@ impl Pc {
     /// Tells of translated code, if anybody wants to know. Of two engines in lockstep, nobody does.
     pub(crate) fn tell_placements(&mut self, told: Option<&Arc<PerfMap>>) {
         let Some(told) = told else { return };
-        for engine in &mut self.engines {
-            if let Engine::One(cpu) = engine {
-                cpu.tell_placements(Arc::clone(told) as Arc<dyn Placements>);
+        for engine in &self.engines {
+            if let Some(processor) = engine.lock().processor() {
+                processor.cpu.tell_placements(Arc::clone(told) as Arc<dyn Placements>);
             }
         }
     }
@@ -225,11 +247,12 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, virtio, .. } } = self;
+        let Self { board, timers, engines, memory, how, front_panel } = self;
+        let FrontPanel { run, switchboard, virtio, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
-                let places = engines.iter().map(|engine| engine.cpu().whereabouts()).collect();
+                let places = engines.iter().map(|engine| engine.lock().cpu().whereabouts()).collect();
                 let sampler = Sampler::start(places, sampling == Sampling::Code);
                 Some(sampler.context("cannot start the thread that samples")?)
             }
@@ -241,40 +264,46 @@ impl Pc {
         };
         let running = running.context("cannot start the timer thread")?;
         let mut threads = Vec::new();
-        let started = engines.into_iter().enumerate().try_for_each(|(index, engine)| {
+        let started = engines.iter().enumerate().try_for_each(|(index, engine)| {
             let course = match &how {
                 How::Live { tape, .. } => {
-                    let timers = timers.take().map(|timers| timers.follow(engine.cpu().attention()));
-                    Course::Live { tape: tape.clone(), timers }
+                    let timers = timers.take().map(|timers| timers.follow(engine.lock().cpu().attention()));
+                    Course::Live { tape: tape.clone(), timers, switchboard: Arc::clone(&switchboard) }
                 }
                 How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
-            threads.push(vcpu::start(index, engine, &run, course)?);
+            threads.push(vcpu::start(index, Arc::clone(engine), &run, course)?);
             Ok::<_, std::io::Error>(())
         });
         if started.is_err() {
             run.end(Outcome::Terminated);
         }
         let mut outcome = run.wait();
-        let mut ended = Vec::new();
         for thread in threads {
-            match thread.join() {
-                Ok(mut engine) => {
-                    let cpu = engine.cpu();
-                    if let How::Live { tape: Some(tape), .. } = &how {
-                        tape.end(cpu, &outcome, digest_memory(memory.ram.memory()));
-                    }
-                    outcome = engine.finish(outcome);
-                    ended.push(engine);
-                }
-                Err(panic) => std::panic::resume_unwind(panic),
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
             }
+        }
+        // Nobody changes engines any more, and nobody holds on to them.
+        switchboard.close();
+        for engine in &engines {
+            let mut engine = engine.lock();
+            if let How::Live { tape: Some(tape), .. } = &how {
+                tape.end(engine.cpu(), &outcome, digest_memory(memory.ram.memory()));
+            }
+            outcome = engine.finish(outcome);
         }
         let (duration, times) = sampler.map(Sampler::stop).unwrap_or_default();
         report.duration += duration;
         report.power_ons += 1;
-        for (index, engine) in ended.iter().enumerate() {
-            report.add_cpu(index, engine.cpu(), times.get(index).copied().unwrap_or_default());
+        for (index, engine) in engines.iter().enumerate() {
+            let engine = engine.lock();
+            report.add_cpu(
+                index,
+                engine.cpu(),
+                times.get(index).copied().unwrap_or_default(),
+                engine.counts(),
+            );
         }
         drop(running);
         report.add_traffic(board.traffic());
@@ -289,7 +318,8 @@ impl Pc {
     }
 }
 
-fn cpu_options(config: &Config) -> Options {
+/// How the translator works.
+fn translate(config: &Config) -> Translate {
     let mut translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
         true => Translate { threshold: 0, at_once: true, one_pass: None },
         false => Translate::default(),
@@ -300,16 +330,21 @@ fn cpu_options(config: &Config) -> Options {
     } else if config.debug.contains(DebugFlags::T1_AT_ONCE) {
         translate.one_pass = Some(0);
     }
-    Options {
-        jit: (config.accel == Accel::Jit).then_some(translate),
+    translate
+}
+
+fn cpu_options(config: &Config) -> Result<Options> {
+    Ok(Options {
+        jit: (config.accel == Accel::Jit).then_some(translate(config)),
         no_chain: config.debug.contains(DebugFlags::NO_CHAIN),
         no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
         no_fuse: config.debug.contains(DebugFlags::NO_FUSE),
         no_tlb: config.debug.contains(DebugFlags::NO_TLB),
         model: config.cpu,
+        lacking: accel::choice::lacking(config)?,
         cpus: config.cpus as usize,
         counting: config.counts_instructions(),
-    }
+    })
 }
 
 /// The board while chips are put on it.

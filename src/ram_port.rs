@@ -1,7 +1,7 @@
 //! What others than processors do to guest RAM: the processors hear of it, and so do the logs of the run.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use softmetal_cpu::{Ram, Rights};
@@ -18,11 +18,24 @@ pub(crate) struct RamPort {
     pub(crate) ram: Arc<Ram>,
     tapes: Vec<Arc<Tape>>,
     count: Arc<DmaCount>,
+    map: Arc<OnceLock<Arc<dyn RamMap>>>,
+}
+
+/// Who else has a map of guest RAM, besides the processors.
+pub(crate) trait RamMap: Send + Sync {
+    /// The rights of pages in this range have changed.
+    fn rights_changed(&self, range: Range<u64>);
 }
 
 impl RamPort {
     pub(crate) fn new(ram: Arc<Ram>, tapes: Vec<Arc<Tape>>) -> Self {
-        Self { ram, tapes, count: Arc::default() }
+        Self { ram, tapes, count: Arc::default(), map: Arc::default() }
+    }
+
+    /// Tells of changing rights from here on. May be called once.
+    pub(crate) fn tell_map(&self, map: Arc<dyn RamMap>) {
+        let already = self.map.set(map).is_err();
+        assert!(!already, "one other has a map of RAM");
     }
 
     /// What was written so far.
@@ -40,6 +53,9 @@ impl RamPort {
     /// Changes which accesses reach pages.
     pub(crate) fn set_rights(&self, range: Range<u64>, rights: Rights) {
         self.ram.set_rights(range.clone(), rights);
+        if let Some(map) = self.map.get() {
+            map.rights_changed(range.clone());
+        }
         self.tapes.iter().for_each(|tape| tape.rights(range.clone(), rights));
     }
 }

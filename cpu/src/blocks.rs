@@ -496,7 +496,7 @@ impl Cpu {
         let counted = self
             .jit
             .as_ref()
-            .filter(|_| linking != Linking::Leave)
+            .filter(|_| linking != Linking::Leave && !self.untranslated)
             .map(|jit| (self.blocks.built, jit.first_threshold()));
         assemble(decoded, place, linking, &self.options, counted)
     }
@@ -507,6 +507,9 @@ impl Cpu {
         self.statistics.loose += 1;
         let mut bytes = [0; 15];
         let room = (PAGE - (rip & (PAGE - 1))).min(15) as usize;
+        if !self.ram.page(physical).is_some_and(|page| page.rights.read) {
+            self.reach_outside()?;
+        }
         self.fetch_bytes(physical, &mut bytes[..room]);
         let offset = (rip & (PAGE - 1)) as u16;
         let mut decoded = decode::one(&bytes[..room], offset, self.mode, self.options.model);
@@ -586,12 +589,17 @@ impl Cpu {
     pub(crate) fn drop_written(&mut self) {
         let written = self.seat.take_written();
         if written.all {
-            let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
-            pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
+            self.forget_code();
         }
         for (page, granules) in written.pages {
             self.drop_blocks(page, granules);
         }
+    }
+
+    /// Drops all code: memory may be another than it was.
+    pub(crate) fn forget_code(&mut self) {
+        let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
+        pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
     }
 
     /// Takes back what the block's end will not count, or already has not: `i` and what follows it did not run.

@@ -24,6 +24,7 @@ Examples:
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
+  softmetal doctor                  whether this host's KVM serves
   softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
@@ -59,6 +60,15 @@ enum Verb {
     /// Compare the emulated CPU with this host's, instruction by instruction
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
+    /// Say whether this host's KVM serves, and for which processors
+    Doctor,
+    /// The tiny guest by which KVM is tried out
+    #[command(hide = true)]
+    ProbeKvm {
+        /// It never ends
+        #[arg(long)]
+        for_ever: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -103,10 +113,12 @@ enum Guest {
 /// The machine, the same for every guest.
 #[derive(Debug, Args)]
 struct MachineArgs {
-    /// What runs the guest: jit (hot code is translated into the host's), interp (the interpreter) or auto (today interp)
+    /// What runs the guest: kvm (the host's virtualization), jit (hot code is translated into the host's), interp (the
+    /// interpreter) or auto: kvm where it serves, else interp
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
     accel: Accel,
-    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; help lists them
+    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; with ",leak=on" KVM may have it
+    /// otherwise; help lists them
     #[arg(long, value_name = "MODEL", default_value = "max", value_parser = parse_model)]
     cpu: ModelChoice,
     /// Number of processors
@@ -175,7 +187,8 @@ enum DebugChoice {
 /// A processor, or the list of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ModelChoice {
-    Model(Model),
+    /// And whether it may be otherwise where KVM wants it.
+    Model(Model, bool),
     Help,
 }
 
@@ -190,6 +203,13 @@ pub enum Request {
     DemoDebian(Machine),
     /// Compare CPUs.
     Verify(verify::Arguments),
+    /// Say how the host is.
+    Doctor,
+    /// Try KVM out, in this process.
+    ProbeKvm {
+        /// With a guest that never ends.
+        for_ever: bool,
+    },
     /// Print this text, help that was asked for.
     Print(String),
 }
@@ -224,6 +244,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     let machine = match &line.command {
         Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
+        Verb::Doctor => return Ok(Request::Doctor),
+        Verb::ProbeKvm { for_ever } => return Ok(Request::ProbeKvm { for_ever: *for_ever }),
     };
     let debug = match &machine.debug {
         None => Debug::default(),
@@ -233,15 +255,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     if debug.profile.is_none() && !machine.symbols.is_empty() {
         return Err(UseError::new("--symbols is for --debug profile, which is not asked for"));
     }
-    let cpu = match machine.cpu {
-        ModelChoice::Model(model) => model,
+    let (cpu, leak) = match machine.cpu {
+        ModelChoice::Model(model, leak) => (model, leak),
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
     let serial = ports(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel,
+        automatic: false,
         cpu,
+        leak,
         cpus: machine.cpus,
         memory: machine.memory,
         serial: serial.clone(),
@@ -283,6 +307,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             })
         }
         // Answered above: it has no machine.
+        Verb::Doctor => Ok(Request::Doctor),
+        Verb::ProbeKvm { for_ever } => Ok(Request::ProbeKvm { for_ever: *for_ever }),
         Verb::Verify(arguments) => Ok(Request::Verify(arguments.clone())),
     }
 }
@@ -315,7 +341,7 @@ fn sentence(error: &clap::Error) -> UseError {
 }
 
 /// The engines of this build.
-const ENGINES: &str = if HAS_TRANSLATOR { "auto, jit and interp" } else { "auto and interp" };
+const ENGINES: &str = if HAS_TRANSLATOR { "auto, kvm, jit and interp" } else { "auto, kvm and interp" };
 
 fn parse_accel(text: &str) -> Result<Accel, UseError> {
     match text {
@@ -325,9 +351,7 @@ fn parse_accel(text: &str) -> Result<Accel, UseError> {
             "'{text}' is not in this build, which was made without the translator; right are {ENGINES}"
         ))),
         "jit" => Ok(Accel::Jit),
-        "kvm" => Err(UseError::new(format!(
-            "'{text}' is not in this build, which emulates the processor; right are {ENGINES}"
-        ))),
+        "kvm" => Ok(Accel::Kvm),
         _ => Err(UseError::new(format!("'{text}' is no engine; right are {ENGINES}"))),
     }
 }
@@ -422,9 +446,17 @@ fn parse_model(text: &str) -> Result<ModelChoice, UseError> {
     if text == "help" {
         return Ok(ModelChoice::Help);
     }
-    Model::from_name(text).map(ModelChoice::Model).ok_or_else(|| {
+    let (name, leak) = match text.split_once(',') {
+        None => (text, false),
+        Some((name, "leak=on")) => (name, true),
+        Some((name, "leak=off")) => (name, false),
+        Some((_, what)) => {
+            return Err(UseError::new(format!("'{what}' is nothing that a processor has; right is leak=on")));
+        }
+    };
+    Model::from_name(name).map(|model| ModelChoice::Model(model, leak)).ok_or_else(|| {
         let names: Vec<&str> = Model::LIST.iter().map(|(name, ..)| *name).collect();
-        UseError::new(format!("'{text}' is no processor; right are {} (see --cpu help)", names.join(", ")))
+        UseError::new(format!("'{name}' is no processor; right are {} (see --cpu help)", names.join(", ")))
     })
 }
 
@@ -433,6 +465,9 @@ fn model_help() -> String {
     for (name, _, what) in Model::LIST {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
+    text.push_str(
+        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
+    );
     text
 }
 
@@ -449,6 +484,9 @@ fn debug_help() -> String {
     for (name, what) in [Debug::LOCKSTEP, Debug::PROFILE] {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
+    text.push_str(
+        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
+    );
     text
 }
 
@@ -489,14 +527,16 @@ mod tests {
     #[test]
     fn every_option_reaches_the_machine() {
         let config = run(
-            "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+            "run --accel interp --cpu v3,leak=on --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
              --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
              --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
         let expected = Config {
             accel: Accel::Interp,
+            automatic: false,
             cpu: Model::V3,
+            leak: true,
             cpus: 4,
             memory: 4 << 30,
             kernel: KernelSource::File("k".into()),
@@ -567,7 +607,8 @@ mod tests {
             ("run --kernel k --cpus many", ["--cpus: 'many'", "1 to 255"]),
             ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
             ("demo --cpu host", ["--cpu: 'host' is no processor", "--cpu help"]),
-            ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
+            ("run --kernel k --cpu v2,fast=on", ["--cpu: 'fast=on' is nothing", "leak=on"]),
+            ("run --kernel k --cpu v4,leak=on", ["--cpu: 'v4' is no processor", "v2"]),
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
             ("run --kernel k --serial tcp", ["--serial: 'tcp' is no serial target", "unix=PATH"]),
             ("demo --serial stdio --console stdio", ["--serial stdio and --console stdio", "only one"]),

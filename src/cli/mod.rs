@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::accel::{choice, kvm};
 use crate::config::{Config, KernelSource, UseError};
 use crate::console::Console;
 use crate::statistics::Report;
@@ -51,14 +52,29 @@ fn obey(request: Request) -> Result<u8> {
             Ok(0)
         }
         Request::Verify(arguments) => verify::run(&arguments),
+        Request::Doctor => Ok(doctor()),
+        Request::ProbeKvm { for_ever } => {
+            kvm::run_probe(for_ever, &mut stdout().lock())?;
+            Ok(0)
+        }
         Request::Run(config) => run(&config),
         Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
         Request::DemoDebian(machine) => run(&demo::debian(machine)?),
     }
 }
 
+/// Says how the host is.
+fn doctor() -> u8 {
+    let (lines, well) = choice::examine(&Config::new(KernelSource::BuiltIn(demo::IMAGE)));
+    let mut text = lines.join("\n");
+    text.push('\n');
+    let _ = stdout().write_all(text.as_bytes());
+    if well { 0 } else { HOST_ERROR }
+}
+
 fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
+    let config = &choice::decide(config.clone())?;
     let mut console = Console::of(config);
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;

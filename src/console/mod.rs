@@ -136,6 +136,13 @@ fn obey(wish: Wish, machine: &Handle, memory: u64) {
         machine.terminate();
         return;
     }
+    if wish == Wish::Engine {
+        match machine.switch_to_next_accel() {
+            Ok(accel) => say(&format!("the machine runs on {}", accel.name())),
+            Err(error) => say(&format!("{error:#}")),
+        }
+        return;
+    }
     let Some((target, report)) = machine.balloon() else {
         say("this machine has no balloon: start it with --balloon");
         return;
@@ -144,7 +151,7 @@ fn obey(wish: Wish, machine: &Handle, memory: u64) {
     let target = match wish {
         Wish::LessMemory => target.saturating_add(step).min(memory - step),
         Wish::MoreMemory => target.saturating_sub(step),
-        Wish::ShowMemory | Wish::End => {
+        Wish::ShowMemory | Wish::End | Wish::Engine => {
             say(&format!("the balloon {}", balloon_in_words(&report)));
             return;
         }

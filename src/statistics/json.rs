@@ -33,6 +33,10 @@ fn cpu(cpu: &CpuReport) -> Value {
     fields.insert("exceptions".into(), vectors(&statistics.exceptions));
     fields.insert("interrupts".into(), vectors(&statistics.interrupts));
     fields.insert("software_interrupts".into(), vectors(&statistics.software_interrupts));
+    if let Some(kvm) = &cpu.kvm {
+        let counts = kvm.iter().map(|&(name, count)| (name.replace(' ', "_"), count.into()));
+        fields.insert("kvm".into(), Value::Object(counts.collect()));
+    }
     if let Some(translator) = &cpu.translator {
         let mut counters = json!(translator);
         counters["not_inline"] = json!(cpu.not_inline);

@@ -15,6 +15,8 @@ use softmetal_devices::virtio::balloon::BalloonReport;
 pub(crate) use sampler::Sampler;
 pub(crate) use text::balloon_in_words;
 
+use crate::accel::Counts;
+
 /// What is to be found out by sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sampling {
@@ -42,6 +44,8 @@ pub struct CpuReport {
     pub translator: Option<Counters>,
     /// What that could not do, what ran most first.
     pub not_inline: Vec<NotInline>,
+    /// What it has left KVM for, by name, if it has been there.
+    pub kvm: Option<Vec<(&'static str, u64)>>,
 }
 
 impl CpuReport {
@@ -51,6 +55,12 @@ impl CpuReport {
         self.times.iter_mut().zip(other.times).for_each(|(own, other)| *own += other);
         if let Some(counters) = other.translator {
             *self.translator.get_or_insert_default() += counters;
+        }
+        if let Some(others) = &other.kvm {
+            match &mut self.kvm {
+                Some(own) => own.iter_mut().zip(others).for_each(|(own, other)| own.1 += other.1),
+                None => self.kvm = Some(others.clone()),
+            }
         }
         for other in &other.not_inline {
             match self.not_inline.iter_mut().find(|own| own.name == other.name) {
@@ -125,11 +135,12 @@ pub struct Report {
 
 impl Report {
     /// Adds what a CPU has done since it was made.
-    pub(crate) fn add_cpu(&mut self, index: usize, cpu: &Cpu, times: Times) {
+    pub(crate) fn add_cpu(&mut self, index: usize, cpu: &Cpu, times: Times, kvm: Option<Counts>) {
         let (translator, not_inline) =
             cpu.translations().map_or((None, Vec::new()), |(counters, left)| (Some(counters), left));
         let (statistics, spaces) = (cpu.statistics(), cpu.address_spaces());
-        let report = CpuReport { statistics, times, spaces, translator, not_inline };
+        let kvm = kvm.map(|counts| counts.named().to_vec());
+        let report = CpuReport { statistics, times, spaces, translator, not_inline, kvm };
         if self.cpus.len() <= index {
             self.cpus.resize_with(index + 1, CpuReport::default);
         }
@@ -178,6 +189,7 @@ fn name(doing: Doing) -> &'static str {
         Doing::Others => "waiting for other CPUs",
         Doing::Idle => "halted",
         Doing::Paused => "paused",
+        Doing::Hardware => "KVM",
     }
 }
 

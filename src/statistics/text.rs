@@ -79,6 +79,9 @@ impl Report {
         if let Some(balloon) = &self.balloon {
             line(f, "balloon", &balloon_in_words(balloon))?;
         }
+        if let Some(kvm) = &sum.kvm {
+            top(f, "KVM was left for", kvm.iter().map(|&(name, count)| (name.to_owned(), count)))?;
+        }
         if let Some(translator) = &sum.translator {
             line(f, "translator", &translator.to_string())?;
             for left in sum.not_inline.iter().take(NOT_INLINE) {

@@ -226,10 +226,10 @@ impl Cpu {
         }
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
-        let Some(page) = self.ram.page(physical) else { return Ok(Place::Device(physical)) };
+        let Some(page) = self.ram.page(physical) else { return self.device(physical) };
         let allowed = if access == Access::Write { page.rights.write } else { page.rights.read };
         if !allowed {
-            return Ok(Place::Device(physical));
+            return self.device(physical);
         }
         if access == Access::Write {
             self.mmu.note_written(physical);
@@ -251,6 +251,11 @@ impl Cpu {
             }
         }
         Ok(Place::Ram(host, physical))
+    }
+
+    fn device(&mut self, physical: u64) -> Result<Place, Stop> {
+        self.reach_outside()?;
+        Ok(Place::Device(physical))
     }
 
     #[cold]
