@@ -57,7 +57,7 @@ use crate::{boot, guest_ram, watch};
 const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
 const TERMINAL_SLOT: Slot = Slot::new(3, 0);
-const CHANNELS_SLOT: Slot = Slot::new(3, 1);
+const CHANNELS_SLOT: Slot = Slot::new(5, 0);
 const BALLOON_SLOT: Slot = Slot::new(4, 0);
 
 /// How often a guest is asked about its memory, in nanoseconds of its time.

@@ -46,7 +46,10 @@ fn setup(arguments: &[&str]) -> Result<Setup> {
     let folder = tempfile::tempdir()?;
     let initrd = initramfs(&kernel, folder.path(), None, false)?;
     let place = folder.path().display().to_string();
-    let arguments = arguments.iter().map(|argument| argument.replace("FOLDER", &place)).collect();
+    // Hosts whose build has no translator have the time.
+    let engine = if softmetal_cpu::HAS_TRANSLATOR { "jit" } else { "interp" };
+    let arguments = ["--accel", engine].into_iter().chain(arguments.iter().copied());
+    let arguments = arguments.map(|argument| argument.replace("FOLDER", &place)).collect();
     let options = Options {
         kernel: kernel.image,
         initrd: Some(initrd),
@@ -124,6 +127,7 @@ fn a_terminal() -> Result<()> {
         "--append",
         "quiet console=ttyS0 console=hvc0",
     ]);
+    command.args(&setup.options.arguments);
     command.arg("--kernel").arg(&setup.options.kernel).arg("--initrd").args(&setup.options.initrd);
     let mut terminal = Terminal::start(command);
     terminal.resize(132, 50);
@@ -220,7 +224,8 @@ fn much_in_both_directions() -> Result<()> {
     let setup = setup(&["--console", "unix=FOLDER/terminal"])?;
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let mut host = connect(&setup.folder.path().join("terminal"))?;
-    guest.run("stty -F /dev/hvc0 raw -echo", SOON)?;
+    // The port forgets its modes when nobody has it open.
+    guest.run("exec 6<>/dev/hvc0; stty raw -echo <&6", SOON)?;
     guest.send("seq 1 200000 >/dev/hvc0; echo o''ver\n")?;
     let expected: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
     let mut text = vec![0; expected.len()];
@@ -292,14 +297,14 @@ fn a_balloon() -> Result<()> {
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let deadline = Instant::now() + SOON;
     loop {
-        let total = guest.run("awk '/MemTotal/ { print $2 }' /proc/meminfo", SOON)?;
-        let total: u64 = total.trim().parse().context("MemTotal")?;
-        // Linux counts the balloon's pages as not there.
-        if total < 256 << 10 {
-            ensure!(total > 150 << 10, "MemTotal is {total} KiB");
+        let free = guest.run("awk '/MemFree/ { print $2 }' /proc/meminfo", SOON)?;
+        let free: u64 = free.trim().parse().context("MemFree")?;
+        // What Linux may take back in need is in use in its books, not gone.
+        if free < 256 << 10 {
+            ensure!(free > 100 << 10, "MemFree is {free} KiB");
             break;
         }
-        ensure!(Instant::now() < deadline, "MemTotal is still {total} KiB");
+        ensure!(Instant::now() < deadline, "MemFree is still {free} KiB");
         thread::sleep(Duration::from_millis(500));
     }
     let sum = guest.run("seq 1 20000 | sort -r | sha256sum", SOON)?;

@@ -31,10 +31,13 @@ use super::{socket, terminal};
 /// How long the end of the machine waits for a socket's client, or for anyone after Ctrl-A x, to take the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Takes input, and answers how many bytes it has taken.
+pub(super) type Taker = Box<dyn Fn(&[u8]) -> usize + Send>;
+
 /// How input reaches the guest.
 pub(super) enum Feed {
-    /// It is offered to a port, which answers how many bytes it has taken.
-    Offer(Box<dyn Fn(&[u8]) -> usize + Send>),
+    /// It is offered to a port.
+    Offer(Taker),
     /// A port is told that something has changed, and takes input itself.
     Tell(Box<dyn Fn() + Send + Sync>),
 }
