@@ -260,6 +260,7 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
         no_fuse: false,
         no_tlb: false,
         model: softmetal_cpu::Model::Max,
+        lacking: softmetal_cpu::Lacking::NONE,
         cpus: 1,
         counting: true,
     };

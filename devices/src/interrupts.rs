@@ -185,6 +185,12 @@ impl Interrupts {
             Acknowledged::Vector(vector) => vector,
             Acknowledged::ExtInt => self.acknowledge_pic(&mut self.pic.lock()),
         };
+        self.tell_listener();
+        Some(vector)
+    }
+
+    /// An interrupt was taken, for which somebody may wait.
+    fn tell_listener(&self) {
         // The chips' locks order this against `hearing`, which asks for it before it looks.
         if self.awaited.load(Ordering::Relaxed)
             && self.awaited.swap(false, Ordering::AcqRel)
@@ -192,7 +198,6 @@ impl Interrupts {
         {
             listener();
         }
-        Some(vector)
     }
 
     /// CR8: the upper half of the task priority.
@@ -273,6 +278,10 @@ impl Interrupts {
         let ioapic = self.ioapic.lock();
         to.tell_ends(&ioapic.level_messages().map(|message| message.map(Message::to_msi)));
         *self.away.write() = Some(to);
+        drop(ioapic);
+        drop(pic);
+        // From here on nobody says when an interrupt is taken.
+        self.tell_listener();
     }
 
     /// Interrupt messages come here again. The local APICs have their state by [`Interrupts::set_lapic_page`]; the machine is

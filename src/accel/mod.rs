@@ -98,6 +98,10 @@ impl Counts {
 
 /// Why a processor does not go on in KVM.
 #[derive(Debug)]
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    allow(dead_code, reason = "our own engines have none")
+)]
 pub(crate) enum Trouble {
     /// KVM cannot run what the guest does, nor can the interpreter in its place: another engine can.
     Stuck(String),

@@ -79,7 +79,9 @@ impl Timer {
     pub(super) fn set_counts(&mut self, initial: u32, current: u32, mode: TimerMode, now: u64) {
         self.set_initial_count(initial, mode, now);
         if mode.counts() {
-            self.zero_at = (current != 0).then(|| now.saturating_add(self.ticks_ns(current)));
+            // A periodic count that stands at zero is about to begin anew.
+            let runs = current != 0 || mode == TimerMode::Periodic && initial != 0;
+            self.zero_at = runs.then(|| now.saturating_add(self.ticks_ns(current)));
         }
     }
 
@@ -205,6 +207,20 @@ mod tests {
             timer.set_initial_count(10, TimerMode::OneShot, 0);
             assert_eq!(timer.deadline(TimerMode::OneShot), Some(10 * 40 * divisor), "{code:04b}");
         }
+    }
+
+    #[test]
+    fn counts_from_elsewhere_go_on() {
+        let mut timer = Timer::new();
+        timer.set_divide(0b1011, 0);
+        timer.set_counts(100, 30, TimerMode::Periodic, 1_000);
+        assert_eq!(timer.deadline(TimerMode::Periodic), Some(1_000 + 30 * 40));
+        assert!(timer.expire(TimerMode::Periodic, 1_000 + 30 * 40));
+        assert_eq!(timer.current_count(TimerMode::Periodic, 1_000 + 30 * 40), 100);
+        timer.set_counts(100, 0, TimerMode::Periodic, 5_000);
+        assert_eq!(timer.deadline(TimerMode::Periodic), Some(5_000), "its interrupt is due");
+        timer.set_counts(100, 0, TimerMode::OneShot, 5_000);
+        assert_eq!(timer.deadline(TimerMode::OneShot), None, "it is over");
     }
 
     #[test]
