@@ -35,6 +35,8 @@ pub const DEFAULT_MEMORY: u64 = 512 << 20;
 pub struct Config {
     /// Which engine runs the guest's instructions.
     pub accel: Accel,
+    /// The user has asked for [`Accel::Auto`] by name, and is told what that has taken.
+    pub says_engine: bool,
     /// The engine was chosen for the user, so that another may take its place.
     pub automatic: bool,
     /// Which processor the vCPUs are.
@@ -93,6 +95,7 @@ impl Config {
     pub fn new(kernel: KernelSource) -> Self {
         Self {
             accel: Accel::Auto,
+            says_engine: false,
             automatic: false,
             cpu: Model::Max,
             leak: false,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use common::run;
 use libtest_mimic::{Completion, Failed, Trial};
 use softmetal::config::{Accel, Config, KernelSource, SerialTarget};
-use softmetal::console::{Console, Wiring};
+use softmetal::console::Console;
 use softmetal::statistics::Report;
 use softmetal::{Machine, Outcome};
 use softmetal_cpu::Model;
@@ -208,15 +208,10 @@ fn switches(engines: &[Accel], model: Model, every: Duration) -> Result<()> {
     config.serial = SerialTarget::File(output.clone());
     // It resets the machine each time, which begins with its first engine again.
     config.append = "quick run=test;reboot".into();
-    let mut console = Console::new();
+    let mut console = Console::of(&config);
     let machine = Machine::build(&config, &console)?;
-    let (port, end, handle) = (machine.handle(), machine.handle(), machine.handle());
-    let wiring = Wiring {
-        port: Box::new(move |bytes| port.serial_input(bytes)),
-        end: Box::new(move || end.terminate()),
-        engine: Box::new(|| {}),
-    };
-    console.open(&config.serial, wiring)?;
+    let handle = machine.handle();
+    console.open(&config, &handle)?;
     let failure = Arc::new(std::sync::Mutex::new(None));
     let mover = std::thread::spawn({
         let (engines, failure) = (engines.to_vec(), Arc::clone(&failure));

@@ -76,17 +76,18 @@ fn describe(config: &Config, leaks: &kvm::Leaks, leaked: &[String]) -> Option<St
     })
 }
 
-/// Decides what `--accel` leaves open, and says in a line what and why. An engine that was asked for and cannot serve is an
-/// error.
-pub(crate) fn decide(config: Config) -> Result<Config, UseError> {
+/// Decides what `--accel` leaves open; with what and why, a line. An engine that was asked for and cannot serve is an error.
+pub(crate) fn decide(config: Config) -> Result<(Config, Option<String>), UseError> {
     match config.accel {
         Accel::Auto => {
             let (accel, why) = match suits(&config) {
                 Ok(()) => (Accel::Kvm, "this host's KVM serves".to_owned()),
+                // Two interpreters, one of them without its speed-ups; the translator in lockstep is asked for by name.
+                Err(why) if config.lockstep.is_some() => (Accel::Interp, why),
                 Err(why) => (SOFTWARE, why),
             };
-            log::info!("--accel auto takes {}: {why}", accel.name());
-            Ok(Config { accel, automatic: true, ..config })
+            let line = format!("--accel auto takes {}: {why}", accel.name());
+            Ok((Config { accel, automatic: true, ..config }, Some(line)))
         }
         Accel::Kvm => {
             let wrong = |why: String| UseError::new(format!("--accel kvm: {why}"));
@@ -101,9 +102,9 @@ pub(crate) fn decide(config: Config) -> Result<Config, UseError> {
                 }
                 log::warn!("{what}");
             }
-            Ok(config)
+            Ok((config, None))
         }
-        Accel::Interp | Accel::Jit => Ok(config),
+        Accel::Interp | Accel::Jit => Ok((config, None)),
     }
 }
 
@@ -200,7 +201,8 @@ mod tests {
         let message = decide(recorded).unwrap_err().to_string();
         assert!(message.contains("--accel kvm: --record needs"), "{message}");
         let counted = Config { clock: ClockSource::Instructions, ..config() };
-        let decided = decide(counted).unwrap();
+        let (decided, line) = decide(counted).unwrap();
+        assert!(line.is_some_and(|line| line.contains("--clock instructions needs")));
         assert_eq!((decided.accel, decided.automatic), (SOFTWARE, true));
     }
 

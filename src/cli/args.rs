@@ -114,9 +114,9 @@ enum Guest {
 #[derive(Debug, Args)]
 struct MachineArgs {
     /// What runs the guest: kvm (the host's virtualization), jit (hot code is translated into the host's), interp (the
-    /// interpreter) or auto: kvm where it serves, else interp
-    #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
-    accel: Accel,
+    /// interpreter) or auto: kvm where it serves, else jit [default: auto]
+    #[arg(long, value_name = "ENGINE", value_parser = parse_accel)]
+    accel: Option<Accel>,
     /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; with ",leak=on" KVM may have it
     /// otherwise; help lists them
     #[arg(long, value_name = "MODEL", default_value = "max", value_parser = parse_model)]
@@ -262,7 +262,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     one_processor(machine, &debug)?;
     let serial = ports(machine, &debug)?;
     let config = |kernel| Config {
-        accel: machine.accel,
+        accel: machine.accel.unwrap_or(Accel::Auto),
+        says_engine: machine.accel == Some(Accel::Auto),
         automatic: false,
         cpu,
         leak,
@@ -368,7 +369,7 @@ fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
         ("--replay", replay.is_some()),
         ("--debug lockstep", debug.lockstep.is_some()),
     ];
-    if let (Some(stretch), Accel::Jit) = (debug.lockstep, machine.accel)
+    if let (Some(stretch), Some(Accel::Jit)) = (debug.lockstep, machine.accel)
         && stretch < TRANSLATED_STRETCH
     {
         return Err(UseError::new(format!(
@@ -534,6 +535,7 @@ mod tests {
         );
         let expected = Config {
             accel: Accel::Interp,
+            says_engine: false,
             automatic: false,
             cpu: Model::V3,
             leak: true,

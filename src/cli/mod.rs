@@ -74,7 +74,12 @@ fn doctor() -> u8 {
 
 fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
-    let config = &choice::decide(config.clone())?;
+    let (config, decision) = &choice::decide(config.clone())?;
+    match decision {
+        Some(line) if config.says_engine => messages::say(line),
+        Some(line) => log::info!("{line}"),
+        None => {}
+    }
     let mut console = Console::of(config);
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;

@@ -13,7 +13,7 @@ use crate::board::Board;
 use crate::config::{Config, KernelSource};
 use crate::console::Console;
 use crate::journal::Journal;
-use crate::machine::SerialEnd;
+use crate::machine::Ends;
 use crate::pc::Pc;
 
 /// SplitMix64.
@@ -167,7 +167,7 @@ fn differences(before: &CpuState, after: &CpuState) -> Vec<String> {
 /// A processor here and in KVM; None, said, where there is no KVM.
 fn pair() -> Option<(Arc<Board>, Box<Cpu>, Vcpu)> {
     let config = Config::new(KernelSource::BuiltIn(bare::kernel(&[0xf4]).leak()));
-    let serial = SerialEnd::new(&Console::new());
+    let serial = Ends::new(&Console::new());
     let (board, ram, ..) = Pc::build(&config, &serial, &Journal::None).unwrap().parts();
     let leaks = match lacking(Model::V2) {
         Ok(leaks) => leaks,
