@@ -1,0 +1,139 @@
+//! The order in which parts of a qcow2 image reach the host's disk.
+//!
+//! `imago` writes an image's tables in an order in which each write leaves an image that is right: data before the table
+//! that leads to it, counts of references before references. Between two flushes the host may turn any order around, and
+//! a power cut then leaves the second write without the first. So whenever the writes go over from one kind to
+//! another kind of table, what was written before is flushed. Writes of data are never held up.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::medium::Medium;
+
+/// What a cluster of an image holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Data = 1 << 0,
+    Header = 1 << 1,
+    /// Where the tables for parts of the disk are.
+    L1 = 1 << 2,
+    /// Where the clusters of a part of the disk are.
+    L2 = 1 << 3,
+    /// Where the counts of references are.
+    RefTable = 1 << 4,
+    RefBlock = 1 << 5,
+}
+
+/// Which tables are where.
+#[derive(Debug, Default)]
+struct Places {
+    cluster_bits: u32,
+    l1: Range<u64>,
+    reftable: Range<u64>,
+    /// The tables of the second level, by the offsets of their clusters.
+    tables: FxHashMap<u64, Kind>,
+}
+
+/// Bits of an entry of a table that are the offset of a cluster: the qcow2 specification, "L1 table entry".
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// The largest tables of the first level that are looked at: those of images that `imago` opens are smaller.
+const MAX_TABLE: u64 = 64 << 20;
+
+impl Places {
+    /// Reads where the tables are.
+    fn find(medium: &dyn Medium) -> io::Result<Self> {
+        let mut header = [0; 72];
+        medium.read(0, &mut [IoSliceMut::new(&mut header)])?;
+        let word =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
+        let cluster_bits = word(20).clamp(9, 21);
+        let range = |begin: u64, length: u64| begin..begin.saturating_add(length.min(MAX_TABLE));
+        let mut places = Self {
+            cluster_bits,
+            l1: range(long(40), u64::from(word(36)) * 8),
+            reftable: range(long(48), u64::from(word(56)) << cluster_bits),
+            tables: FxHashMap::default(),
+        };
+        for (table, kind) in [(places.l1.clone(), Kind::L2), (places.reftable.clone(), Kind::RefBlock)] {
+            let mut entries = vec![0; (table.end - table.start) as usize];
+            medium.read(table.start, &mut [IoSliceMut::new(&mut entries)])?;
+            places.note(&entries, kind);
+        }
+        Ok(places)
+    }
+
+    fn kind(&self, at: u64) -> Kind {
+        let cluster = at >> self.cluster_bits << self.cluster_bits;
+        match () {
+            () if cluster == 0 => Kind::Header,
+            () if self.l1.contains(&at) => Kind::L1,
+            () if self.reftable.contains(&at) => Kind::RefTable,
+            () => self.tables.get(&cluster).copied().unwrap_or(Kind::Data),
+        }
+    }
+
+    /// Takes note of the tables to which entries of the first level lead.
+    fn note(&mut self, entries: &[u8], kind: Kind) {
+        let (entries, _) = entries.as_chunks::<8>();
+        let offsets = entries.iter().map(|entry| u64::from_be_bytes(*entry) & OFFSET).filter(|at| *at != 0);
+        self.tables.extend(offsets.map(|at| (at, kind)));
+    }
+}
+
+/// Which kinds have been written since the last flush, and where they are.
+#[derive(Debug, Default)]
+pub(crate) struct Barriers(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    places: Option<Places>,
+    written: u8,
+}
+
+impl Barriers {
+    /// Writes to the image, after a flush if one is needed.
+    pub(crate) fn write(&self, medium: &dyn Medium, at: u64, from: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let State { places, written } = &mut *state;
+        let places = match places {
+            Some(places) => places,
+            None => places.insert(Places::find(medium)?),
+        };
+        let kind = places.kind(at);
+        if kind == Kind::Data {
+            *written |= Kind::Data as u8;
+            drop(state);
+            return medium.write(at, from);
+        }
+        if *written & !(kind as u8) != 0 {
+            medium.flush()?;
+            *written = 0;
+        }
+        *written |= kind as u8;
+        medium.write(at, from)?;
+        match kind {
+            Kind::L1 => from.iter().for_each(|entries| places.note(entries, Kind::L2)),
+            Kind::RefTable => from.iter().for_each(|entries| places.note(entries, Kind::RefBlock)),
+            // Tables of the first level may have moved.
+            Kind::Header => *places = Places::find(medium)?,
+            Kind::Data | Kind::L2 | Kind::RefBlock => {}
+        }
+        Ok(())
+    }
+
+    /// Data has been or is about to be written by other means.
+    pub(crate) fn data(&self) {
+        self.0.lock().written |= Kind::Data as u8;
+    }
+
+    /// Flushes.
+    pub(crate) fn flush(&self, medium: &dyn Medium) -> io::Result<()> {
+        // What is written from here on is not known to be kept.
+        let before = std::mem::take(&mut self.0.lock().written);
+        medium.flush().inspect_err(|_| self.0.lock().written |= before)
+    }
+}
