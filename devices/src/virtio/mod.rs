@@ -50,6 +50,9 @@ pub trait VirtioDevice: Send {
     /// The driver has made buffers available in queue `index`, or may have. Returns without waiting for anything.
     fn process(&mut self, index: usize, queue: &mut Queue, dma: &Dma) -> Result<(), BrokenQueue>;
 
+    /// Queue `index` was reset alone: what was taken out of it must not come back, nor be touched any more.
+    fn reset_queue(&mut self, _index: usize) {}
+
     /// Back to the state after power-on. The queues are reset already.
     fn reset(&mut self);
 

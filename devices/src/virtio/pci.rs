@@ -532,6 +532,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         if let Some(queue) = self.queues.get_mut(index) {
             queue.reset();
             self.registers.queue_vectors[index] = NO_VECTOR;
+            self.device.reset_queue(index);
         }
     }
 
