@@ -14,6 +14,7 @@ use std::str::FromStr;
 use softmetal_cpu::Model;
 use thiserror::Error;
 
+use crate::disks::DiskConfig;
 use crate::lockstep::STRETCH;
 use crate::profile::SymbolFile;
 use crate::statistics::Sampling;
@@ -47,6 +48,8 @@ pub struct Config {
     pub initrd: Vec<PathBuf>,
     /// The kernel's command line.
     pub append: String,
+    /// The disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
     /// Where the first serial port leads.
     pub serial: SerialTarget,
     /// Whether the debug-exit port (0xf4) is there.
@@ -89,6 +92,7 @@ impl Config {
             kernel,
             initrd: Vec::new(),
             append: String::new(),
+            disks: Vec::new(),
             serial: SerialTarget::Stdio,
             debug_exit: false,
             testdev: false,
@@ -175,7 +179,7 @@ impl ModuleFile {
 }
 
 /// Splits at commas; two of them are one that belongs to the item.
-fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
     let mut items = vec![Vec::new()];
     let mut bytes = list.iter().copied().peekable();
     while let Some(byte) = bytes.next() {

@@ -8,6 +8,7 @@ use softmetal_devices::char::CharBackend;
 
 use crate::config::Config;
 use crate::console::{Console, Output};
+use crate::disks::{self, OpenDisk};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::pc::{FrontPanel, Pc};
@@ -19,6 +20,7 @@ pub struct Machine {
     config: Config,
     serial: SerialEnd,
     journal: Journal,
+    disks: Vec<OpenDisk>,
     perf_map: Option<Arc<PerfMap>>,
     pc: Pc,
     handle: Handle,
@@ -31,10 +33,11 @@ impl Machine {
         let journal = Journal::open(&mut config)?;
         let serial = SerialEnd::new(console);
         let perf_map = PerfMap::open(&config)?;
-        let mut pc = Pc::build(&config, &serial, &journal)?;
+        let disks = disks::open_all(&config)?;
+        let mut pc = Pc::build(&config, &serial, &journal, &disks)?;
         pc.tell_placements(perf_map.as_ref());
         let handle = Handle(Arc::new(Mutex::new(Connection { ended: false, pc: pc.front_panel() })));
-        Ok(Self { config, serial, journal, perf_map, pc, handle })
+        Ok(Self { config, serial, journal, disks, perf_map, pc, handle })
     }
 
     /// What works on the machine from outside while it runs.
@@ -45,14 +48,14 @@ impl Machine {
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     /// `report` gets what it has done.
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
-        let Self { config, serial, journal, perf_map, mut pc, handle } = self;
+        let Self { config, serial, journal, disks, perf_map, mut pc, handle } = self;
         loop {
             let outcome = pc.run(config.sampling(), report)?;
             if outcome != Outcome::Reset || config.no_reboot {
                 return Ok(journal.finish(outcome));
             }
             log::info!("the guest resets the machine");
-            pc = Pc::build(&config, &serial, &journal).context("the machine cannot start again")?;
+            pc = Pc::build(&config, &serial, &journal, &disks).context("the machine cannot start again")?;
             pc.tell_placements(perf_map.as_ref());
             if !handle.connect(pc.front_panel()) {
                 return Ok(journal.finish(Outcome::Terminated));
@@ -98,6 +101,18 @@ impl Handle {
         pc.clock.resume();
         pc.timers.resumed();
         pc.run.resume();
+    }
+
+    /// Lets the guest go on that an error of the host has stopped; what failed is tried again. False where it is not
+    /// stopped.
+    pub fn try_again(&self) -> bool {
+        let pc = self.pc();
+        if !pc.run.is_paused() {
+            return false;
+        }
+        pc.disks.iter().for_each(|disk| disk.lock().device_mut().retry());
+        self.resume();
+        true
     }
 
     /// Ends the machine at once.

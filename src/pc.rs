@@ -31,11 +31,14 @@ use softmetal_devices::power::PowerSink;
 use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::VirtioPci;
+use softmetal_devices::virtio::blk::Blk;
 use softmetal_devices::virtio::rng::Rng;
+use softmetal_storage::Workers;
 
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
+use crate::disks::{Attached, Halt, OpenDisk};
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
 use crate::lockstep::{self, Lockstep};
@@ -53,6 +56,8 @@ use crate::{boot, guest_ram, watch};
 /// Where the functions sit that are no chips of the board's.
 const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
+/// The first disk's; the others follow.
+const FIRST_DISK: u8 = 8;
 
 /// The PC, from power-on to its end.
 pub(crate) struct Pc {
@@ -61,6 +66,7 @@ pub(crate) struct Pc {
     engines: Vec<Engine>,
     memory: RamPort,
     how: How,
+    workers: Vec<Arc<Workers>>,
     front_panel: FrontPanel,
 }
 
@@ -80,11 +86,20 @@ pub(crate) struct FrontPanel {
     pub(crate) timers: Waker,
     pub(crate) com1: Arc<Mutex<Uart>>,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
+    pub(crate) disks: Vec<SharedDisk>,
 }
+
+/// A disk as the bus shares it.
+pub(crate) type SharedDisk = Arc<Mutex<VirtioPci<Blk>>>;
 
 impl Pc {
     /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
-    pub(crate) fn build(config: &Config, serial: &SerialEnd, journal: &Journal) -> Result<Self> {
+    pub(crate) fn build(
+        config: &Config,
+        serial: &SerialEnd,
+        journal: &Journal,
+        disks: &[OpenDisk],
+    ) -> Result<Self> {
         let Origin { clock, unix_seconds, uuid, rng_seed, random, processor_random, counter, start } =
             Origin::new(config, journal)?;
         let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
@@ -103,7 +118,14 @@ impl Pc {
         let follows = config.lockstep.map(|stretch| (stretch, Tape::in_memory()));
         let tapes = tape.iter().chain(follows.iter().map(|(_, tape)| tape)).cloned().collect();
         let memory = RamPort::new(Arc::clone(&ram), tapes);
-        bench.pci(&memory, random, config.testdev)?;
+        // Where instructions are counted, all that happens has its place among them.
+        let at_once = config.counts_instructions();
+        let clock = Arc::clone(&bench.board.clock);
+        let halt = Halt { run: run.clone(), clock };
+        let attached =
+            disks.iter().enumerate().map(|(number, disk)| disk.attach(number, at_once, halt.clone()));
+        let disks = attached.collect::<Result<Vec<_>>>()?;
+        let (disks, workers) = bench.pci(&memory, random, disks, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -156,7 +178,7 @@ impl Pc {
         }
 
         let clock = Arc::clone(&board.clock);
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, pm };
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, pm, disks };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -168,7 +190,7 @@ impl Pc {
             }
             (_, last) => cpus.into_iter().chain(last).map(Engine::One).collect(),
         };
-        Ok(Self { board, timers, engines, memory, how, front_panel })
+        Ok(Self { board, timers, engines, memory, how, workers, front_panel })
     }
 
     /// The board alone, without the CPUs.
@@ -204,7 +226,7 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, front_panel: FrontPanel { run, .. } } = self;
+        let Self { board, timers, engines, memory, how, workers, front_panel: FrontPanel { run, .. } } = self;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -256,6 +278,7 @@ impl Pc {
             report.add_cpu(index, engine.cpu(), times.get(index).copied().unwrap_or_default());
         }
         drop(running);
+        workers.iter().for_each(|workers| workers.stop());
         report.add_traffic(board.traffic());
         report.add_dma(memory.count());
         board.take_apart();
@@ -403,7 +426,14 @@ impl Bench {
         Ok(())
     }
 
-    fn pci(&mut self, memory: &RamPort, random: Random, testdev: bool) -> Result<()> {
+    /// The bus and what sits on it; the answer is the disks, and the threads that work on them.
+    fn pci(
+        &mut self,
+        memory: &RamPort,
+        random: Random,
+        disks: Vec<Attached>,
+        testdev: bool,
+    ) -> Result<(Vec<SharedDisk>, Vec<Arc<Workers>>)> {
         let chips = memory.clone();
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
@@ -415,6 +445,16 @@ impl Bench {
         let rng =
             VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
         bus.plug(RNG_SLOT, shared(rng))?;
+        let (mut functions, mut workers) = (Vec::new(), Vec::new());
+        for (number, disk) in (FIRST_DISK..).zip(disks) {
+            let slot = Slot::new(number, 0);
+            workers.extend(disk.workers);
+            let pin = pins.line(slot, Pin::A);
+            let function = shared(VirtioPci::new(disk.device, pin, interrupts.clone(), dma.clone()));
+            Blk::connect(&function);
+            bus.plug(slot, function.clone())?;
+            functions.push(function);
+        }
         if testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }
@@ -430,7 +470,7 @@ impl Bench {
         let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
-        Ok(())
+        Ok((functions, workers))
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -508,7 +548,7 @@ mod tests {
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), Vec::new(), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);

@@ -7,12 +7,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use softmetal_cpu::{HAS_TRANSLATOR, Model};
+use softmetal_devices::virtio::blk::OnWriteError;
+use softmetal_storage::Throttle;
 
 use crate::cli::verify;
 use crate::config::{
     Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
+use crate::disks::DiskConfig;
 use crate::profile::SymbolFile;
 use crate::watch::WatchRange;
 
@@ -22,6 +25,7 @@ Examples:
   softmetal demo debian             Debian's kernel and busybox, fetched by apt, to a shell
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
+  softmetal run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' --disk debian.qcow2
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
   softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
@@ -114,6 +118,15 @@ struct MachineArgs {
     /// Guest memory: 512M, 4G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
+    /// A disk: FILE[,format=raw|qcow2][,readonly=on][,ephemeral=on][,cache=writeback|none|writethrough|unsafe][,iops=N]
+    /// [,bps=SIZE][,werror=report|stop][,serial=TEXT][,backing=FILE]; the guest finds /dev/vda, vdb, ..; several times if you
+    /// like. cache=none goes past the host's cache, cache=unsafe ignores the guest's flushes; werror=stop halts the machine
+    /// until SIGCONT where the host cannot write; backing=FILE allows an image to lie on one in another folder
+    #[arg(long, value_name = "FILE[,..]")]
+    disk: Vec<DiskConfig>,
+    /// Keep nothing of what is written to disks: their images stay as they are
+    #[arg(long)]
+    ephemeral: bool,
     /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
     #[arg(long, value_name = "TARGET", default_value = "stdio")]
     serial: SerialTarget,
@@ -226,11 +239,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
+    let disks = disks(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel,
         cpu,
         cpus: machine.cpus,
         memory: machine.memory,
+        disks: disks.clone(),
         serial: machine.serial.clone(),
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
@@ -344,6 +359,28 @@ fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
     }
 }
 
+/// The disks, where the machine can have such.
+fn disks(machine: &MachineArgs, debug: &Debug) -> Result<Vec<DiskConfig>, UseError> {
+    let mut disks = machine.disk.clone();
+    if machine.replay.is_some() && !disks.is_empty() {
+        return Err(UseError::new("--disk is not for --replay: the log holds what the disks answered"));
+    }
+    let follows = [
+        ("--clock instructions", machine.clock == ClockSource::Instructions),
+        ("--record", machine.record.is_some()),
+        ("--debug lockstep", debug.lockstep.is_some()),
+    ];
+    let waits =
+        |disk: &DiskConfig| disk.throttle != Throttle::default() || disk.on_write_error == OnWriteError::Stop;
+    if let (Some((option, _)), true) = (follows.into_iter().find(|(_, on)| *on), disks.iter().any(waits)) {
+        return Err(UseError::new(format!(
+            "--disk: with {option}, disks answer between two instructions; leave iops=, bps= and werror=stop out"
+        )));
+    }
+    disks.iter_mut().for_each(|disk| disk.open.ephemeral |= machine.ephemeral);
+    Ok(disks)
+}
+
 fn parse_clock(text: &str) -> Result<ClockSource, UseError> {
     match text {
         "host" => Ok(ClockSource::Host),
@@ -438,6 +475,7 @@ mod tests {
             cpu: Model::V3,
             cpus: 4,
             memory: 4 << 30,
+            disks: vec![],
             kernel: KernelSource::File("k".into()),
             initrd: vec!["i".into()],
             append: "-x=1".into(),

@@ -63,6 +63,7 @@ fn run(config: &Config) -> Result<u8> {
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;
     let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
+    let stopped = machine.handle();
     console.open(
         &config.serial,
         Wiring {
@@ -70,7 +71,7 @@ fn run(config: &Config) -> Result<u8> {
             end: Box::new(move || end.terminate()),
         },
     )?;
-    signals::handle(move || power_button.press_power_button())?;
+    signals::handle(move || power_button.press_power_button(), move || stopped.try_again())?;
     let mut report = Report::default();
     let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.

@@ -12,8 +12,11 @@ use crate::console;
 
 /// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, which answers
 /// whether the guest listens to it; the second ends the process, and so does SIGHUP. Stopping gives the terminal back for
-/// as long as it lasts.
-pub(crate) fn handle(power_button: impl Fn() -> bool + Send + 'static) -> Result<()> {
+/// as long as it lasts; going on calls `try_again`, which answers whether the guest stood.
+pub(crate) fn handle(
+    power_button: impl Fn() -> bool + Send + 'static,
+    try_again: impl Fn() -> bool + Send + 'static,
+) -> Result<()> {
     let ignored = ignored_signals();
     // What the parent has set to be ignored (nohup, a shell's background job) stays ignored, but SIGTERM is for us.
     let wanted = [SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT];
@@ -39,7 +42,12 @@ pub(crate) fn handle(power_button: impl Fn() -> bool + Send + 'static) -> Result
                     console::suspend();
                     let _ = emulate_default_handler(SIGTSTP);
                 }
-                SIGCONT => console::resume(),
+                SIGCONT => {
+                    console::resume();
+                    if try_again() {
+                        log::info!("the guest goes on");
+                    }
+                }
                 _ => {
                     console::clean_up();
                     let _ = emulate_default_handler(signal);

@@ -94,7 +94,12 @@ impl Qcow2 {
 
     /// Makes an empty image of this size in an empty medium.
     pub fn create(medium: Arc<dyn Medium>, size: u64) -> io::Result<()> {
-        create(medium, Shape { size, cluster_size: 64 << 10, backing: None })
+        Self::create_with(medium, size, 64 << 10)
+    }
+
+    /// As [`Qcow2::create`], with clusters of this size: a power of two from 512 bytes to 2 MiB.
+    pub fn create_with(medium: Arc<dyn Medium>, size: u64, cluster_size: usize) -> io::Result<()> {
+        create(medium, Shape { size, cluster_size, backing: None })
     }
 
     pub(crate) fn new(image: Image, read_only: bool) -> Self {

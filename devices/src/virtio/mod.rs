@@ -4,6 +4,7 @@
 //! interrupts and the rings belong to [`VirtioPci`] and [`Queue`]. A guest that breaks the rules of a ring gets
 //! DEVICE_NEEDS_RESET, as the standard has it.
 
+pub mod blk;
 pub mod pci;
 pub mod queue;
 pub mod rng;
