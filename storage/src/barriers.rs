@@ -4,7 +4,11 @@
 //! that leads to it, counts of references before references. Between two flushes the host may turn any order around, and
 //! a power cut then leaves the second write without the first. So whenever the writes go over from one kind to
 //! another kind of table, what was written before is flushed. Writes of data are never held up.
+//!
+//! One order is not `imago`'s: it enters a new table into the first level before the counts say that the table's cluster is
+//! in use. So entries of the first level stay here until a flush has written all the rest.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 
@@ -92,22 +96,32 @@ pub(crate) struct Barriers(Mutex<State>);
 struct State {
     places: Option<Places>,
     written: u8,
+    /// Parts of the table of the first level that are still to be written.
+    roots: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Barriers {
     /// Writes to the image, after a flush if one is needed.
     pub(crate) fn write(&self, medium: &dyn Medium, at: u64, from: &[IoSlice<'_>]) -> io::Result<()> {
         let mut state = self.0.lock();
-        let State { places, written } = &mut *state;
+        let State { places, written, roots } = &mut *state;
         let places = match places {
             Some(places) => places,
             None => places.insert(Places::find(medium)?),
         };
         let kind = places.kind(at);
         if kind == Kind::Data {
-            *written |= Kind::Data as u8;
             drop(state);
-            return medium.write(at, from);
+            // Noted when it is done, and before a table can lead to it: a flush on the way need not have had it.
+            let result = medium.write(at, from);
+            self.data();
+            return result;
+        }
+        if kind == Kind::L1 {
+            let bytes: Vec<u8> = from.iter().flat_map(|part| part.iter().copied()).collect();
+            places.note(&bytes, Kind::L2);
+            roots.insert(at, bytes);
+            return Ok(());
         }
         if *written & !(kind as u8) != 0 {
             medium.flush()?;
@@ -116,18 +130,33 @@ impl Barriers {
         *written |= kind as u8;
         medium.write(at, from)?;
         match kind {
-            Kind::L1 => from.iter().for_each(|entries| places.note(entries, Kind::L2)),
             Kind::RefTable => from.iter().for_each(|entries| places.note(entries, Kind::RefBlock)),
             // Tables of the first level may have moved.
             Kind::Header => *places = Places::find(medium)?,
-            Kind::Data | Kind::L2 | Kind::RefBlock => {}
+            Kind::Data | Kind::L1 | Kind::L2 | Kind::RefBlock => {}
         }
         Ok(())
     }
 
-    /// Data has been or is about to be written by other means.
+    /// Data has been written.
     pub(crate) fn data(&self) {
         self.0.lock().written |= Kind::Data as u8;
+    }
+
+    /// `imago` has written all that it knows: the table of the first level may follow.
+    pub(crate) fn settle(&self, medium: &dyn Medium) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let State { written, roots, .. } = &mut *state;
+        if roots.is_empty() {
+            return Ok(());
+        }
+        medium.flush()?;
+        *written = Kind::L1 as u8;
+        for (at, bytes) in roots.iter() {
+            medium.write(*at, &[IoSlice::new(bytes)])?;
+        }
+        roots.clear();
+        Ok(())
     }
 
     /// Flushes.

@@ -36,6 +36,14 @@ impl ImagoFile {
     }
 }
 
+impl ImagoFile {
+    fn note_data(&self) {
+        if let Some(barriers) = &self.barriers {
+            barriers.data();
+        }
+    }
+}
+
 impl fmt::Display for ImagoFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("image file")
@@ -76,20 +84,20 @@ impl Storage for ImagoFile {
         let end = offset.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
         let there = self.medium.length()?;
         let inside = there.saturating_sub(offset).min(length);
-        if let Some(barriers) = &self.barriers {
-            barriers.data();
-        }
         if inside > 0 {
             self.medium.zero(offset, inside, true)?;
         }
-        if end > there { self.medium.write(end - 1, &[io::IoSlice::new(&[0])]) } else { Ok(()) }
+        if end > there {
+            self.medium.set_length(end)?;
+        }
+        self.note_data();
+        Ok(())
     }
 
     unsafe fn pure_write_allocated_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        if let Some(barriers) = &self.barriers {
-            barriers.data();
-        }
-        self.medium.zero(offset, length, false)
+        self.medium.zero(offset, length, false)?;
+        self.note_data();
+        Ok(())
     }
 
     unsafe fn pure_discard(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -97,7 +105,7 @@ impl Storage for ImagoFile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        Ok(())
+        self.barriers.as_ref().map_or(Ok(()), |barriers| barriers.settle(&*self.medium))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -148,10 +148,17 @@ impl Disk for Qcow2 {
     fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> io::Result<()> {
         self.may_write(at, length)?;
         if may_unmap {
-            match self.image.write().discard_to_zero(at, length) {
+            let mut image = self.image.write();
+            match image.discard_to_zero(at, length) {
                 // Images of version 2 have no entries for zeros.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    // Before the clusters serve for other data, the host's disk must know that they are free: after a power
+                    // cut, that data would stand here, too.
+                    image.flush()?;
+                    return image.sync();
+                }
             }
         }
         self.image.read().write_zeroes(at, length)
