@@ -10,7 +10,7 @@ use softmetal_cpu::{HAS_TRANSLATOR, Model};
 use softmetal_devices::virtio::blk::OnWriteError;
 use softmetal_storage::Throttle;
 
-use crate::cli::verify;
+use crate::cli::{image, verify};
 use crate::config::{
     Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
@@ -27,6 +27,7 @@ Examples:
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
   softmetal run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' --disk debian.qcow2
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
+  softmetal image create debian.qcow2 20G; softmetal image --help
   softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
@@ -62,6 +63,9 @@ enum Verb {
     /// Compare the emulated CPU with this host's, instruction by instruction
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
+    /// Make, look at, check, copy and resize disk images
+    #[command(after_help = image::EXAMPLES)]
+    Image(image::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +195,8 @@ pub enum Request {
     DemoDebian(Machine),
     /// Compare CPUs.
     Verify(verify::Arguments),
+    /// Work on disk images.
+    Image(image::Arguments),
     /// Print this text, help that was asked for.
     Print(String),
 }
@@ -225,6 +231,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     let machine = match &line.command {
         Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
+        Verb::Image(arguments) => return Ok(Request::Image(arguments.clone())),
     };
     let debug = match &machine.debug {
         None => Debug::default(),
@@ -283,6 +290,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         }
         // Answered above: it has no machine.
         Verb::Verify(arguments) => Ok(Request::Verify(arguments.clone())),
+        Verb::Image(arguments) => Ok(Request::Image(arguments.clone())),
     }
 }
 

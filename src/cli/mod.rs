@@ -4,6 +4,7 @@ pub mod args;
 pub mod cpio;
 pub mod debian;
 mod demo;
+mod image;
 pub mod initramfs;
 mod messages;
 pub mod packages;
@@ -51,6 +52,7 @@ fn obey(request: Request) -> Result<u8> {
             Ok(0)
         }
         Request::Verify(arguments) => verify::run(&arguments),
+        Request::Image(arguments) => image::run(&arguments),
         Request::Run(config) => run(&config),
         Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
         Request::DemoDebian(machine) => run(&demo::debian(machine)?),

@@ -15,6 +15,7 @@ use std::ops::Range;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
+use crate::header::Header;
 use crate::medium::Medium;
 
 /// What a cluster of an image holds.
@@ -49,22 +50,21 @@ const MAX_TABLE: u64 = 64 << 20;
 impl Places {
     /// Reads where the tables are.
     fn find(medium: &dyn Medium) -> io::Result<Self> {
-        let mut header = [0; 72];
-        medium.read(0, &mut [IoSliceMut::new(&mut header)])?;
-        let word =
-            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
-        let cluster_bits = word(20).clamp(9, 21);
+        let header = Header::read(medium)?;
+        let cluster_bits = header.cluster_bits;
         let range = |begin: u64, length: u64| begin..begin.saturating_add(length.min(MAX_TABLE));
         let mut places = Self {
             cluster_bits,
-            l1: range(long(40), u64::from(word(36)) * 8),
-            reftable: range(long(48), u64::from(word(56)) << cluster_bits),
+            l1: range(header.l1_offset, u64::from(header.l1_entries) * 8),
+            reftable: range(header.reftable_offset, u64::from(header.reftable_clusters) << cluster_bits),
             tables: FxHashMap::default(),
         };
         for (table, kind) in [(places.l1.clone(), Kind::L2), (places.reftable.clone(), Kind::RefBlock)] {
-            let mut entries = vec![0; (table.end - table.start) as usize];
+            // Clusters are whole units of whatever a medium asks for.
+            let length = (table.end - table.start).next_multiple_of(medium.alignment() as u64);
+            let mut entries = vec![0; length as usize];
             medium.read(table.start, &mut [IoSliceMut::new(&mut entries)])?;
+            entries.truncate((table.end - table.start) as usize);
             places.note(&entries, kind);
         }
         Ok(places)

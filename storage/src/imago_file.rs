@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,7 +88,9 @@ impl Storage for ImagoFile {
             self.medium.zero(offset, inside, true)?;
         }
         if end > there {
-            self.medium.set_length(end)?;
+            // Not by setting the length: somebody else may have made the file longer meanwhile.
+            let last = vec![0; self.medium.alignment().min(length as usize)];
+            self.medium.write(end - last.len() as u64, &[IoSlice::new(&last)])?;
         }
         self.note_data();
         Ok(())

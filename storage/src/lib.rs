@@ -5,8 +5,11 @@
 //! of what the user asks for. [`Workers`] are the threads that work on a disk.
 
 mod barriers;
+mod check;
 mod disk;
+mod header;
 mod host_file;
+pub mod image;
 mod imago_file;
 mod lock;
 mod medium;
@@ -17,6 +20,7 @@ mod throttle;
 mod workers;
 mod write_through;
 
+pub use check::{Findings, check};
 pub use disk::{Disk, Limits, SECTOR};
 pub use host_file::{Cache, HostFile};
 pub use medium::Medium;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::disk::Disk;
+use crate::header::Header;
 use crate::host_file::{Cache, HostFile};
 use crate::lock;
 use crate::medium::Medium;
@@ -127,6 +128,21 @@ pub enum OpenError {
              whole"
     )]
     ExternalData {
+        /// The file.
+        path: String,
+    },
+    /// What is in it cannot be read.
+    #[error("{path}: is encrypted, which is not known here; qemu-img convert makes an image that is not")]
+    Encrypted {
+        /// The file.
+        path: String,
+    },
+    /// Its clusters are used several times.
+    #[error(
+        "{path}: has snapshots inside, and can only be read; write readonly=on or ephemeral=on, or remove them by \
+             qemu-img snapshot -d"
+    )]
+    Snapshots {
         /// The file.
         path: String,
     },
@@ -277,6 +293,13 @@ impl Opening<'_> {
         if format == Format::Raw {
             return qcow2::raw_image(file).map_err(|error| host(path, error));
         }
+        let about = Header::read(&*file).map_err(wrong)?;
+        if about.encryption != 0 {
+            return Err(OpenError::Encrypted { path: show(path) });
+        }
+        if writable && about.snapshots != 0 {
+            return Err(OpenError::Snapshots { path: show(path) });
+        }
         let image = Unlinked::open(file, writable).map_err(wrong)?;
         let header = image.header();
         if header.external_data {
@@ -349,7 +372,7 @@ fn looks_like(file: &dyn Medium) -> io::Result<Option<&'static str>> {
 
 /// The format of a file of which the user has not said it. A guest may have written what stands in a raw disk, so the
 /// content alone makes nothing but a raw disk of it.
-fn probe(path: &Path, file: &dyn Medium) -> Result<Format, OpenError> {
+pub(crate) fn probe(path: &Path, file: &dyn Medium) -> Result<Format, OpenError> {
     let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("qcow2"));
     let path = show(path);
     match looks_like(file).map_err(|error| OpenError::Host { path: path.clone(), error })? {

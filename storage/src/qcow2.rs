@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use imago::format::PreallocateMode;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use parking_lot::RwLock;
@@ -39,6 +40,20 @@ impl Unlinked {
         let format = Format::builder(ImagoFile::qcow2(medium)).write(writable);
         let image = format.backing(None).data_file(None).open(DenyImplicitOpenGate::default())?;
         Ok(Self(image))
+    }
+
+    /// Opens an image for [`Unlinked::resize`] alone, which writes its tables as a whole.
+    pub(crate) fn open_to_resize(medium: Arc<dyn Medium>) -> io::Result<Self> {
+        let format = Format::builder(ImagoFile::plain(medium)).write(true);
+        Ok(Self(format.backing(None).data_file(None).open(DenyImplicitOpenGate::default())?))
+    }
+
+    /// Changes the size of the disk; where it `hides` what lies behind the image, the new end reads as zeros for certain.
+    pub(crate) fn resize(self, size: u64, hides: bool) -> io::Result<()> {
+        let mut image = FormatAccess::new(self.0);
+        let mode = if hides { PreallocateMode::Zero } else { PreallocateMode::None };
+        image.resize(size, mode)?;
+        image.flush()
     }
 
     pub(crate) fn header(&self) -> Header {
