@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cli::initramfs;
 
 /// Modules that a kernel's RAM disk carries, each after those that it needs: the power button and its events for user
-/// space, virtio devices on PCI, the entropy device.
+/// space, virtio devices on PCI, the entropy device, disks.
 const MODULES: &[&str] = &[
     "kernel/drivers/acpi/button.ko",
     "kernel/drivers/input/evdev.ko",
@@ -26,6 +26,7 @@ const MODULES: &[&str] = &[
     "kernel/drivers/virtio/virtio_pci.ko",
     "kernel/drivers/char/hw_random/rng-core.ko",
     "kernel/drivers/char/hw_random/virtio-rng.ko",
+    "kernel/drivers/block/virtio_blk.ko",
 ];
 
 /// Debian's kernels for x86-64.
@@ -50,11 +51,12 @@ impl Flavour {
         }
     }
 
+    /// Its number goes up when [`MODULES`] changes, so that what was fetched before is fetched again.
     fn folder(self) -> &'static str {
         match self {
-            Self::Cloud => "cloud-kernel",
-            Self::Generic => "generic-kernel",
-            Self::Rt => "rt-kernel",
+            Self::Cloud => "cloud-kernel-2",
+            Self::Generic => "generic-kernel-2",
+            Self::Rt => "rt-kernel-2",
         }
     }
 }
@@ -358,12 +360,12 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let say = |line: &str| panic!("nothing is fetched: {line}");
         let guests = Guests::new(cache.path(), &say);
-        fs::create_dir(cache.path().join("cloud-kernel")).unwrap();
+        fs::create_dir(cache.path().join("cloud-kernel-2")).unwrap();
         fs::write(cache.path().join("busybox"), "ELF").unwrap();
         let error = guests.kernel(Flavour::Cloud).unwrap_err().to_string();
         assert!(error.contains("holds no kernel; remove it"), "{error}");
         for name in ["vmlinuz-6.1", "01-evdev.ko", "00-button.ko"] {
-            fs::write(cache.path().join("cloud-kernel").join(name), name).unwrap();
+            fs::write(cache.path().join("cloud-kernel-2").join(name), name).unwrap();
         }
         let kernel = guests.kernel(Flavour::Cloud).unwrap();
         assert!(kernel.image.ends_with("vmlinuz-6.1"));

@@ -44,19 +44,16 @@ struct Places {
 
 /// Bits of an entry of a table that are the offset of a cluster: the qcow2 specification, "L1 table entry".
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// The largest tables of the first level that are looked at: those of images that `imago` opens are smaller.
-const MAX_TABLE: u64 = 64 << 20;
-
 impl Places {
     /// Reads where the tables are.
     fn find(medium: &dyn Medium) -> io::Result<Self> {
         let header = Header::read(medium)?;
         let cluster_bits = header.cluster_bits;
-        let range = |begin: u64, length: u64| begin..begin.saturating_add(length.min(MAX_TABLE));
+        let range = |begin: u64, length: u64| begin..begin.saturating_add(length);
         let mut places = Self {
             cluster_bits,
             l1: range(header.l1_offset, u64::from(header.l1_entries) * 8),
-            reftable: range(header.reftable_offset, u64::from(header.reftable_clusters) << cluster_bits),
+            reftable: range(header.reftable_offset, header.reftable_bytes()),
             tables: FxHashMap::default(),
         };
         for (table, kind) in [(places.l1.clone(), Kind::L2), (places.reftable.clone(), Kind::RefBlock)] {

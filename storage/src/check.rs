@@ -7,9 +7,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::header::{CORRUPT, EXTENDED_L2, EXTERNAL_DATA, Header};
 use crate::medium::Medium;
 
-/// Tables of the first level and of counts are no larger; QEMU has the same limits.
-const MAX_L1_BYTES: u64 = 32 << 20;
-const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// Findings that are kept in words.
 const MAX_FINDINGS: usize = 100;
 
@@ -121,10 +118,6 @@ impl Check<'_> {
         let size = self.header.cluster_size();
         let l1_bytes = u64::from(self.header.l1_entries) * 8;
         *self.uses.entry(0).or_default() += 1;
-        if l1_bytes > MAX_L1_BYTES {
-            self.findings.error(|| format!("the table of the first level has {l1_bytes} bytes, too many"));
-            return Ok(());
-        }
         if l1_bytes == 0 || !self.uses(self.header.l1_offset, l1_bytes, "the table of the first level") {
             return Ok(());
         }
@@ -176,11 +169,7 @@ impl Check<'_> {
     /// Compares what is used with what is counted.
     fn counts(&mut self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
         let size = self.header.cluster_size();
-        let bytes = u64::from(self.header.reftable_clusters) << self.header.cluster_bits;
-        if bytes == 0 || bytes > MAX_REFTABLE_BYTES {
-            self.findings.error(|| format!("the table of counts has {bytes} bytes, which cannot be"));
-            return Ok(());
-        }
+        let bytes = self.header.reftable_bytes();
         if !self.uses(self.header.reftable_offset, bytes, "the table of counts") {
             return Ok(());
         }

@@ -6,6 +6,9 @@ use crate::medium::Medium;
 
 /// The first bytes of every image.
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Tables of the first level and of counts are no longer; QEMU has the same limits.
+const MAX_L1_BYTES: u64 = 32 << 20;
+const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// Bytes that headers of version 3 have at least.
 const LENGTH: usize = 104;
 
@@ -64,6 +67,11 @@ impl Header {
             () if !(9..=21).contains(&header.cluster_bits) => {
                 Err("its clusters have no size that is allowed")
             }
+            () if u64::from(header.l1_entries) * 8 > MAX_L1_BYTES => {
+                Err("its table of the first level is too long")
+            }
+            () if header.reftable_bytes() > MAX_REFTABLE_BYTES => Err("its table of counts is too long"),
+            () if header.reftable_clusters == 0 => Err("it has no counts of references"),
             () if header.refcount_order > 6 => Err("its counts of references have no width that is allowed"),
             () => Ok(header),
         }
@@ -77,6 +85,10 @@ impl Header {
         let wrong = |text| io::Error::new(io::ErrorKind::InvalidData, text);
         let (first, _) = bytes.as_chunks::<LENGTH>();
         Self::parse(&first[0]).map_err(wrong)
+    }
+
+    pub(crate) fn reftable_bytes(&self) -> u64 {
+        u64::from(self.reftable_clusters) << self.cluster_bits
     }
 
     pub(crate) fn cluster_size(&self) -> u64 {

@@ -13,6 +13,9 @@ use crate::disk::{Disk, Limits, SECTOR, check_range, check_writable, total};
 use crate::imago_file::ImagoFile;
 use crate::medium::Medium;
 
+/// Zeros are written in pieces of this size where the image cannot say that there are some.
+const PIECE: usize = 1 << 20;
+
 pub(crate) type Image = FormatAccess<ImagoFile>;
 type Format = imago::qcow2::Qcow2<ImagoFile>;
 
@@ -176,6 +179,17 @@ impl Disk for Qcow2 {
                 }
             }
         }
-        self.image.read().write_zeroes(at, length)
+        match self.image.read().write_zeroes(at, length) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            result => return result,
+        }
+        let mut zeros = vec![0; PIECE.min(length as usize)];
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(PIECE as u64);
+            self.write(at + done, &[VolatileSlice::from(&mut zeros[..count as usize])])?;
+            done += count;
+        }
+        Ok(())
     }
 }
