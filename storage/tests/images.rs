@@ -56,7 +56,7 @@ fn text(path: &Path) -> &str {
 
 /// A folder for a test's files. One test at a time: a program that is being started holds all locks of the process that starts
 /// it for a moment.
-struct Folder(tempfile::TempDir, MutexGuard<'static, ()>);
+struct Folder(tempfile::TempDir, #[allow(dead_code, reason = "it is held")] MutexGuard<'static, ()>);
 
 impl Folder {
     fn new() -> Self {
