@@ -7,6 +7,9 @@ use vm_memory::VolatileSlice;
 /// The unit in which guests address disks, whatever the size of their blocks.
 pub const SECTOR: u64 = 512;
 
+/// More than this is not written at once: it may be more than the host takes without waiting.
+pub(crate) const MAX_AT_ONCE: u64 = 64 << 10;
+
 /// What a disk can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -37,6 +37,10 @@ impl ImagoFile {
 }
 
 impl ImagoFile {
+    pub(crate) fn medium(&self) -> &dyn Medium {
+        &*self.medium
+    }
+
     fn note_data(&self) {
         if let Some(barriers) = &self.barriers {
             barriers.data();

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use imago::format::PreallocateMode;
 use imago::io_buffers::{IoVector, IoVectorMut};
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
+use imago::{
+    DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, Mapping, StorageExt,
+};
 use parking_lot::RwLock;
 use vm_memory::VolatileSlice;
 
-use crate::disk::{Disk, Limits, SECTOR, check_range, check_writable, total};
+use crate::disk::{Disk, Limits, MAX_AT_ONCE, SECTOR, check_range, check_writable, total};
 use crate::imago_file::ImagoFile;
 use crate::medium::Medium;
 
@@ -148,6 +150,50 @@ impl Disk for Qcow2 {
         self.may_write(at, total(from))?;
         let (vector, _guard) = IoVector::from_volatile_slice(from);
         self.image.read().writev(vector, at)
+    }
+
+    fn read_at_once(&self, at: u64, into: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {
+        check_range(&self.limits, at, total(into)).ok()?;
+        // Who holds the lock may be waiting for the host's disk.
+        let image = self.image.try_read()?;
+        let (mut vector, _guard) = IoVectorMut::from_volatile_slice(into);
+        let mut at = at;
+        while !vector.is_empty() {
+            let (mapping, length) = image.get_mapping(at, vector.len()).ok()?;
+            if length == 0 {
+                return None;
+            }
+            let (mut piece, rest) = vector.split_at(length);
+            match mapping {
+                Mapping::Raw { storage, offset, .. } => {
+                    let read = storage.medium().read_at_once(offset, &mut piece.into_inner())?;
+                    if read.is_err() {
+                        return Some(read);
+                    }
+                }
+                Mapping::Zero { .. } => piece.fill(0),
+                _ => return None,
+            }
+            vector = rest;
+            at += length;
+        }
+        Some(Ok(()))
+    }
+
+    fn write_at_once(&self, at: u64, from: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {
+        let length = total(from);
+        self.may_write(at, length).ok()?;
+        let image = self.image.try_read()?;
+        // Only where there is a place for all of it.
+        match image.get_mapping(at, length).ok()? {
+            (Mapping::Raw { storage, offset, writable: true, .. }, there)
+                if there >= length && length <= MAX_AT_ONCE && storage.medium().is_buffered() =>
+            {
+                let (vector, _guard) = IoVector::from_volatile_slice(from);
+                Some(storage.writev(vector, offset))
+            }
+            _ => None,
+        }
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -6,11 +6,8 @@ use std::sync::Arc;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use vm_memory::VolatileSlice;
 
-use crate::disk::{Disk, Limits, SECTOR, check_range, check_writable, total};
+use crate::disk::{Disk, Limits, MAX_AT_ONCE, SECTOR, check_range, check_writable, total};
 use crate::medium::Medium;
-
-/// More than this is not written at once: it may be more than the host takes without waiting.
-const MAX_AT_ONCE: u64 = 64 << 10;
 
 /// A raw disk.
 #[derive(Debug)]

@@ -69,6 +69,44 @@ pub struct Blk {
     /// How often each queue was reset: what belongs to an earlier one is dropped.
     epochs: [u64; QUEUES],
     flush_each_write: bool,
+    pace: [Pace; QUEUES],
+}
+
+/// Whether requests of a queue are done as the driver makes them, or by the workers. The former is faster where the driver
+/// waits for each; where it has several on their way, the latter lets it go on meanwhile, and it is interrupted for several
+/// at once. Which of them it is, is found out by giving some to the workers from time to time.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Requests until this is decided anew.
+    left: u32,
+    by_workers: bool,
+    /// Whether there was a request while another one was on its way.
+    deep: bool,
+    /// With the workers.
+    in_flight: u32,
+}
+
+impl Pace {
+    /// Requests between two decisions, and how many of them are tried with the workers.
+    const ROUND: u32 = 96;
+    const TRIAL: u32 = 4;
+
+    const fn new() -> Self {
+        Self { left: Self::ROUND, by_workers: false, deep: false, in_flight: 0 }
+    }
+
+    /// Counts a request; whether the workers get it.
+    fn next(&mut self) -> bool {
+        self.deep |= self.in_flight > 0;
+        if self.left == 0 {
+            let trial_is_over = self.by_workers;
+            self.by_workers = !trial_is_over || self.deep;
+            self.left = if trial_is_over { Self::ROUND } else { Self::TRIAL };
+            self.deep = false;
+        }
+        self.left -= 1;
+        self.by_workers
+    }
 }
 
 /// What workers reach.
@@ -100,7 +138,14 @@ impl Blk {
         }
         let shared =
             Shared { disk, options, done: Mutex::default(), failed: Mutex::default(), bell: OnceLock::new() };
-        Self { shared: Arc::new(shared), workers, dma: None, epochs: [0; QUEUES], flush_each_write: false }
+        Self {
+            shared: Arc::new(shared),
+            workers,
+            dma: None,
+            epochs: [0; QUEUES],
+            flush_each_write: false,
+            pace: [Pace::new(); QUEUES],
+        }
     }
 
     /// Lets workers reach the transport.
@@ -119,22 +164,23 @@ impl Blk {
     /// The machine goes on: what failed is tried again.
     pub fn retry(&mut self) {
         let failed = std::mem::take(&mut *self.shared.failed.lock());
-        for mut job in failed {
-            job.status = None;
+        for job in failed {
+            self.pace[job.queue].in_flight = self.pace[job.queue].in_flight.saturating_sub(1);
             self.submit(job);
         }
     }
 
     /// Has the workers do it. Not to be called in a way in which the transport runs the queue already.
-    fn submit(&self, job: InFlight) {
+    fn submit(&mut self, job: InFlight) {
         let (Some(workers), Some(dma)) = (&self.workers, &self.dma) else { return };
         let (queue, bytes) = (job.queue, job.request.work.bytes());
+        self.pace[queue].in_flight += 1;
         let job = Task { job: Some(job), shared: Arc::clone(&self.shared), dma: Arc::clone(dma) };
         workers.submit(queue, bytes, Box::new(job));
     }
 
     /// Serves a request, or passes it on; the answer is what has been done.
-    fn serve(&self, index: usize, request: Request, dma: &Dma) -> Option<InFlight> {
+    fn serve(&mut self, index: usize, request: Request, dma: &Dma) -> Option<InFlight> {
         let flush = self.flush_each_write && request.work.changes();
         let mut job = InFlight { queue: index, epoch: self.epochs[index], request, flush, status: None };
         match &self.workers {
@@ -142,7 +188,7 @@ impl Blk {
                 job.execute(&self.shared, dma);
                 return Some(job);
             }
-            Some(workers) if !workers.is_throttled() && !flush => {
+            Some(workers) if !workers.is_throttled() && !flush && !self.pace[index].next() => {
                 let (disk, id) = (&*self.shared.disk, self.shared.options.serial.as_bytes());
                 if let Some(Ok(status)) = job.request.execute_at_once(disk, id, dma) {
                     job.status = Some(status);
@@ -170,13 +216,14 @@ impl Blk {
     }
 
     /// Gives back what workers have done for this queue.
-    fn collect(&self, index: usize, queue: &mut Queue, dma: &Dma) -> Result<(), BrokenQueue> {
+    fn collect(&mut self, index: usize, queue: &mut Queue, dma: &Dma) -> Result<(), BrokenQueue> {
         let mut done = self.shared.done.lock();
         let (here, others): (Vec<_>, _) = done.drain(..).partition(|job| job.queue == index);
         *done = others;
         drop(done);
         for job in here {
             if job.epoch == self.epochs[index] {
+                self.pace[index].in_flight = self.pace[index].in_flight.saturating_sub(1);
                 Self::give_back(&job, queue, dma)?;
             }
         }
@@ -191,7 +238,10 @@ impl Blk {
         self.shared.failed.lock().retain(|job| !among(job.queue));
         self.shared.done.lock().retain(|job| !among(job.queue));
         for (index, epoch) in self.epochs.iter_mut().enumerate() {
-            *epoch += u64::from(among(index));
+            if among(index) {
+                *epoch += 1;
+                self.pace[index] = Pace::new();
+            }
         }
     }
 }

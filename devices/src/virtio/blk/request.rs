@@ -14,6 +14,8 @@ use crate::virtio::{Chain, Part};
 
 /// Bytes that a request may move: far more than drivers ask for, and not so many that one keeps a disk busy for long.
 const MAX_BYTES: u64 = 64 << 20;
+/// More than this takes a while even where the host has it in its memory.
+const MAX_AT_ONCE: u64 = 64 << 10;
 /// Ranges in a request to discard or zero.
 pub(super) const MAX_RANGES: u32 = 64;
 /// Sectors of each of these.
@@ -134,6 +136,9 @@ impl Request {
         id: &[u8],
         dma: &Dma,
     ) -> Option<io::Result<Status>> {
+        if self.work.bytes() > MAX_AT_ONCE {
+            return None;
+        }
         match &self.work {
             Work::Read { at, into } => {
                 Some(disk.read_at_once(*at, &slices(into, dma).ok()?)?.map(|()| Status::Ok))

@@ -438,3 +438,25 @@ fn the_hosts_errors_are_reported_or_stop_the_machine() {
     assert_eq!(driver.answer(0).0, 0);
     assert_eq!(disk.bytes(6 * 512), [0x42; 512]);
 }
+
+#[test]
+fn workers_get_the_requests_of_drivers_that_do_not_wait() {
+    // One at a time: nearly all are done at once.
+    let mut pace = Pace::new();
+    let by_workers = (0..10_000).filter(|_| pace.next()).count();
+    assert!((100..1000).contains(&by_workers), "{by_workers}");
+    // Several on their way, wherever that can be seen: nearly none.
+    let mut pace = Pace::new();
+    let at_once = (0..10_000)
+        .filter(|_| {
+            let by_workers = pace.next();
+            pace.in_flight = if by_workers { 3 } else { 0 };
+            !by_workers
+        })
+        .count();
+    assert!(at_once < 200, "{at_once}");
+    // And back.
+    pace.in_flight = 0;
+    let by_workers = (0..10_000).filter(|_| pace.next()).count();
+    assert!(by_workers < 1000, "{by_workers}");
+}
