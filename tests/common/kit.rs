@@ -92,9 +92,9 @@ fn make(folder: &Path) -> Result<()> {
 
 /// Where apt of this host gets its packages from, so that debootstrap asks the same.
 fn mirror() -> Option<String> {
-    let answer =
-        Command::new("apt-get").args(["indextargets", "--format", "$(SITE)", "Created-By: Packages"]);
-    let answer = { answer }.output().ok()?;
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", "$(SITE)", "Created-By: Packages"]);
+    let answer = command.output().ok()?;
     String::from_utf8_lossy(&answer.stdout).lines().next().map(str::to_owned)
 }
 
