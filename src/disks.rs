@@ -129,6 +129,15 @@ fn open_one(config: &DiskConfig) -> Result<OpenDisk> {
     }
 }
 
+/// Writes down what the disks' images still have in memory.
+pub(crate) fn flush_all(disks: &[OpenDisk]) {
+    for OpenDisk { config, disk } in disks.iter().filter(|disk| !disk.disk.limits().read_only) {
+        if let Err(error) = disk.flush() {
+            log::error!("{}: what the guest has written last is lost: {error}", config.open.path.display());
+        }
+    }
+}
+
 /// Threads that work on a disk.
 const THREADS: usize = 4;
 

@@ -50,7 +50,10 @@ impl Machine {
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
         let Self { config, serial, journal, disks, perf_map, mut pc, handle } = self;
         loop {
-            let outcome = pc.run(config.sampling(), report)?;
+            let outcome = pc.run(config.sampling(), report);
+            // What the guest has not flushed, a real disk would write in the end, too.
+            disks::flush_all(&disks);
+            let outcome = outcome?;
             if outcome != Outcome::Reset || config.no_reboot {
                 return Ok(journal.finish(outcome));
             }

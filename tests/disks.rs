@@ -182,6 +182,7 @@ fn runs_with_disks_are_repeated_and_compared() -> Result<()> {
     let script =
         "dd if=/dev/vda of=/dev/vda bs=64k count=16 seek=16 2>/dev/null; sync; md5sum /dev/vda; poweroff -f";
     let mut setup = Setup::new(Some(script))?;
+    setup.options.arguments.clear();
     let pattern: Vec<u8> = (0..4 * MIB).map(|at| (at >> 7) as u8).collect();
     fs::write(setup.path("a.img"), &pattern)?;
     let log = setup.path("log").display().to_string();
