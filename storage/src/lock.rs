@@ -20,8 +20,8 @@ const FORBIDDEN: i64 = 200;
 /// lasts as long as the file is open.
 pub(crate) fn take(file: &File, writable: bool) -> io::Result<()> {
     let used = if writable { READ | WRITE | RESIZE } else { READ };
-    // A reader bears other readers; who writes wants to be alone.
-    let forbidden = if writable { WRITE | RESIZE } else { WRITE | RESIZE };
+    // Nobody bears somebody else who writes.
+    let forbidden = WRITE | RESIZE;
     for (base, bits) in [(USED, used), (FORBIDDEN, forbidden)] {
         for byte in bytes(base, bits) {
             // All locks are shared ones: the meaning lies in which bytes have some.
