@@ -51,7 +51,7 @@ fn main() -> Result<()> {
             kernel: kit.kernel.clone(),
             initrd: Some(kit.initrd.clone()),
             memory: "1G",
-            append: "root=/dev/vda systemd.show_status=0",
+            append: "root=/dev/vda systemd.show_status=0 no_timer_check",
             disks: vec![(kit.disk.clone(), "qcow2", false), (image, format.name(), true)],
             arguments: ["--accel", "jit"].map(str::to_owned).to_vec(),
             ..Options::default()
