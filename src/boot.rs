@@ -93,9 +93,11 @@ pub(crate) fn set_up_chips(board: &Board) {
 }
 
 /// The processors as firmware leaves them: the first about to enter the kernel, the others waiting to be started.
-pub(crate) fn set_up_processors(cpus: &mut [Box<Cpu>], entry: &EntryState) {
+/// Their TSCs are so far ahead of the board's.
+pub(crate) fn set_up_processors(cpus: &mut [Box<Cpu>], entry: &EntryState, tsc_offset: u64) {
     for (index, cpu) in cpus.iter_mut().enumerate() {
         let mut state = cpu.state();
+        state.tsc_offset = tsc_offset;
         set_memory_types(&mut state);
         if index == 0 {
             enter(&mut state, entry);

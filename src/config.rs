@@ -36,8 +36,12 @@ pub const DEFAULT_MEMORY: u64 = 512 << 20;
 pub struct Config {
     /// Which engine runs the guest's instructions.
     pub accel: Accel,
+    /// The engine was chosen for the user, so that another may take its place.
+    pub automatic: bool,
     /// Which processor the vCPUs are.
     pub cpu: Model,
+    /// The processor may lack what KVM cannot offer, and show what it cannot hide.
+    pub leak: bool,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// Guest RAM in bytes: a multiple of 4 KiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
@@ -52,6 +56,12 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
     /// Where the first serial port leads.
     pub serial: SerialTarget,
+    /// Where the virtio terminal leads, if there is one.
+    pub console: Option<SerialTarget>,
+    /// Channels between programs in the guest and on the host; their names differ.
+    pub channels: Vec<Channel>,
+    /// Whether there is a memory balloon, and to how many bytes the guest is to confine itself.
+    pub balloon: Option<u64>,
     /// Whether the debug-exit port (0xf4) is there.
     pub debug_exit: bool,
     /// Whether the devices of test suites are there.
@@ -86,7 +96,9 @@ impl Config {
     pub fn new(kernel: KernelSource) -> Self {
         Self {
             accel: Accel::Auto,
+            automatic: false,
             cpu: Model::Max,
+            leak: false,
             cpus: 1,
             memory: DEFAULT_MEMORY,
             kernel,
@@ -94,6 +106,9 @@ impl Config {
             append: String::new(),
             disks: Vec::new(),
             serial: SerialTarget::Stdio,
+            console: None,
+            channels: Vec::new(),
+            balloon: None,
             debug_exit: false,
             testdev: false,
             no_reboot: false,
@@ -201,6 +216,21 @@ pub enum Accel {
     Interp,
     /// The translator: hot code as the host's own.
     Jit,
+    /// The host's virtualization.
+    Kvm,
+}
+
+impl Accel {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Interp => "interp",
+            Self::Jit => "jit",
+            Self::Kvm => "kvm",
+        }
+    }
 }
 
 /// What moves guest time.
@@ -244,7 +274,7 @@ pub enum ProfileTo {
     File(PathBuf),
 }
 
-/// What the first serial port is connected to.
+/// What the serial port or the virtio terminal is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialTarget {
     /// Standard input and output; a terminal goes raw.
@@ -255,6 +285,32 @@ pub enum SerialTarget {
     Unix(PathBuf),
     /// Output vanishes; there is no input.
     None,
+}
+
+/// A channel between programs in the guest and on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// Its name in the guest: /dev/virtio-ports/NAME.
+    pub name: String,
+    /// The listening Unix socket.
+    pub path: PathBuf,
+}
+
+impl FromStr for Channel {
+    type Err = UseError;
+
+    fn from_str(text: &str) -> Result<Self, UseError> {
+        /// What Linux takes in a message, which is a page less its head.
+        const LONGEST: usize = 255;
+        let wrong = || UseError::new(format!("'{text}' is no channel; write name=NAME,path=SOCKET"));
+        let rest = text.strip_prefix("name=").ok_or_else(wrong)?;
+        let (name, path) = rest.split_once(",path=").ok_or_else(wrong)?;
+        let fits = !name.is_empty() && name.len() <= LONGEST && !path.is_empty();
+        if !fits || name.contains(|c: char| c.is_control() || c == '/') {
+            return Err(wrong());
+        }
+        Ok(Self { name: name.into(), path: path.into() })
+    }
 }
 
 bitflags::bitflags! {
@@ -506,6 +562,28 @@ mod tests {
         assert_eq!("unix=/run/s".parse::<SerialTarget>().unwrap(), SerialTarget::Unix("/run/s".into()));
         for text in ["", "file", "file=", "unix=", "tcp=1", "stdio=1"] {
             assert!(text.parse::<SerialTarget>().unwrap_err().to_string().contains("file=PATH"), "{text}");
+        }
+    }
+
+    #[test]
+    fn channels_have_a_name_and_a_path() {
+        let channel: Channel = "name=org.qemu.guest_agent.0,path=/run/a,b=c".parse().unwrap();
+        assert_eq!(channel, Channel { name: "org.qemu.guest_agent.0".into(), path: "/run/a,b=c".into() });
+        let long = format!("name={},path=x", "n".repeat(256));
+        for text in [
+            "",
+            "name=a",
+            "path=b",
+            "name=,path=b",
+            "name=a,path=",
+            "name=a/b,path=c",
+            "name=a\n,path=c",
+            &long,
+        ] {
+            assert!(
+                text.parse::<Channel>().unwrap_err().to_string().contains("name=NAME,path=SOCKET"),
+                "{text}"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! softmetal: a full-system x86 emulator.
 
+mod accel;
 #[cfg(test)]
 mod bare;
 mod board;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
 use softmetal_devices::char::CharBackend;
+use softmetal_devices::virtio::balloon::BalloonReport;
 
-use crate::config::Config;
-use crate::console::{Console, Output};
+use crate::config::{Accel, Config};
+use crate::console::{Console, LineEnd, Output, Port, Window};
 use crate::disks::{self, OpenDisk};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
@@ -18,7 +19,7 @@ use crate::statistics::Report;
 /// A machine that is built and not yet running.
 pub struct Machine {
     config: Config,
-    serial: SerialEnd,
+    ends: Ends,
     journal: Journal,
     disks: Vec<OpenDisk>,
     perf_map: Option<Arc<PerfMap>>,
@@ -27,17 +28,21 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes, its first serial port connected to `console`.
+    /// Builds the machine that `config` describes, its ports connected to `console`.
     pub fn build(config: &Config, console: &Console) -> Result<Self> {
         let mut config = config.clone();
         let journal = Journal::open(&mut config)?;
-        let serial = SerialEnd::new(console);
+        let ends = Ends::new(console);
         let perf_map = PerfMap::open(&config)?;
         let disks = disks::open_all(&config)?;
-        let mut pc = Pc::build(&config, &serial, &journal, &disks)?;
+        let mut pc = Pc::build(&config, &ends, &journal, &disks)?;
         pc.tell_placements(perf_map.as_ref());
-        let handle = Handle(Arc::new(Mutex::new(Connection { ended: false, pc: pc.front_panel() })));
-        Ok(Self { config, serial, journal, disks, perf_map, pc, handle })
+        let handle = Handle(Arc::new(Mutex::new(Connection {
+            ended: false,
+            pc: pc.front_panel(),
+            window: console.window(),
+        })));
+        Ok(Self { config, ends, journal, disks, perf_map, pc, handle })
     }
 
     /// What works on the machine from outside while it runs.
@@ -48,7 +53,7 @@ impl Machine {
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     /// `report` gets what it has done.
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
-        let Self { config, serial, journal, disks, perf_map, mut pc, handle } = self;
+        let Self { config, ends, journal, disks, perf_map, mut pc, handle } = self;
         loop {
             let outcome = pc.run(config.sampling(), report);
             // What the guest has not flushed, a real disk would write in the end, too.
@@ -58,7 +63,7 @@ impl Machine {
                 return Ok(journal.finish(outcome));
             }
             log::info!("the guest resets the machine");
-            pc = Pc::build(&config, &serial, &journal, &disks).context("the machine cannot start again")?;
+            pc = Pc::build(&config, &ends, &journal, &disks).context("the machine cannot start again")?;
             pc.tell_placements(perf_map.as_ref());
             if !handle.connect(pc.front_panel()) {
                 return Ok(journal.finish(Outcome::Terminated));
@@ -74,6 +79,7 @@ pub struct Handle(Arc<Mutex<Connection>>);
 struct Connection {
     ended: bool,
     pc: FrontPanel,
+    window: Window,
 }
 
 impl Handle {
@@ -91,10 +97,49 @@ impl Handle {
         if com1.wants_input() { com1.receive(bytes) } else { 0 }
     }
 
+    /// Something has changed at the host's end of a virtio port.
+    pub(crate) fn attend(&self, port: Port) {
+        let pc = self.pc();
+        let (function, number) = match port {
+            Port::Terminal => (pc.virtio.terminal, 0),
+            Port::Channel(number) => (pc.virtio.channels, number),
+        };
+        if let Some(function) = function {
+            function.lock().attend(number);
+        }
+    }
+
+    /// The window of the terminal may have another size.
+    pub(crate) fn window_changed(&self) {
+        let (pc, window) = (self.pc(), self.0.lock().window.clone());
+        window.look();
+        if let Some(terminal) = pc.virtio.terminal {
+            let (columns, rows) = window.size();
+            terminal.lock().resize(columns, rows);
+        }
+    }
+
+    /// Asks the guest to do with `less` of its memory: the balloon shall hold so many bytes. What the balloon does from then
+    /// on is the guest's business. False where there is no balloon.
+    pub fn inflate_balloon(&self, less: u64) -> bool {
+        let Some(balloon) = self.pc().virtio.balloon else { return false };
+        balloon.lock().set_target(less);
+        true
+    }
+
+    /// How many bytes the balloon shall hold, and what it has done; `None` where there is no balloon.
+    #[must_use]
+    pub fn balloon(&self) -> Option<(u64, BalloonReport)> {
+        let balloon = self.pc().virtio.balloon?;
+        let balloon = balloon.lock();
+        Some((balloon.device().target(), balloon.device().report()))
+    }
+
     /// Stops the guest between two instructions, and its clock with it. Returns when it stands.
     pub fn pause(&self) {
         let pc = self.pc();
         pc.run.pause();
+        pc.switchboard.rest();
         pc.clock.pause();
     }
 
@@ -102,6 +147,7 @@ impl Handle {
     pub fn resume(&self) {
         let pc = self.pc();
         pc.clock.resume();
+        pc.switchboard.wake();
         pc.timers.resumed();
         pc.run.resume();
     }
@@ -113,9 +159,27 @@ impl Handle {
         if !pc.run.is_paused() {
             return false;
         }
-        pc.disks.iter().for_each(|disk| disk.lock().device_mut().retry());
+        pc.virtio.disks.iter().for_each(|disk| disk.lock().device_mut().retry());
         self.resume();
         true
+    }
+
+    /// Moves the running machine to another engine: its processors stop between two instructions and go on where they were;
+    /// devices and time do not notice. The error is a sentence, and the machine goes on as it was.
+    pub fn switch_accel(&self, to: Accel) -> Result<()> {
+        let pc = self.pc();
+        pc.switchboard.switch(to).map_err(|why| anyhow!(why))
+    }
+
+    /// As [`Handle::switch_accel`], to the next engine that there is. Returns which one that is.
+    pub fn switch_to_next_accel(&self) -> Result<Accel> {
+        let pc = self.pc();
+        pc.switchboard.switch_to_next().map_err(|why| anyhow!(why))
+    }
+
+    /// The engine that runs the machine.
+    pub fn accel(&self) -> Accel {
+        self.pc().switchboard.engine()
     }
 
     /// Ends the machine at once.
@@ -133,28 +197,45 @@ impl Handle {
     /// Turns to the PC that has taken the place of the last one. False when the machine was ended meanwhile.
     fn connect(&self, pc: FrontPanel) -> bool {
         let mut connection = self.0.lock();
+        // What the user has asked for meanwhile holds for the new one, too.
+        if let (Some(old), Some(new)) = (&connection.pc.virtio.balloon, &pc.virtio.balloon) {
+            let target = old.lock().device().target();
+            new.lock().set_target(target);
+        }
         connection.pc = pc;
         !connection.ended
     }
 }
 
-/// The console's side of the first serial port, for one PC after the other.
-pub(crate) struct SerialEnd {
+/// The console's side of the ports, for one PC after the other.
+pub(crate) struct Ends {
     output: Output,
     input_wanted: Arc<Mutex<Box<dyn Fn() + Send>>>,
+    /// The virtio terminal, if there is one.
+    pub(crate) terminal: Option<LineEnd>,
+    /// Channels and their names.
+    pub(crate) channels: Vec<(String, LineEnd)>,
+    /// The size of the terminal's window.
+    pub(crate) window: Window,
 }
 
-impl SerialEnd {
+impl Ends {
     pub(crate) fn new(console: &Console) -> Self {
-        Self { output: console.output(), input_wanted: Arc::new(Mutex::new(console.input_wanted())) }
+        Self {
+            output: console.output(),
+            input_wanted: Arc::new(Mutex::new(console.input_wanted())),
+            terminal: console.terminal(),
+            channels: console.channels(),
+            window: console.window(),
+        }
     }
 
-    /// Where the port sends to.
+    /// Where the serial port sends to.
     pub(crate) fn output(&self) -> Box<dyn CharBackend> {
         Box::new(self.output.clone())
     }
 
-    /// What the port calls when it has room again.
+    /// What the serial port calls when it has room again.
     pub(crate) fn input_wanted(&self) -> Box<dyn Fn() + Send> {
         let wanted = Arc::clone(&self.input_wanted);
         Box::new(move || (*wanted.lock())())

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use softmetal_cpu::Attention;
 use softmetal_devices::clock::Clock;
 
+use crate::accel;
 use crate::config::{ClockSource, Config};
 use crate::journal::{Journal, Start};
 
@@ -38,12 +39,12 @@ impl Origin {
     pub(crate) fn new(config: &Config, journal: &Journal) -> Result<Self> {
         match (journal, config.clock) {
             (Journal::Replay(log), _) => Ok(Self::of_log(log.start()?)),
-            (_, ClockSource::Host) => Self::of_host(),
+            (_, ClockSource::Host) => Self::of_host(config),
             (_, ClockSource::Instructions) => Ok(Self::the_same_each_time()),
         }
     }
 
-    fn of_host() -> Result<Self> {
+    fn of_host(config: &Config) -> Result<Self> {
         let (mut uuid, mut rng_seed) = ([0; 16], [0; 32]);
         if !host_random(&mut uuid) || !host_random(&mut rng_seed) {
             bail!("the host gives no random numbers");
@@ -51,7 +52,10 @@ impl Origin {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let unix_seconds = since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0);
         Ok(Self {
-            clock: Clock::host(),
+            clock: match accel::choice::tsc(config) {
+                Some(tsc) => Clock::host_with_tsc(tsc.hz),
+                None => Clock::host(),
+            },
             unix_seconds,
             uuid,
             rng_seed,

@@ -82,13 +82,15 @@ impl Run {
 
     /// Stops all vCPUs between two instructions and returns when they stand, or when the run is over.
     /// Must not be called by a vCPU's thread.
-    pub(crate) fn pause(&self) {
+    /// True unless it was paused already.
+    pub(crate) fn pause(&self) -> bool {
         let mut state = self.state.lock();
-        state.paused = true;
+        let was_paused = std::mem::replace(&mut state.paused, true);
         state.kick();
         self.changed.wait_while(&mut state, |state| {
             state.paused && state.outcome.is_none() && state.parked < state.vcpus.len()
         });
+        !was_paused
     }
 
     /// Has all vCPUs stop soon, without waiting for it: for devices.

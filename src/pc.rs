@@ -31,10 +31,13 @@ use softmetal_devices::power::PowerSink;
 use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::VirtioPci;
+use softmetal_devices::virtio::balloon::Balloon;
 use softmetal_devices::virtio::blk::Blk;
+use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
 use softmetal_devices::virtio::rng::Rng;
 use softmetal_storage::Workers;
 
+use crate::accel::{self, Processor, Switchboard};
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
@@ -42,14 +45,14 @@ use crate::disks::{Attached, Halt, OpenDisk};
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
 use crate::lockstep::{self, Lockstep};
-use crate::machine::SerialEnd;
+use crate::machine::Ends;
 use crate::memory_map::{self, ECAM, HPET, IOAPIC, PCI32};
 use crate::origin::{Origin, Random};
 use crate::outcome::{Outcome, Run};
 use crate::profile::PerfMap;
 use crate::ram_port::RamPort;
 use crate::statistics::{Report, Sampler, Sampling};
-use crate::timers::{Timers, Waker};
+use crate::timers::{Ticker, Timers, Waker};
 use crate::vcpu::{self, Course, Engine};
 use crate::{boot, guest_ram, watch};
 
@@ -58,12 +61,18 @@ const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
 /// The first disk's; the others follow.
 const FIRST_DISK: u8 = 8;
+const TERMINAL_SLOT: Slot = Slot::new(3, 0);
+const CHANNELS_SLOT: Slot = Slot::new(3, 1);
+const BALLOON_SLOT: Slot = Slot::new(4, 0);
+
+/// How often a guest is asked about its memory, in nanoseconds of its time.
+const STATISTICS_PERIOD: u64 = 2_000_000_000;
 
 /// The PC, from power-on to its end.
 pub(crate) struct Pc {
     board: Arc<Board>,
     timers: Timers,
-    engines: Vec<Engine>,
+    engines: Vec<Arc<Mutex<Engine>>>,
     memory: RamPort,
     how: How,
     workers: Vec<Arc<Workers>>,
@@ -84,22 +93,27 @@ pub(crate) struct FrontPanel {
     pub(crate) run: Arc<Run>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) timers: Waker,
+    pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) com1: Arc<Mutex<Uart>>,
+    pub(crate) virtio: Virtio,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
-    pub(crate) disks: Vec<SharedDisk>,
 }
 
-/// A disk as the bus shares it.
-pub(crate) type SharedDisk = Arc<Mutex<VirtioPci<Blk>>>;
+/// A virtio function, shared with what works for it outside.
+type Shared<D> = Arc<Mutex<VirtioPci<D>>>;
+
+/// The virtio devices that are reached from outside.
+#[derive(Clone)]
+pub(crate) struct Virtio {
+    pub(crate) terminal: Option<Shared<VirtioConsole>>,
+    pub(crate) channels: Option<Shared<VirtioConsole>>,
+    pub(crate) balloon: Option<Shared<Balloon>>,
+    pub(crate) disks: Vec<Shared<Blk>>,
+}
 
 impl Pc {
     /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
-    pub(crate) fn build(
-        config: &Config,
-        serial: &SerialEnd,
-        journal: &Journal,
-        disks: &[OpenDisk],
-    ) -> Result<Self> {
+    pub(crate) fn build(config: &Config, ends: &Ends, journal: &Journal, disks: &[OpenDisk]) -> Result<Self> {
         let Origin { clock, unix_seconds, uuid, rng_seed, random, processor_random, counter, start } =
             Origin::new(config, journal)?;
         let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
@@ -108,7 +122,7 @@ impl Pc {
 
         bench.interrupt_controllers()?;
         bench.timer_chips(config.memory, unix_seconds)?;
-        let com1 = bench.serial_ports(serial)?;
+        let com1 = bench.serial_ports(ends)?;
         let pm = bench.power_management()?;
         bench.keyboard_controller()?;
         let tape = match journal {
@@ -125,7 +139,8 @@ impl Pc {
         let attached =
             disks.iter().enumerate().map(|(number, disk)| disk.attach(number, at_once, halt.clone()));
         let disks = attached.collect::<Result<Vec<_>>>()?;
-        let (disks, workers) = bench.pci(&memory, random, disks, config.testdev)?;
+        let balloon = config.balloon.map(|rest| config.memory.saturating_sub(rest));
+        let (virtio, workers) = bench.pci(&memory, random, ends, balloon, disks, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -141,7 +156,7 @@ impl Pc {
                 Arc::new(Answers::new(Arc::clone(&board), Arc::new(log)))
             }
         };
-        let options = cpu_options(config);
+        let options = cpu_options(config)?;
         let follows = follows.map(|(stretch, tape)| (lockstep::Plan::new(options, stretch), tape));
         if let Some((_, tape)) = &follows {
             bus = Arc::new(Recorder::new(bus, Arc::clone(tape)));
@@ -159,7 +174,10 @@ impl Pc {
 
         let entry = boot::load(config, ram.memory(), &boot::Identity { uuid, rng_seed })?;
         boot::set_up_chips(&board);
-        boot::set_up_processors(&mut cpus, &entry);
+        // Where KVM shows guests the host's TSC, the machine has that from the beginning.
+        let tsc = accel::choice::tsc(config).filter(|tsc| tsc.fixed);
+        let tsc_offset = tsc.map_or(0, |_| 0_u64.wrapping_sub(accel::kvm::tsc_base(&board.clock)));
+        boot::set_up_processors(&mut cpus, &entry, tsc_offset);
 
         watch::start(&mut cpus, &config.watch);
         if let Some(cpu) = cpus.first() {
@@ -178,18 +196,33 @@ impl Pc {
         }
 
         let clock = Arc::clone(&board.clock);
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), com1, pm, disks };
+        let switchboard = Arc::new(Switchboard {
+            board: board.clone(),
+            memory: memory.clone(),
+            run: run.clone(),
+            translate: translate(config),
+            fixed: accel::choice::needs_own_engine(config),
+            automatic: config.automatic,
+            state: Mutex::new(accel::State::of(config.accel)),
+        });
+        let front_panel = FrontPanel { run, clock, timers: timers.waker(), switchboard, com1, virtio, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
         };
-        let engines = match (follows, cpus.pop()) {
+        let engines: Vec<Engine> = match (follows, cpus.pop()) {
             (Some((plan, tape)), Some(cpu)) => {
                 let both = Lockstep::new(plan, cpu, tape, &ram, &board, &front_panel.run, timers.waker())?;
                 vec![Engine::Lockstep(Box::new(both))]
             }
-            (_, last) => cpus.into_iter().chain(last).map(Engine::One).collect(),
+            (_, last) => cpus.into_iter().chain(last).map(|cpu| Engine::One(Processor::new(cpu))).collect(),
         };
+        let engines: Vec<_> = engines.into_iter().map(|engine| Arc::new(Mutex::new(engine))).collect();
+        let switchboard = &front_panel.switchboard;
+        switchboard.open(engines.clone());
+        if config.accel == Accel::Kvm {
+            switchboard.switch(Accel::Kvm).map_err(|why| UseError::new(format!("--accel kvm: {why}")))?;
+        }
         Ok(Self { board, timers, engines, memory, how, workers, front_panel })
     }
 
@@ -197,8 +230,10 @@ impl Pc {
     #[cfg(feature = "testing")]
     pub(crate) fn bench(self) -> crate::testing::Bench {
         let Self { board, timers, engines, memory, front_panel, .. } = self;
-        let processor = engines.first().map(|engine| engine.cpu().attention()).unwrap_or_default();
-        let cpus = engines.into_iter().map(Engine::into_cpu).collect();
+        front_panel.switchboard.close();
+        let engines = engines.into_iter().filter_map(Arc::into_inner).map(Mutex::into_inner);
+        let cpus: Vec<_> = engines.map(Engine::into_cpu).collect();
+        let processor = cpus.first().map(|cpu| cpu.attention()).unwrap_or_default();
         crate::testing::Bench { board, timers: timers.follow(processor), cpus, ram: memory.ram, front_panel }
     }
 
@@ -206,7 +241,7 @@ impl Pc {
     #[cfg(test)]
     pub(crate) fn parts(self) -> (Arc<Board>, Arc<Ram>, FrontPanel, Option<softmetal_cpu::CpuState>) {
         let Self { board, engines, memory, front_panel, .. } = self;
-        (board, memory.ram, front_panel, engines.first().map(|engine| engine.cpu().state()))
+        (board, memory.ram, front_panel, engines.first().map(|engine| engine.lock().cpu().state()))
     }
 
     pub(crate) fn front_panel(&self) -> FrontPanel {
@@ -216,9 +251,9 @@ impl Pc {
     /// Tells of translated code, if anybody wants to know. Of two engines in lockstep, nobody does.
     pub(crate) fn tell_placements(&mut self, told: Option<&Arc<PerfMap>>) {
         let Some(told) = told else { return };
-        for engine in &mut self.engines {
-            if let Engine::One(cpu) = engine {
-                cpu.tell_placements(Arc::clone(told) as Arc<dyn Placements>);
+        for engine in &self.engines {
+            if let Some(processor) = engine.lock().processor() {
+                processor.cpu.tell_placements(Arc::clone(told) as Arc<dyn Placements>);
             }
         }
     }
@@ -226,11 +261,12 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, workers, front_panel: FrontPanel { run, .. } } = self;
+        let Self { board, timers, engines, memory, how, workers, front_panel } = self;
+        let FrontPanel { run, switchboard, virtio, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
-                let places = engines.iter().map(|engine| engine.cpu().whereabouts()).collect();
+                let places = engines.iter().map(|engine| engine.lock().cpu().whereabouts()).collect();
                 let sampler = Sampler::start(places, sampling == Sampling::Code);
                 Some(sampler.context("cannot start the thread that samples")?)
             }
@@ -242,45 +278,52 @@ impl Pc {
         };
         let running = running.context("cannot start the timer thread")?;
         let mut threads = Vec::new();
-        let started = engines.into_iter().enumerate().try_for_each(|(index, engine)| {
+        let started = engines.iter().enumerate().try_for_each(|(index, engine)| {
             let course = match &how {
                 How::Live { tape, .. } => {
-                    let timers = timers.take().map(|timers| timers.follow(engine.cpu().attention()));
-                    Course::Live { tape: tape.clone(), timers }
+                    let timers = timers.take().map(|timers| timers.follow(engine.lock().cpu().attention()));
+                    Course::Live { tape: tape.clone(), timers, switchboard: Arc::clone(&switchboard) }
                 }
                 How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
-            threads.push(vcpu::start(index, engine, &run, course)?);
+            threads.push(vcpu::start(index, Arc::clone(engine), &run, course)?);
             Ok::<_, std::io::Error>(())
         });
         if started.is_err() {
             run.end(Outcome::Terminated);
         }
         let mut outcome = run.wait();
-        let mut ended = Vec::new();
         for thread in threads {
-            match thread.join() {
-                Ok(mut engine) => {
-                    let cpu = engine.cpu();
-                    if let How::Live { tape: Some(tape), .. } = &how {
-                        tape.end(cpu, &outcome, digest_memory(memory.ram.memory()));
-                    }
-                    outcome = engine.finish(outcome);
-                    ended.push(engine);
-                }
-                Err(panic) => std::panic::resume_unwind(panic),
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
             }
+        }
+        // Nobody changes engines any more, and nobody holds on to them.
+        switchboard.close();
+        for engine in &engines {
+            let mut engine = engine.lock();
+            if let How::Live { tape: Some(tape), .. } = &how {
+                tape.end(engine.cpu(), &outcome, digest_memory(memory.ram.memory()));
+            }
+            outcome = engine.finish(outcome);
         }
         let (duration, times) = sampler.map(Sampler::stop).unwrap_or_default();
         report.duration += duration;
         report.power_ons += 1;
-        for (index, engine) in ended.iter().enumerate() {
-            report.add_cpu(index, engine.cpu(), times.get(index).copied().unwrap_or_default());
+        for (index, engine) in engines.iter().enumerate() {
+            let engine = engine.lock();
+            report.add_cpu(
+                index,
+                engine.cpu(),
+                times.get(index).copied().unwrap_or_default(),
+                engine.counts(),
+            );
         }
         drop(running);
         workers.iter().for_each(|workers| workers.stop());
         report.add_traffic(board.traffic());
         report.add_dma(memory.count());
+        report.balloon = virtio.balloon.map(|balloon| balloon.lock().device().report()).or(report.balloon);
         board.take_apart();
         started.context("cannot start a thread for each vCPU")?;
         Ok(match how {
@@ -290,7 +333,8 @@ impl Pc {
     }
 }
 
-fn cpu_options(config: &Config) -> Options {
+/// How the translator works.
+fn translate(config: &Config) -> Translate {
     let mut translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
         true => Translate { threshold: 0, at_once: true, one_pass: None },
         false => Translate::default(),
@@ -301,16 +345,21 @@ fn cpu_options(config: &Config) -> Options {
     } else if config.debug.contains(DebugFlags::T1_AT_ONCE) {
         translate.one_pass = Some(0);
     }
-    Options {
-        jit: (config.accel == Accel::Jit).then_some(translate),
+    translate
+}
+
+fn cpu_options(config: &Config) -> Result<Options> {
+    Ok(Options {
+        jit: (config.accel == Accel::Jit).then_some(translate(config)),
         no_chain: config.debug.contains(DebugFlags::NO_CHAIN),
         no_specialise: config.debug.contains(DebugFlags::NO_SPECIALISE),
         no_fuse: config.debug.contains(DebugFlags::NO_FUSE),
         no_tlb: config.debug.contains(DebugFlags::NO_TLB),
         model: config.cpu,
+        lacking: accel::choice::lacking(config)?,
         cpus: config.cpus as usize,
         counting: config.counts_instructions(),
-    }
+    })
 }
 
 /// The board while chips are put on it.
@@ -374,10 +423,10 @@ impl Bench {
     }
 
     /// COM1, which it returns, and COM2, which leads nowhere.
-    fn serial_ports(&mut self, serial: &SerialEnd) -> Result<Arc<Mutex<Uart>>> {
-        let com1 = self.serial_port(COM1, COM1_IRQ, "COM1", serial.output())?;
+    fn serial_ports(&mut self, ends: &Ends) -> Result<Arc<Mutex<Uart>>> {
+        let com1 = self.serial_port(COM1, COM1_IRQ, "COM1", ends.output())?;
         self.serial_port(COM2, COM2_IRQ, "COM2", Box::new(Discard))?;
-        com1.lock().on_input_wanted(serial.input_wanted());
+        com1.lock().on_input_wanted(ends.input_wanted());
         Ok(com1)
     }
 
@@ -426,15 +475,18 @@ impl Bench {
         Ok(())
     }
 
-    /// The bus and what sits on it; the answer is the disks, and the threads that work on them.
+    /// The PCI bus and what is plugged in, and the threads that work on disks; `balloon` is how many bytes a balloon shall hold, if
+    /// there is one.
     fn pci(
         &mut self,
         memory: &RamPort,
         random: Random,
+        ends: &Ends,
+        balloon: Option<u64>,
         disks: Vec<Attached>,
         testdev: bool,
-    ) -> Result<(Vec<SharedDisk>, Vec<Arc<Workers>>)> {
-        let chips = memory.clone();
+    ) -> Result<(Virtio, Vec<Arc<Workers>>)> {
+        let (chips, freed) = (memory.clone(), memory.clone());
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
         let pins = IntxRouter::new(interrupts.clone());
@@ -444,14 +496,45 @@ impl Bench {
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
         let rng =
             VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
-        bus.plug(RNG_SLOT, shared(rng))?;
+        bus.plug(RNG_SLOT, rng.shared())?;
+        let console = |slot, console| {
+            VirtioPci::new(console, pins.line(slot, Pin::A), interrupts.clone(), dma.clone()).shared()
+        };
+        let terminal = ends.terminal.clone().map(|end| console(TERMINAL_SLOT, VirtioConsole::terminal(end)));
+        if let Some(terminal) = &terminal {
+            let (columns, rows) = ends.window.size();
+            terminal.lock().resize(columns, rows);
+            bus.plug(TERMINAL_SLOT, terminal.clone())?;
+        }
+        let channels =
+            ends.channels.iter().map(|(name, end)| (name.clone(), Box::new(end.clone()) as Box<dyn PortEnd>));
+        let channels: Vec<_> = channels.collect();
+        let channels =
+            (!channels.is_empty()).then(|| console(CHANNELS_SLOT, VirtioConsole::channels(channels)));
+        if let Some(channels) = &channels {
+            bus.plug(CHANNELS_SLOT, channels.clone())?;
+        }
+        let balloon = balloon.map(|target| {
+            let (pin, balloon) = (pins.line(BALLOON_SLOT, Pin::A), Balloon::new(freed));
+            let balloon = VirtioPci::new(balloon, pin, interrupts.clone(), dma.clone()).shared();
+            balloon.lock().set_target(target);
+            let asked = Arc::downgrade(&balloon);
+            self.timers.add(shared(Ticker::new(STATISTICS_PERIOD, move || {
+                if let Some(balloon) = asked.upgrade() {
+                    balloon.lock().ask_for_statistics();
+                }
+            })));
+            balloon
+        });
+        if let Some(balloon) = &balloon {
+            bus.plug(BALLOON_SLOT, balloon.clone())?;
+        }
         let (mut functions, mut workers) = (Vec::new(), Vec::new());
         for (number, disk) in (FIRST_DISK..).zip(disks) {
             let slot = Slot::new(number, 0);
             workers.extend(disk.workers);
             let pin = pins.line(slot, Pin::A);
-            let function = shared(VirtioPci::new(disk.device, pin, interrupts.clone(), dma.clone()));
-            Blk::connect(&function);
+            let function = VirtioPci::new(disk.device, pin, interrupts.clone(), dma.clone()).shared();
             bus.plug(slot, function.clone())?;
             functions.push(function);
         }
@@ -470,7 +553,7 @@ impl Bench {
         let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
-        Ok((functions, workers))
+        Ok((Virtio { terminal, channels, balloon, disks: functions }, workers))
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -540,15 +623,15 @@ mod tests {
         let Origin { clock, unix_seconds, processor_random, .. } =
             Origin::new(&config, &Journal::None).unwrap();
         let mut bench = Bench::new(2, clock, processor_random, run.clone());
-        let serial = SerialEnd::new(&Console::new());
+        let ends = Ends::new(&Console::new());
         bench.interrupt_controllers().unwrap();
         bench.timer_chips(512 << 20, unix_seconds).unwrap();
-        let com1 = bench.serial_ports(&serial).unwrap();
+        let com1 = bench.serial_ports(&ends).unwrap();
         bench.power_management().unwrap();
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), Vec::new(), true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), Vec::new(), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
@@ -650,7 +733,9 @@ mod tests {
     #[test]
     fn functions_are_found_placed_and_routed() {
         let rig = rig();
-        for (slot, id, line) in [(RNG_SLOT, 0x1044_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)] {
+        let found =
+            [(RNG_SLOT, 0x1044_1af4, 11), (BALLOON_SLOT, 0x1045_1af4, 11), (TESTDEV_SLOT, 0x0005_1b36, 0)];
+        for (slot, id, line) in found {
             assert_eq!(pci_config(&rig, slot, 0), id);
             assert_eq!(pci_config(&rig, slot, 0x3c) & 0xff, line, "{slot}");
             let base = u64::from(pci_config(&rig, slot, 0x10) & !15);

@@ -10,7 +10,7 @@ use crate::config::{ClockSource, Config};
 use crate::console::Console;
 use crate::disks;
 use crate::journal::Journal;
-use crate::machine::SerialEnd;
+use crate::machine::Ends;
 use crate::pc::{FrontPanel, Pc};
 use crate::timers::CountedTimers;
 
@@ -33,8 +33,8 @@ impl Bench {
     pub fn new(config: Config) -> Result<Self> {
         let config = Config { clock: ClockSource::Instructions, ..config };
         // A console that is gone takes whatever the serial port sends.
-        let serial = SerialEnd::new(&Console::new());
-        Ok(Pc::build(&config, &serial, &Journal::None, &disks::open_all(&config)?)?.bench())
+        let ends = Ends::new(&Console::new());
+        Ok(Pc::build(&config, &ends, &Journal::None, &disks::open_all(&config)?)?.bench())
     }
 
     /// The devices, as processors see them.

@@ -10,6 +10,33 @@ use softmetal_devices::clock::{Alarm, Clock, Timed};
 /// A device with deadlines, shared with the address space that reaches it.
 pub(crate) type SharedTimed = Arc<Mutex<dyn Timed + Send>>;
 
+/// Does something again and again.
+pub(crate) struct Ticker {
+    period: u64,
+    next: u64,
+    work: Box<dyn FnMut() + Send>,
+}
+
+impl Ticker {
+    /// Does `work` every so many nanoseconds of guest time.
+    pub(crate) fn new(period: u64, work: impl FnMut() + Send + 'static) -> Self {
+        Self { period, next: period, work: Box::new(work) }
+    }
+}
+
+impl Timed for Ticker {
+    fn deadline(&self) -> Option<u64> {
+        Some(self.next)
+    }
+
+    fn expire(&mut self, now: u64) {
+        if self.next <= now {
+            self.next = now.saturating_add(self.period);
+            (self.work)();
+        }
+    }
+}
+
 /// What wakes the timer thread.
 ///
 /// Lock order: a device rings with its own lock held, so the bell's lock comes after every device's and is never held
@@ -263,6 +290,16 @@ mod tests {
             rig.arm(rig.clock.now() + MILLISECOND);
             let (deadline, now) = rig.fired.recv_timeout(PATIENCE).unwrap();
             assert!(now >= deadline);
+        }
+    }
+
+    #[test]
+    fn a_ticker_catches_up_once() {
+        let (sender, ticks) = channel();
+        let mut ticker = Ticker::new(10, move || sender.send(()).unwrap());
+        for (now, next, count) in [(9, 10, 0), (10, 20, 1), (19, 20, 0), (95, 105, 1)] {
+            ticker.expire(now);
+            assert_eq!((ticker.deadline(), ticks.try_iter().count()), (Some(next), count));
         }
     }
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use softmetal_cpu::{Cpu, Doing, Exit};
 
+use crate::accel::{Counts, Processor, Switchboard, Trouble};
 use crate::journal::{self, Replayer, Tape};
 use crate::lockstep::Lockstep;
 use crate::outcome::{Outcome, Run};
@@ -15,9 +17,9 @@ use crate::timers::CountedTimers;
 
 /// What runs a processor's instructions.
 pub(crate) enum Engine {
-    /// The CPU that the machine was built with.
-    One(Box<Cpu>),
-    /// That, and another behind it.
+    /// One engine at a time.
+    One(Box<Processor>),
+    /// The CPU that the machine was built with, and another behind it.
     Lockstep(Box<Lockstep>),
 }
 
@@ -30,18 +32,26 @@ impl Engine {
     }
 
     /// As [`Cpu::run_for`].
-    pub(crate) fn run_for(&mut self, instructions: u64) -> Exit {
+    pub(crate) fn run_for(&mut self, instructions: u64) -> Result<Exit, Trouble> {
         match self {
-            Self::One(cpu) => cpu.run_for(instructions),
-            Self::Lockstep(both) => both.run_for(instructions),
+            Self::One(processor) => processor.run_for(instructions),
+            Self::Lockstep(both) => Ok(both.run_for(instructions)),
         }
     }
 
     /// The processor as the machine knows it.
     pub(crate) fn cpu(&self) -> &Cpu {
         match self {
-            Self::One(cpu) => cpu,
+            Self::One(processor) => &processor.cpu,
             Self::Lockstep(both) => both.cpu(),
+        }
+    }
+
+    /// The processor whose engine can change.
+    pub(crate) fn processor(&mut self) -> Option<&mut Processor> {
+        match self {
+            Self::One(processor) => Some(processor),
+            Self::Lockstep(_) => None,
         }
     }
 
@@ -49,8 +59,16 @@ impl Engine {
     #[cfg(feature = "testing")]
     pub(crate) fn into_cpu(self) -> Box<Cpu> {
         match self {
-            Self::One(cpu) => cpu,
+            Self::One(processor) => processor.cpu,
             Self::Lockstep(both) => both.into_cpu(),
+        }
+    }
+
+    /// What a processor in KVM has left it for.
+    pub(crate) fn counts(&self) -> Option<Counts> {
+        match self {
+            Self::One(processor) => processor.counts(),
+            Self::Lockstep(_) => None,
         }
     }
 
@@ -66,7 +84,8 @@ impl Engine {
 /// What makes a CPU look up besides what others ask of it.
 pub(crate) enum Course {
     /// It runs; its log, if there is one, and the devices' timers, if its instructions are the time.
-    Live { tape: Option<Arc<Tape>>, timers: Option<CountedTimers> },
+    /// Its engine may change.
+    Live { tape: Option<Arc<Tape>>, timers: Option<CountedTimers>, switchboard: Arc<Switchboard> },
     /// It follows a log.
     Replay(Arc<Replayer>, RamPort),
 }
@@ -74,34 +93,41 @@ pub(crate) enum Course {
 /// Starts the thread of vCPU number `index`. It runs until `run` ends.
 pub(crate) fn start(
     index: usize,
-    engine: Engine,
+    engine: Arc<Mutex<Engine>>,
     run: &Arc<Run>,
     course: Course,
-) -> io::Result<JoinHandle<Engine>> {
-    run.join(engine.cpu().attention());
+) -> io::Result<JoinHandle<()>> {
+    run.join(engine.lock().cpu().attention());
     let guard = EndOnPanic(Arc::clone(run));
     let work = move || match course {
-        Course::Live { tape, timers } => execute(index, engine, &guard.0, tape.as_deref(), timers.as_ref()),
-        Course::Replay(log, memory) => journal::execute(engine, &guard.0, &log, &memory),
+        Course::Live { tape, timers, switchboard } => {
+            execute(index, &engine, &guard.0, tape.as_deref(), timers.as_ref(), &switchboard);
+        }
+        Course::Replay(log, memory) => journal::execute(&mut engine.lock(), &guard.0, &log, &memory),
     };
     thread::Builder::new().name(format!("vcpu {index}")).spawn(work)
 }
 
 fn execute(
     index: usize,
-    mut engine: Engine,
+    engine: &Mutex<Engine>,
     run: &Run,
     tape: Option<&Tape>,
     timers: Option<&CountedTimers>,
-) -> Engine {
-    let attention = engine.cpu().attention();
-    let place = engine.cpu().whereabouts();
-    engine.begin();
+    switchboard: &Arc<Switchboard>,
+) {
+    let (attention, place) = {
+        let engine = engine.lock();
+        engine.begin();
+        (engine.cpu().attention(), engine.cpu().whereabouts())
+    };
     if let Some(tape) = tape {
         tape.begin();
     }
     let mut idle = Idle::default();
     while run.goes_on(&place) {
+        // While it waits for the end of a pause others have it.
+        let mut engine = engine.lock();
         let mut limit = timers.map_or(u64::MAX, |timers| place.during(Doing::Device, || timers.serve()));
         if let Some(tape) = tape {
             limit = limit.min(tape.limit(engine.cpu()));
@@ -110,7 +136,18 @@ fn execute(
                 break;
             }
         }
-        match engine.run_for(limit) {
+        let exit = match engine.run_for(limit) {
+            Ok(exit) => exit,
+            Err(Trouble::Stuck(why)) => {
+                switchboard.retreat(&why);
+                continue;
+            }
+            Err(Trouble::Failed(why)) => {
+                run.end(Outcome::Failed(why));
+                continue;
+            }
+        };
+        match exit {
             Exit::Halted if timers.is_some_and(|timers| place.during(Doing::Device, || timers.skip())) => {
                 if idle.for_long(engine.cpu()) {
                     place.during(Doing::Idle, || attention.wait(Some(Duration::from_millis(1))));
@@ -118,11 +155,10 @@ fn execute(
             }
             // A request that came before the wait began ends it at once: nothing is lost.
             Exit::Halted | Exit::WaitForSipi => place.during(Doing::Idle, || attention.wait(None)),
-            Exit::Requested | Exit::Counted => {}
+            Exit::Requested | Exit::Counted | Exit::Outside => {}
             Exit::TripleFault => run.end(Outcome::Crashed(describe(index, engine.cpu()))),
         }
     }
-    engine
 }
 
 /// Whether a guest for which halted time passes at once has been asleep for so many deadlines that it may never wake: then

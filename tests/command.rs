@@ -125,7 +125,7 @@ fn wrong_words() {
         ("run --kernel k --memory 8000000G", ["--memory: '8000000G' is too much", "512G"]),
         ("run --kernel k --memory 4K", ["--memory: '4K' is too little", "128M"]),
         ("run --kernel k --cpus 1000", ["--cpus: '1000'", "1 to 255"]),
-        ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
+        ("run --kernel k --accel kvm --record log", ["--accel kvm: --record needs", "counts"]),
         ("run --kernel k --serial tcp:1", ["--serial: 'tcp:1'", "stdio, file=PATH, unix=PATH, none"]),
         ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
         ("demo --cpu V2", ["--cpu: 'V2' is no processor", "--cpu help"]),

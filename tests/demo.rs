@@ -3,19 +3,17 @@
 
 mod common;
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Guest, Options, demo_guest};
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use common::{Guest, Options, Terminal, demo_guest, read_until};
+use rustix::process::Signal;
 
 const PROMPT: &str = "softmetal> ";
 const SOON: Duration = Duration::from_secs(60);
@@ -219,89 +217,16 @@ fn signals_end_a_guest_that_does_not_listen() {
     }
 }
 
-/// softmetal on a terminal of its own.
-struct Terminal {
-    child: Child,
-    keyboard: File,
-    screen: File,
-}
-
-impl Terminal {
-    fn start(append: &str) -> Self {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&terminal).unwrap();
-        unlockpt(&terminal).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let open = || {
-            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-            rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap()
-        };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
-        command.arg("run").arg("--kernel").arg(demo_guest()).args(["--memory", "64M", "--append", append]);
-        let child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
-        let keyboard = File::from(terminal);
-        let screen = keyboard.try_clone().unwrap();
-        Self { child, keyboard, screen }
-    }
-
-    fn wait_for(&mut self, text: &str) {
-        read_until(&mut self.screen, text);
-    }
-
-    fn typed(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.keyboard).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn until(&self, condition: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + SOON;
-        while !condition(self) {
-            assert!(Instant::now() < deadline, "this takes too long");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn end(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + SOON;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the process does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Fails where the process has ended already, which is what we want.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn read_until(from: &mut impl Read, text: &str) -> String {
-    let mut seen = Vec::new();
-    let mut bytes = [0; 4096];
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        let count = from.read(&mut bytes).unwrap();
-        assert!(count > 0, "{text:?} does not come: {}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&bytes[..count]);
-    }
-    String::from_utf8_lossy(&seen).into_owned()
+/// The demo guest on a terminal of its own.
+fn terminal(append: &str) -> Terminal {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
+    command.arg("run").arg("--kernel").arg(demo_guest()).args(["--memory", "64M", "--append", append]);
+    Terminal::start(command)
 }
 
 #[test]
 fn the_terminal_is_raw_and_comes_back_after_poweroff() {
-    let mut terminal = Terminal::start("quick");
+    let mut terminal = terminal("quick");
     terminal.wait_for(PROMPT);
     assert!(terminal.is_raw());
     // Ctrl-C is the guest's, and so is Ctrl-A when typed twice.
@@ -313,7 +238,7 @@ fn the_terminal_is_raw_and_comes_back_after_poweroff() {
 
 #[test]
 fn ctrl_a_helps_and_ends() {
-    let mut terminal = Terminal::start("quick");
+    let mut terminal = terminal("quick");
     terminal.wait_for(PROMPT);
     terminal.typed(b"\x01h");
     terminal.wait_for("end the machine at once");
@@ -325,7 +250,7 @@ fn ctrl_a_helps_and_ends() {
 
 #[test]
 fn the_terminal_comes_back_after_a_crash() {
-    let mut terminal = Terminal::start("quick");
+    let mut terminal = terminal("quick");
     terminal.wait_for(PROMPT);
     terminal.typed(b"crash\r");
     terminal.wait_for("triple fault");
@@ -336,7 +261,7 @@ fn the_terminal_comes_back_after_a_crash() {
 #[test]
 fn the_terminal_comes_back_after_signals() {
     for (signals, end) in [(&[Signal::TERM, Signal::TERM][..], Signal::TERM), (&[Signal::HUP], Signal::HUP)] {
-        let mut terminal = Terminal::start("quick");
+        let mut terminal = terminal("quick");
         terminal.wait_for(PROMPT);
         for signal in signals {
             terminal.signal(*signal);
@@ -349,10 +274,10 @@ fn the_terminal_comes_back_after_signals() {
 
 #[test]
 fn the_terminal_is_the_shells_while_the_process_is_stopped() {
-    let mut terminal = Terminal::start("quick");
+    let mut terminal = terminal("quick");
     terminal.wait_for(PROMPT);
     terminal.signal(Signal::TSTP);
-    terminal.until(|terminal| state(terminal.child.id()) == 'T');
+    terminal.until(|terminal| state(terminal.process()) == 'T');
     assert!(!terminal.is_raw());
     terminal.signal(Signal::CONT);
     terminal.until(Terminal::is_raw);

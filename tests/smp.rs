@@ -12,7 +12,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::{
@@ -144,16 +147,48 @@ fn soak() -> Result<()> {
     setup.options.arguments.extend(["--accel".to_owned(), engine]);
     let mut guest = Guest::boot(&setup.options, BOOT)?;
     let program = format!("/smp {} {}", minutes * 60, cpus + 1);
+    let host = HostPauses::watch();
     let says = guest.run(&program, Duration::from_secs(minutes as u64 * 60) + CHECKS)?;
     let last: Vec<&str> = says.lines().rev().take(14).collect();
     eprintln!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
     ensure!(says.contains("smp: all right"), "the program says {says}");
     let uptime = guest.run("cat /proc/uptime", SOON)?;
     eprintln!("after {} s", uptime.trim());
+    let pause = host.longest();
+    eprintln!("the host gave a thread of the test nothing for {:.1} s at most", pause.as_secs_f64());
     check_interrupts(&mut guest, cpus)?;
-    check_complaints(&mut guest)?;
+    // A guest whose host stands still for long is right to complain.
+    check_complaints(&mut guest).with_context(|| format!("with the host absent for {pause:.1?} once"))?;
     check_warnings(&mut guest)?;
     guest.power_off()
+}
+
+/// The longest time in which the host did not run a thread that wanted to, as when it is itself a guest and was paused.
+struct HostPauses {
+    longest: Arc<AtomicU64>,
+}
+
+impl HostPauses {
+    /// Begins to look, until this is dropped.
+    fn watch() -> Self {
+        const STEP: Duration = Duration::from_millis(100);
+        let longest = Arc::new(AtomicU64::new(0));
+        let seen = Arc::downgrade(&longest);
+        thread::spawn(move || {
+            let mut last = Instant::now();
+            while let Some(longest) = seen.upgrade() {
+                thread::sleep(STEP);
+                let absent = last.elapsed().saturating_sub(STEP);
+                longest.fetch_max(absent.as_millis() as u64, Relaxed);
+                last = Instant::now();
+            }
+        });
+        Self { longest }
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest.load(Relaxed))
+    }
 }
 
 /// A kernel stops a processor with all others standing by, starts it again by INIT and start-up IPIs, and asks all of

@@ -1,8 +1,9 @@
 //! What a machine costs the host before it does anything for its guest: `cargo bench --bench footprint`.
 //!
 //! Memory: Debian's kernels boot to a shell, while /proc says what the process holds. Guest RAM is shared memory (RssShmem), each
-//! page of which the guest has touched; whatever else is resident is ours: heap, stacks and tables (RssAnon), and the program's
-//! own pages (RssFile). The host's page tables (VmPTE) are counted apart, since guest RAM has most of them.
+//! page of which the guest has touched; whatever else is resident is ours: heap, stacks and tables (RssAnon), the program's
+//! own pages (RssFile), and translated code, which is shared memory too, mapped twice (its part of smaps). The host's page tables
+//! (VmPTE) are counted apart, since guest RAM has most of them.
 //!
 //! Time: from the start of the process to the first byte that the smallest kernel's first instructions send to the serial port,
 //! read from standard output. On a busy host the least of the times says what softmetal needs.
@@ -28,6 +29,9 @@ struct Args {
     /// How often each machine is started to measure the time
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// What runs the guest, as softmetal's --accel has it
+    #[arg(long, default_value = "auto")]
+    accel: String,
     /// Only the time
     #[arg(long)]
     no_memory: bool,
@@ -40,9 +44,9 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let _ = args.bench;
     let folder = tempfile::tempdir().context("no folder for kernels")?;
-    times(folder.path(), args.rounds)?;
+    times(folder.path(), &args)?;
     if !args.no_memory {
-        memory(folder.path())?;
+        memory(folder.path(), &args.accel)?;
     }
     Ok(())
 }
@@ -69,7 +73,7 @@ impl Drop for Running {
 }
 
 /// Prints the times of a few machines.
-fn times(folder: &Path, rounds: u32) -> Result<()> {
+fn times(folder: &Path, args: &Args) -> Result<()> {
     let kernel = folder.join("kernel");
     fs::write(&kernel, smallest_kernel())?;
     let module = folder.join("module");
@@ -83,9 +87,10 @@ fn times(folder: &Path, rounds: u32) -> Result<()> {
     ];
     println!("{:<32} {:>10} {:>10} {:>10}", "to the first instruction, in ms", "least", "median", "most");
     for (name, arguments) in machines {
-        let arguments: Vec<String> = arguments.iter().map(|&s| s.to_owned()).collect();
+        let accel = format!("--accel={}", args.accel);
+        let arguments: Vec<String> = arguments.iter().map(|&s| s.to_owned()).chain([accel]).collect();
         let mut times = Vec::new();
-        for _ in 0..rounds {
+        for _ in 0..args.rounds {
             let begin = Instant::now();
             let (_running, mut output) = start(&kernel, &arguments)?;
             let mut byte = [0];
@@ -117,13 +122,13 @@ fn smallest_kernel() -> Vec<u8> {
 }
 
 /// Prints what Debian's kernels take to boot.
-fn memory(folder: &Path) -> Result<()> {
+fn memory(folder: &Path, accel: &str) -> Result<()> {
     let say = |line: &str| eprintln!("guests: {line}");
     let guests = Guests::new(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/guests"), &say);
     println!();
     println!(
         "{:<32} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-        "at a shell, in MB", "most ours", "ours", "of it heap", "program", "guest RAM", "all, most", "VmPTE"
+        "at a shell, in MB", "most ours", "ours", "of it heap", "program", "code", "guest RAM", "VmPTE"
     );
     for (name, flavour) in
         [("Debian's cloud kernel", Flavour::Cloud), ("Debian's generic kernel", Flavour::Generic)]
@@ -132,17 +137,17 @@ fn memory(folder: &Path) -> Result<()> {
         let initrd = folder.join("initrd");
         fs::write(&initrd, guests.initramfs(&kernel, None)?.build())?;
         for (processors, also) in [("1", ""), ("4", ", 4 processors")] {
-            let (most_ours, last) = boot(&kernel.image, &initrd, processors)?;
+            let (most_ours, last, shared) = boot(&kernel.image, &initrd, processors, accel)?;
             let mb = |kib: u64| kib as f64 * 1024.0 / 1e6;
             println!(
                 "{:<32} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10.1}",
                 format!("{name}{also}"),
-                mb(most_ours),
-                mb(last.ours()),
+                mb(most_ours + shared.code),
+                mb(last.ours() + shared.code),
                 mb(last.anonymous),
                 mb(last.file),
-                mb(last.shared),
-                mb(last.high_water),
+                mb(shared.code),
+                mb(shared.ram),
                 mb(last.page_tables),
             );
         }
@@ -157,7 +162,7 @@ struct Status {
     anonymous: u64,
     /// RssFile: the program's own pages.
     file: u64,
-    /// RssShmem: guest RAM.
+    /// RssShmem: guest RAM, and translated code twice.
     shared: u64,
     /// VmHWM: the most that the three have been together.
     high_water: u64,
@@ -182,20 +187,52 @@ impl Status {
         })
     }
 
-    /// Whatever is resident and not guest RAM.
+    /// Whatever is resident and not shared.
     fn ours(&self) -> u64 {
         self.anonymous + self.file
     }
 }
 
+/// Shared memory, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shared {
+    ram: u64,
+    /// Translated code: each page once.
+    code: u64,
+}
+
+impl Shared {
+    fn of(smaps: &Path) -> Result<Self> {
+        let text = fs::read_to_string(smaps).context("the machine has ended")?;
+        let (mut shared, mut place) = (Self::default(), None);
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            match first {
+                "Pss:" => match place {
+                    Some(true) => shared.ram += second.parse::<u64>()?,
+                    Some(false) => shared.code += second.parse::<u64>()?,
+                    None => {}
+                },
+                _ if first.contains('-') && !first.ends_with(':') => {
+                    place = second.ends_with('s').then(|| line.contains("guest RAM"));
+                }
+                _ => {}
+            }
+        }
+        Ok(shared)
+    }
+}
+
 /// Boots to the shell: the most that was ours on the way, and how things stand there.
-fn boot(kernel: &Path, initrd: &Path, processors: &str) -> Result<(u64, Status)> {
+fn boot(kernel: &Path, initrd: &Path, processors: &str, accel: &str) -> Result<(u64, Status, Shared)> {
     const LIMIT: Duration = Duration::from_secs(300);
     const PAUSE: Duration = Duration::from_millis(1);
     let arguments = [
         "--append=console=ttyS0".to_owned(),
         format!("--initrd={}", initrd.display()),
         format!("--cpus={processors}"),
+        format!("--accel={accel}"),
     ];
     let (running, output) = start(kernel, &arguments)?;
     let status = PathBuf::from(format!("/proc/{}/status", running.0.id()));
@@ -214,7 +251,8 @@ fn boot(kernel: &Path, initrd: &Path, processors: &str) -> Result<(u64, Status)>
             let now = Status::of(&status)?;
             most = most.max(now.ours());
             if there {
-                return Ok((most.max(now.high_water.saturating_sub(now.shared)), now));
+                let shared = Shared::of(&status.with_file_name("smaps"))?;
+                return Ok((most.max(now.high_water.saturating_sub(now.shared)), now, shared));
             }
             if begin.elapsed() > LIMIT {
                 drop(running);

@@ -2,7 +2,7 @@
 
 use crate::group::{Notice, Notify};
 use std::sync::{
-    Arc, Condvar, Mutex, PoisonError,
+    Arc, Condvar, Mutex, OnceLock, PoisonError,
     atomic::{
         AtomicBool, AtomicI32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
@@ -40,7 +40,7 @@ bitflags::bitflags! {
 }
 
 /// Two halves that never share a store: `budget` belongs to the CPU's thread, `request` to everyone.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[repr(C, align(8))]
 pub struct Attention {
     pub(crate) budget: AtomicI32,
@@ -51,6 +51,16 @@ pub struct Attention {
     asleep: AtomicBool,
     lock: Mutex<()>,
     wake: Condvar,
+    kick: OnceLock<Kick>,
+}
+
+/// Makes whatever else runs the CPU come back.
+type Kick = Box<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for Attention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attention").field("request", &self.request).field("budget", &self.budget).finish()
+    }
 }
 
 impl Attention {
@@ -61,6 +71,21 @@ impl Attention {
             drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
             self.wake.notify_all();
         }
+        if let Some(kick) = self.kick.get() {
+            kick();
+        }
+    }
+
+    /// What else may run the CPU is told of requests by `kick`, which is called behind each one, by any thread. May be set
+    /// once.
+    pub fn on_request(&self, kick: impl Fn() + Send + Sync + 'static) {
+        let already = self.kick.set(Box::new(kick)).is_err();
+        assert!(!already, "one other engine runs a CPU");
+    }
+
+    /// Whether anything is asked.
+    pub fn is_requested(&self) -> bool {
+        self.request.load(SeqCst) != 0
     }
 
     /// Asks the CPU to look up before it goes on; where it sleeps it sleeps on.
@@ -79,8 +104,8 @@ impl Attention {
         self.startup_vector.load(SeqCst) as u8
     }
 
-    /// Takes all requests.
-    pub(crate) fn take(&self) -> Request {
+    /// Takes all requests: for those who serve them in the place of [`crate::Cpu::run`].
+    pub fn take(&self) -> Request {
         Request::from_bits_truncate(self.request.swap(0, SeqCst))
     }
 

@@ -496,7 +496,7 @@ impl Cpu {
         let counted = self
             .jit
             .as_ref()
-            .filter(|_| linking != Linking::Leave)
+            .filter(|_| linking != Linking::Leave && !self.untranslated)
             .map(|jit| (self.blocks.built, jit.first_threshold()));
         assemble(decoded, place, linking, &self.options, counted)
     }
@@ -507,6 +507,9 @@ impl Cpu {
         self.statistics.loose += 1;
         let mut bytes = [0; 15];
         let room = (PAGE - (rip & (PAGE - 1))).min(15) as usize;
+        if !self.ram.page(physical).is_some_and(|page| page.rights.read) {
+            self.reach_outside()?;
+        }
         self.fetch_bytes(physical, &mut bytes[..room]);
         let offset = (rip & (PAGE - 1)) as u16;
         let mut decoded = decode::one(&bytes[..room], offset, self.mode, self.options.model);
@@ -586,12 +589,17 @@ impl Cpu {
     pub(crate) fn drop_written(&mut self) {
         let written = self.seat.take_written();
         if written.all {
-            let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
-            pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
+            self.forget_code();
         }
         for (page, granules) in written.pages {
             self.drop_blocks(page, granules);
         }
+    }
+
+    /// Drops all code: memory may be another than it was.
+    pub(crate) fn forget_code(&mut self) {
+        let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
+        pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
     }
 
     /// Takes back what the block's end will not count, or already has not: `i` and what follows it did not run.
@@ -614,7 +622,8 @@ impl Cpu {
     /// The block at an offset of a page, for a region.
     pub(crate) fn part(&self, page: u64, offset: u16, mode: Mode) -> Option<Part> {
         let block = self.blocks.find(page, offset, mode)?;
-        let links = block.links();
+        let (links, jit) = (block.links(), self.jit.as_ref());
+        let begins = jit.map_or(0, |jit| jit.begins(block.first(), block.head()));
         Some(Part {
             page,
             start: block.start,
@@ -622,13 +631,13 @@ impl Cpu {
             insns: block.insns(),
             taken_page: block.leads_to(true),
             fall_page: block.leads_to(false),
-            warm: self.jit.as_ref().is_none_or(|jit| jit.is_warm(block.head())),
+            warm: jit.is_none_or(|jit| begins >= jit.warm()),
             taken: links.taken_offset,
             fall: links.fall_offset,
             id: block.head().id,
             first: block.first(),
-            begins: self.jit.as_ref().map_or(0, |jit| jit.begins(block.first(), block.head())),
-            targets: self.jit.as_ref().map(|jit| jit.targets(block.first())).unwrap_or_default(),
+            begins,
+            targets: jit.map(|jit| jit.targets(block.first())).unwrap_or_default(),
         })
     }
 

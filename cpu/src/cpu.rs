@@ -4,10 +4,10 @@ use crate::{
     attention::{Attention, Request},
     blocks::{BLOCK, BlockStore},
     bus::{Bus, Event},
-    fault::{Fault, vector},
+    fault::{Done, Fault, Stop, vector},
     flags::{Flags, bits},
     interp,
-    jit::{INSTRUCTIONS, Jit},
+    jit::{INSTRUCTIONS, Jit, Translate},
     jumps::{JumpCache, Way},
     mmu::{Class, Mmu},
     mode::Mode,
@@ -34,6 +34,8 @@ pub enum Exit {
     WaitForSipi,
     /// As many instructions have run as [`Cpu::run_for`] was told.
     Counted,
+    /// The next instruction is not for [`Cpu::run_confined`].
+    Outside,
 }
 
 #[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
@@ -46,6 +48,9 @@ impl Drop for Cpu {
         self.seat.leave();
     }
 }
+
+/// Vectors from here on are never exceptions.
+const FIRST_EXTERNAL: u8 = 32;
 
 /// How many instructions a CPU may run before it looks up without being asked.
 const BUDGET: u64 = 1 << 28;
@@ -153,6 +158,7 @@ impl Cpu {
             mmu,
             blocks: BlockStore::default(),
             jit,
+            untranslated: false,
             id,
             options,
             statistics: Statistics::default(),
@@ -163,6 +169,7 @@ impl Cpu {
             goal: u64::MAX,
             last_ones: false,
             overruns: false,
+            confined: false,
             #[cfg(feature = "planted")]
             planted: None,
             pauses: 0,
@@ -194,9 +201,47 @@ impl Cpu {
         exit
     }
 
+    /// From here on hot code is translated as `wanted` says, or everything interpreted. False where the host has no translator.
+    /// A translator that the CPU has already keeps the thresholds that it has. Between runs, when another engine may have run.
+    pub fn set_translate(&mut self, wanted: Option<Translate>) -> bool {
+        self.forget_code();
+        self.untranslated = wanted.is_none();
+        if let (Some(wanted), None) = (wanted, &self.jit) {
+            let attention = Arc::clone(&self.attention_owner);
+            self.jit = self.ram.translator().and_then(|service| Jit::new(wanted, service, &attention));
+            self.translated = self.jit.as_ref().map(|jit| jit.passage()).unwrap_or_default();
+        }
+        wanted.is_none() || self.jit.is_some()
+    }
+
     /// How many instructions have run since the CPU was made. Within a block, how many had at its beginning.
     pub fn instructions(&self) -> u64 {
         self.attention_ref().instructions()
+    }
+
+    /// Runs up to so many instructions in the place of another engine, which has the local APIC: no interrupt is delivered, and
+    /// it ends with [`Exit::Outside`] before an instruction that halts, or touches a device, the local APIC, a port or an MSR.
+    /// Memory may have been written behind this CPU's back.
+    pub fn run_confined(&mut self, instructions: u64) -> Exit {
+        self.forget_code();
+        self.confined = true;
+        let exit = self.run_for(instructions);
+        self.confined = false;
+        self.why = Why::Continue;
+        exit
+    }
+
+    /// Ends the instruction that is not for [`Cpu::run_confined`], before it has changed anything.
+    #[cold]
+    fn leave_confinement(&mut self) -> Stop {
+        self.why = Why::Outside;
+        Stop
+    }
+
+    /// In [`Cpu::run_confined`], an instruction that reaches beyond registers and RAM ends here.
+    #[inline]
+    pub(crate) fn reach_outside(&mut self) -> Done {
+        if self.confined { Err(self.leave_confinement()) } else { Ok(()) }
     }
 
     fn run_until(&mut self, goal: u64) -> Exit {
@@ -220,7 +265,7 @@ impl Cpu {
         self.last_ones = left <= BLOCK as u64 && !self.overruns;
         // Between two looks translated code runs more than a block.
         let longest = (INSTRUCTIONS + BLOCK) as u64;
-        self.translated.off = left <= longest && !self.overruns;
+        self.translated.off = left <= longest && !self.overruns || self.confined;
         let budget = match () {
             () if self.last_ones || self.overruns => left.saturating_sub(1),
             () if self.translated.off => left - BLOCK as u64,
@@ -260,6 +305,10 @@ impl Cpu {
                 // A triple fault of the delivery.
                 continue;
             }
+            if self.confined && self.injected.is_some() {
+                // Its delivery reaches outside.
+                return Exit::Outside;
+            }
             if (self.last_ones || self.overruns) && self.instructions() >= self.goal {
                 if !injected {
                     // It is for the next instruction, which has not run yet.
@@ -280,6 +329,12 @@ impl Cpu {
                 Why::Fault => self.deliver_fault(),
                 Why::Halt => self.activity = Activity::Halted,
                 Why::TripleFault => {}
+                Why::Outside => {
+                    if !injected {
+                        self.cast_shadow(shadow);
+                    }
+                    return Exit::Outside;
+                }
             }
         }
     }
@@ -292,6 +347,7 @@ impl Cpu {
             // What the delivery of an event has touched.
             self.tell_watched(None);
         }
+        let resume = self.eflags & bits::RF;
         // RF protects one instruction; one that faults sets it in the image that it pushes.
         self.eflags &= !bits::RF;
         let single = single | std::mem::take(&mut self.breakpoints.again) | (self.breakpoints.pending != 0);
@@ -309,6 +365,12 @@ impl Cpu {
         if single && !trap {
             // The instruction may have changed the mode: SINGLE goes unless it set TF.
             self.refresh_mode();
+        }
+        if self.why == Why::Outside {
+            // It has not run.
+            self.trap_rule = TrapRule::Began;
+            self.eflags |= resume;
+            return;
         }
         let trap = match std::mem::take(&mut self.trap_rule) {
             TrapRule::Began => trap,
@@ -397,7 +459,14 @@ impl Cpu {
         self.shadow = Shadow::None;
         if let Some(event) = self.injected.take() {
             self.fault = event;
-            self.deliver_fault();
+            if event.vector >= FIRST_EXTERNAL {
+                self.deliver_interrupt(event.vector, Source::External);
+            } else {
+                self.deliver_fault();
+            }
+            return false;
+        }
+        if self.confined {
             return false;
         }
         let nmi = self.nmi_pending && !self.nmi_blocked;

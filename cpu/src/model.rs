@@ -2,7 +2,11 @@
 //! the decoder follow. SDM 1 "Processor Identification and Feature Determination"; levels from the x86-64 psABI,
 //! "Micro-Architecture Levels".
 
-use crate::{sem::Op, state::cr4, sys::xsave::component};
+use crate::{
+    sem::Op,
+    state::{Options, cr4},
+    sys::xsave::component,
+};
 use iced_x86::{CpuidFeature, Instruction};
 
 /// A processor. Programs find the extensions of its level and no others; for kernels each has what a PC of its time has.
@@ -56,25 +60,8 @@ impl Model {
         bits
     }
 
-    /// Bits of CR4 that may be set.
-    pub(crate) fn cr4_bits(self) -> u64 {
-        let optional = [
-            (Feature::Umip, cr4::UMIP),
-            (Feature::La57, cr4::LA57),
-            (Feature::Fsgsbase, cr4::FSGSBASE),
-            (Feature::Pcid, cr4::PCIDE),
-            (Feature::Xsave, cr4::OSXSAVE),
-            (Feature::Smep, cr4::SMEP),
-            (Feature::Smap, cr4::SMAP),
-            (Feature::Pku, cr4::PKE),
-            (Feature::Lam, cr4::LAM_SUP),
-        ];
-        let all = optional.iter().filter(|(feature, _)| self.has(*feature)).map(|(_, bit)| *bit);
-        all.fold(cr4::ALWAYS, |bits, bit| bits | bit)
-    }
-
     /// State components of XCR0.
-    pub(crate) fn components(self) -> u64 {
+    fn components(self) -> u64 {
         match self {
             Self::V2 => 0,
             Self::V3 => component::X87 | component::SSE | component::AVX,
@@ -113,12 +100,135 @@ fn without_extension(op: Op) -> Op {
 }
 
 /// Registers of a CPUID leaf.
+#[allow(missing_docs, reason = "the names are the manual's")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Register {
+pub enum Register {
     Eax,
     Ebx,
     Ecx,
     Edx,
+}
+
+/// Features that a model has and a machine does not, because what runs it cannot: CPUID and the control registers are
+/// without them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacking(u128);
+
+const _: () = assert!(LIST.len() <= 128);
+
+impl Lacking {
+    /// A machine that has all that its model has.
+    pub const NONE: Self = Self(0);
+
+    /// And this feature.
+    #[must_use]
+    pub fn and(self, feature: FeatureBit) -> Self {
+        Self(self.0 | 1 << feature.index)
+    }
+
+    fn has(self, index: usize) -> bool {
+        self.0 >> index & 1 != 0
+    }
+}
+
+/// A feature of a model, as CPUID shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureBit {
+    /// Its name.
+    pub name: &'static str,
+    /// The leaf.
+    pub leaf: u32,
+    /// The subleaf, 0 where the leaf has none.
+    pub subleaf: u32,
+    /// The register.
+    pub register: Register,
+    /// The bit.
+    pub bit: u32,
+    /// What the processor needs for it.
+    pub needs: Needs,
+    index: usize,
+}
+
+/// What a feature takes to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Instructions that compute: they need nothing but the silicon.
+    Silicon,
+    /// Registers or state that who runs the machine has to know of.
+    Support,
+    /// It says how the processor behaves, or which flaws it has: as it is, so it is told.
+    Nothing,
+}
+
+impl Model {
+    /// What the model has that CPUID shows.
+    pub fn features(self) -> impl Iterator<Item = FeatureBit> {
+        let bit = |(index, entry): (usize, &Entry)| FeatureBit {
+            name: NAMES[index],
+            leaf: entry.leaf,
+            subleaf: entry.subleaf,
+            register: entry.register,
+            bit: entry.bit,
+            needs: needs(FEATURES[index]),
+            index,
+        };
+        LIST.iter().enumerate().filter(move |(_, entry)| entry.since <= self).map(bit)
+    }
+}
+
+fn needs(feature: Feature) -> Needs {
+    use Feature::*;
+    match feature {
+        Ibrs | Stibp | Ssbd | ArchCapabilities | BhiCtrl | DeprecatedSelectors | Erms | Fsrm | Fzrm
+        | Fsrs | Fsrc => Needs::Nothing,
+        Sse3 | Pclmulqdq | Ssse3 | Sse41 | Sse42 | Movbe | Popcnt | Aes | Rdrand | Bmi1 | Bmi2 | Rdseed
+        | Adx | Clflushopt | Clwb | Sha | Gfni | Cldemote | Movdiri | Movdir64b | Serialize | Lahf64
+        | Lzcnt | Prefetchw | Wbnoinvd => Needs::Silicon,
+        _ => Needs::Support,
+    }
+}
+
+impl Options {
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.model.has(feature) && !self.lacking.has(feature as usize)
+    }
+
+    /// Bits of CR4 that may be set.
+    pub(crate) fn cr4_bits(&self) -> u64 {
+        let optional = [
+            (Feature::Umip, cr4::UMIP),
+            (Feature::La57, cr4::LA57),
+            (Feature::Fsgsbase, cr4::FSGSBASE),
+            (Feature::Pcid, cr4::PCIDE),
+            (Feature::Xsave, cr4::OSXSAVE),
+            (Feature::Smep, cr4::SMEP),
+            (Feature::Smap, cr4::SMAP),
+            (Feature::Pku, cr4::PKE),
+            (Feature::Lam, cr4::LAM_SUP),
+        ];
+        let all = optional.iter().filter(|(feature, _)| self.has(*feature)).map(|(_, bit)| *bit);
+        all.fold(cr4::ALWAYS, |bits, bit| bits | bit)
+    }
+
+    /// State components of XCR0.
+    pub(crate) fn components(&self) -> u64 {
+        if !self.has(Feature::Xsave) {
+            return 0;
+        }
+        let lacks = [(Feature::Avx, component::AVX), (Feature::Pku, component::PKRU)];
+        let lacks = lacks.iter().filter(|(feature, _)| !self.has(*feature));
+        lacks.fold(self.model.components(), |all, (_, component)| all & !component)
+    }
+
+    /// As [`Model::cpuid_bits`], without what is lacking.
+    pub(crate) fn cpuid_bits(&self, leaf: u32, subleaf: u32, register: Register) -> u32 {
+        let lacks = LIST.iter().enumerate().filter(|(index, entry)| {
+            self.lacking.has(*index)
+                && (entry.leaf, entry.subleaf, entry.register) == (leaf, subleaf, register)
+        });
+        let bits = self.model.cpuid_bits(leaf, subleaf, register);
+        lacks.fold(bits, |bits, (_, entry)| bits & !(1 << entry.bit))
+    }
 }
 
 /// A feature: where CPUID shows it, the first model that has it, the instructions that come with it.
@@ -137,6 +247,8 @@ macro_rules! features {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(dead_code, reason = "most are only in the list")]
         pub(crate) enum Feature { $($($name,)*)* }
+        const FEATURES: &[Feature] = &[$($(Feature::$name,)*)*];
+        const NAMES: &[&str] = &[$($(stringify!($name),)*)*];
         const LIST: &[Entry] = &[$($(Entry {
             leaf: $leaf,
             subleaf: $subleaf,

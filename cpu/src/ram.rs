@@ -194,6 +194,11 @@ impl Ram {
         }
     }
 
+    /// Which accesses reach the page of an address; None where there is no RAM.
+    pub fn rights(&self, physical: u64) -> Option<Rights> {
+        self.page(physical).map(|page| page.rights)
+    }
+
     /// Bytes of RAM in all.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|slot| slot.size).sum()

@@ -10,7 +10,7 @@ use crate::{
     jumps::{JumpCache, Way},
     mmu::{Mmu, Table, near::Near},
     mode::Mode,
-    model::Model,
+    model::{Lacking, Model},
     ram::Ram,
     statistics::{Flush, Profile, Statistics, Whereabouts},
 };
@@ -345,7 +345,8 @@ pub struct CpuState {
     pub nmi_pending: bool,
     /// Run, halt, wait-for-SIPI.
     pub activity: Activity,
-    /// An event whose delivery was interrupted, to be delivered first.
+    /// An event whose delivery was interrupted, to be delivered first: an exception, or with a vector from 32 on an external
+    /// interrupt that was acknowledged.
     pub injected: Option<Fault>,
     /// DR6 bits of debug traps that wait behind MOV SS or for the end of a delivery.
     pub pending_debug: u64,
@@ -363,6 +364,8 @@ pub(crate) enum Why {
     Halt,
     /// The CPU has shut down.
     TripleFault,
+    /// The instruction is not for [`Cpu::run_confined`]; `rip` is that of the instruction.
+    Outside,
 }
 
 /// Which TF decides about the single-step trap behind an instruction.
@@ -444,6 +447,8 @@ pub struct Cpu {
     pub(crate) mmu: Mmu,
     pub(crate) blocks: BlockStore,
     pub(crate) jit: Option<Box<crate::jit::Jit>>,
+    /// Nothing is translated although there is a translator: [`Cpu::set_translate`].
+    pub(crate) untranslated: bool,
     pub(crate) id: usize,
     pub(crate) options: Options,
     pub(crate) statistics: Statistics,
@@ -458,6 +463,8 @@ pub struct Cpu {
     pub(crate) last_ones: bool,
     /// The block that reaches the goal runs to its end: [`Cpu::run_past`].
     pub(crate) overruns: bool,
+    /// [`Cpu::run_confined`] runs.
+    pub(crate) confined: bool,
     /// A fault on purpose that is this CPU's own.
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::planted::Bug>,
@@ -485,6 +492,8 @@ pub struct Options {
     pub jit: Option<crate::jit::Translate>,
     /// Which processor it is.
     pub model: Model,
+    /// What it has not of its model.
+    pub lacking: Lacking,
     /// How many CPUs the machine has, for CPUID's topology leaves.
     pub cpus: usize,
     /// The count of instructions is the same whatever else goes on: each iteration of a repeated string instruction counts

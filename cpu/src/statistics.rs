@@ -46,11 +46,13 @@ pub enum Doing {
     Idle,
     /// The machine is paused.
     Paused,
+    /// The host's virtualization runs guest code, or holds a halted CPU.
+    Hardware,
 }
 
 impl Doing {
     /// All, by number.
-    pub const ALL: [Doing; 11] = [
+    pub const ALL: [Doing; 12] = [
         Doing::Dispatch,
         Doing::Interpreter,
         Doing::Translated,
@@ -62,6 +64,7 @@ impl Doing {
         Doing::Others,
         Doing::Idle,
         Doing::Paused,
+        Doing::Hardware,
     ];
 
     /// Whether guest code makes the CPU do it, so that a profile has a place for it.

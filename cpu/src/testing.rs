@@ -138,7 +138,7 @@ impl Cpu {
         match self.why {
             Why::Fault => self.deliver_fault(),
             Why::Halt => self.activity = Activity::Halted,
-            Why::Continue | Why::TripleFault => {}
+            Why::Continue | Why::TripleFault | Why::Outside => {}
         }
         self.activity == Activity::Active
     }

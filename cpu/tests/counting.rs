@@ -1,7 +1,7 @@
 //! Instructions counted exactly: a CPU stops where it is told to, whatever it is doing, and does the same in any slices.
 
 use iced_x86::code_asm::*;
-use softmetal_cpu::{Activity, Cpu, Exit, Model, Options, Translate};
+use softmetal_cpu::{Activity, Cpu, Exit, Lacking, Model, Options, Translate};
 use softmetal_cpu_testing::{Machine, assemble, layout::*};
 
 const COUNTING: Options = Options {
@@ -11,6 +11,7 @@ const COUNTING: Options = Options {
     no_fuse: false,
     no_tlb: false,
     model: Model::Max,
+    lacking: Lacking::NONE,
     cpus: 1,
     counting: true,
 };

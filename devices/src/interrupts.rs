@@ -7,13 +7,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Device;
 pub use crate::chipset::apic_bus::{CpuEvent, Wake};
 use crate::chipset::apic_bus::{DeliveryMode, Destination, Ipi, Message, Shorthand};
-use crate::chipset::ioapic::{IOAPIC_PINS, IoApic};
+pub use crate::chipset::ioapic::IOAPIC_PINS;
+use crate::chipset::ioapic::IoApic;
+pub use crate::chipset::lapic::LapicPage;
 pub use crate::chipset::lapic::{APIC_TIMER_HZ, Gp};
 use crate::chipset::lapic::{Acknowledged, Effect, Lapic, LapicState, LintPin};
 pub use crate::chipset::pic::PicBlock;
@@ -48,6 +50,21 @@ pub struct Interrupts {
     awaited: AtomicBool,
     /// Where the next choice among equals of a lowest-priority message begins.
     turn: AtomicUsize,
+    /// Who has the local APICs, if they are not here.
+    away: RwLock<Option<Arc<dyn LocalApics>>>,
+}
+
+/// Local APICs that are elsewhere: with hardware virtualization the host's kernel has them. Called with chip locks held: it must
+/// not call back into the interrupt fabric.
+pub trait LocalApics: Send + Sync {
+    /// Takes an interrupt message in the form of an MSI; whether anyone accepted it.
+    fn send(&self, address: u64, data: u32) -> bool;
+
+    /// The messages of the I/O APIC's level-triggered pins have changed: of these [`Interrupts::end_of_interrupt`] is to be told.
+    fn tell_ends(&self, pins: &[Option<(u64, u32)>; IOAPIC_PINS]);
+
+    /// The 8259 pair's output, which is LINT0 of the first CPU.
+    fn set_intr(&self, level: bool);
 }
 
 /// A CPU's local APIC, and what of it is asked so often that it must not take the lock. Each has its own cache lines.
@@ -115,6 +132,7 @@ impl Interrupts {
             listener: OnceLock::new(),
             awaited: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
+            away: RwLock::new(None),
         })
     }
 
@@ -165,14 +183,7 @@ impl Interrupts {
     pub fn acknowledge(&self, cpu: usize) -> Option<u8> {
         let vector = match self.with_lapic(cpu, Lapic::acknowledge)? {
             Acknowledged::Vector(vector) => vector,
-            Acknowledged::ExtInt => {
-                let mut pic = self.pic.lock();
-                let vector = pic.pair.acknowledge();
-                // INTR falls with the acknowledge, and rises again for the next request.
-                self.drive_intr_to(&mut pic, false);
-                self.drive_intr(&mut pic);
-                vector
-            }
+            Acknowledged::ExtInt => self.acknowledge_pic(&mut self.pic.lock()),
         };
         // The chips' locks order this against `hearing`, which asks for it before it looks.
         if self.awaited.load(Ordering::Relaxed)
@@ -250,6 +261,64 @@ impl Interrupts {
         for cpu in 0..self.cpus() {
             self.with_lapic(cpu, |lapic| lapic.set_lint(LintPin::Lint1, level));
         }
+    }
+
+    // Local APICs elsewhere.
+
+    /// Interrupt messages go elsewhere from here on, and the local APICs' state follows by [`Interrupts::take_lapic_page`]. The
+    /// machine is paused.
+    pub fn give_away(&self, to: Arc<dyn LocalApics>) {
+        let pic = self.pic.lock();
+        to.set_intr(pic.intr);
+        let ioapic = self.ioapic.lock();
+        to.tell_ends(&ioapic.level_messages().map(|message| message.map(Message::to_msi)));
+        *self.away.write() = Some(to);
+    }
+
+    /// Interrupt messages come here again. The local APICs have their state by [`Interrupts::set_lapic_page`]; the machine is
+    /// paused.
+    pub fn take_back(&self) {
+        *self.away.write() = None;
+    }
+
+    /// A local APIC's registers, as its page shows them. It rests from here on: its timer and interrupts are another's.
+    pub fn take_lapic_page(&self, cpu: usize) -> LapicPage {
+        self.with_lapic(cpu, |lapic| {
+            let page = lapic.page();
+            lapic.rest();
+            page
+        })
+    }
+
+    /// Sets a local APIC as its page was elsewhere; the CPU is told if it has an interrupt to take.
+    pub fn set_lapic_page(&self, cpu: usize, page: &LapicPage) {
+        self.cpus[cpu].pending.store(false, Ordering::Relaxed);
+        let intr = self.pic.lock().intr;
+        self.with_lapic(cpu, |lapic| {
+            lapic.set_page(page);
+            if cpu == INTR_CPU {
+                lapic.set_lint(LintPin::Lint0, intr);
+            }
+        });
+    }
+
+    /// A CPU has ended a level-triggered interrupt, where the local APICs are elsewhere.
+    pub fn end_of_interrupt(&self, vector: u8) {
+        self.ioapic.lock().end_of_interrupt(vector, &mut |message| self.deliver(message));
+    }
+
+    /// Interrupt acknowledge of the 8259 pair, for local APICs elsewhere; `None` if it wants nothing.
+    pub fn acknowledge_8259(&self) -> Option<u8> {
+        let mut pic = self.pic.lock();
+        pic.intr.then(|| self.acknowledge_pic(&mut pic))
+    }
+
+    fn acknowledge_pic(&self, pic: &mut PicWiring) -> u8 {
+        let vector = pic.pair.acknowledge();
+        // INTR falls with the acknowledge, and rises again for the next request.
+        self.drive_intr_to(pic, false);
+        self.drive_intr(pic);
+        vector
     }
 
     // Timers.
@@ -342,6 +411,10 @@ impl Interrupts {
 
     /// Delivers a message to those whom it addresses; whether anyone accepted it.
     fn deliver(&self, message: Message) -> bool {
+        if let Some(away) = &*self.away.read() {
+            let (address, data) = message.to_msi();
+            return away.send(address, data);
+        }
         match message.destination {
             // The common case: an APIC ID is its CPU's number.
             Destination::Physical(id) => usize::try_from(id).is_ok_and(|cpu| {
@@ -396,6 +469,10 @@ impl Interrupts {
         if pic.intr != level {
             pic.intr = level;
             self.set_ioapic_pin(IOAPIC_PIN_OF_INTR, level);
+            if let Some(away) = &*self.away.read() {
+                away.set_intr(level);
+                return;
+            }
             self.with_lapic(INTR_CPU, |lapic| lapic.set_lint(LintPin::Lint0, level));
         }
     }
@@ -483,6 +560,10 @@ impl IrqSink for Interrupts {
     }
 
     fn hearing(&self, gsi: u32) -> Hearing {
+        if self.away.read().is_some() {
+            // Nobody says when an interrupt is taken there.
+            return Hearing::Ready;
+        }
         self.awaited.store(true, Ordering::Release);
         let by_pic = self.hearing_by_pic(gsi);
         let by_ioapic = self.hearing_by_ioapic(if gsi == 0 { IOAPIC_PIN_OF_IRQ0 } else { gsi as usize });
@@ -540,7 +621,15 @@ impl Device for IoApicWindow {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.0.ioapic.lock().write(offset, data, &mut |message| self.0.deliver(message));
+        let mut ioapic = self.0.ioapic.lock();
+        let before = ioapic.level_messages();
+        ioapic.write(offset, data, &mut |message| self.0.deliver(message));
+        let after = ioapic.level_messages();
+        if before != after
+            && let Some(away) = &*self.0.away.read()
+        {
+            away.tell_ends(&after.map(|message| message.map(Message::to_msi)));
+        }
     }
 }
 

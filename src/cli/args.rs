@@ -8,11 +8,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use softmetal_cpu::{HAS_TRANSLATOR, Model};
 use softmetal_devices::virtio::blk::OnWriteError;
+use softmetal_devices::virtio::console::MAX_CHANNELS;
 use softmetal_storage::Throttle;
 
 use crate::cli::{image, verify};
 use crate::config::{
-    Accel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
+    Accel, Channel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
 use crate::disks::DiskConfig;
@@ -28,6 +29,7 @@ Examples:
   softmetal run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' --disk debian.qcow2
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
   softmetal image create debian.qcow2 20G; softmetal image --help
+  softmetal doctor                  whether this host's KVM serves
   softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
 
@@ -66,6 +68,15 @@ enum Verb {
     /// Make, look at, check, copy and resize disk images
     #[command(after_help = image::EXAMPLES)]
     Image(image::Arguments),
+    /// Say whether this host's KVM serves, and for which processors
+    Doctor,
+    /// The tiny guest by which KVM is tried out
+    #[command(hide = true)]
+    ProbeKvm {
+        /// It never ends
+        #[arg(long)]
+        for_ever: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -110,10 +121,12 @@ enum Guest {
 /// The machine, the same for every guest.
 #[derive(Debug, Args)]
 struct MachineArgs {
-    /// What runs the guest: jit (hot code is translated into the host's), interp (the interpreter) or auto (today interp)
+    /// What runs the guest: kvm (the host's virtualization), jit (hot code is translated into the host's), interp (the
+    /// interpreter) or auto: kvm where it serves, else interp
     #[arg(long, value_name = "ENGINE", default_value = "auto", value_parser = parse_accel)]
     accel: Accel,
-    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; help lists them
+    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; with ",leak=on" KVM may have it
+    /// otherwise; help lists them
     #[arg(long, value_name = "MODEL", default_value = "max", value_parser = parse_model)]
     cpu: ModelChoice,
     /// Number of processors
@@ -131,9 +144,20 @@ struct MachineArgs {
     /// Keep nothing of what is written to disks: their images stay as they are
     #[arg(long)]
     ephemeral: bool,
-    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none
-    #[arg(long, value_name = "TARGET", default_value = "stdio")]
-    serial: SerialTarget,
+    /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none [default: stdio, where that is not the
+    /// terminal's]
+    #[arg(long, value_name = "TARGET")]
+    serial: Option<SerialTarget>,
+    /// A virtio terminal (Linux: console=hvc0), which knows the size of its window: targets as with --serial
+    #[arg(long, value_name = "TARGET")]
+    console: Option<SerialTarget>,
+    /// A channel for programs: name=NAME,path=SOCKET connects /dev/virtio-ports/NAME in the guest with a Unix socket here;
+    /// several times if you like
+    #[arg(long, value_name = "name=NAME,path=SOCKET")]
+    channel: Vec<Channel>,
+    /// A memory balloon: what the guest does not use goes back to the host; with a size, the guest is asked to do with that
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, value_parser = parse_memory)]
+    balloon: Option<Option<u64>>,
     /// Let the guest end the machine through port 0xf4
     #[arg(long)]
     debug_exit: bool,
@@ -180,7 +204,8 @@ enum DebugChoice {
 /// A processor, or the list of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ModelChoice {
-    Model(Model),
+    /// And whether it may be otherwise where KVM wants it.
+    Model(Model, bool),
     Help,
 }
 
@@ -197,6 +222,13 @@ pub enum Request {
     Verify(verify::Arguments),
     /// Work on disk images.
     Image(image::Arguments),
+    /// Say how the host is.
+    Doctor,
+    /// Try KVM out, in this process.
+    ProbeKvm {
+        /// With a guest that never ends.
+        for_ever: bool,
+    },
     /// Print this text, help that was asked for.
     Print(String),
 }
@@ -232,6 +264,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
         Verb::Image(arguments) => return Ok(Request::Image(arguments.clone())),
+        Verb::Doctor => return Ok(Request::Doctor),
+        Verb::ProbeKvm { for_ever } => return Ok(Request::ProbeKvm { for_ever: *for_ever }),
     };
     let debug = match &machine.debug {
         None => Debug::default(),
@@ -241,19 +275,25 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     if debug.profile.is_none() && !machine.symbols.is_empty() {
         return Err(UseError::new("--symbols is for --debug profile, which is not asked for"));
     }
-    let cpu = match machine.cpu {
-        ModelChoice::Model(model) => model,
+    let (cpu, leak) = match machine.cpu {
+        ModelChoice::Model(model, leak) => (model, leak),
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
     let disks = disks(machine, &debug)?;
+    let serial = ports(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel,
+        automatic: false,
         cpu,
+        leak,
         cpus: machine.cpus,
         memory: machine.memory,
         disks: disks.clone(),
-        serial: machine.serial.clone(),
+        serial: serial.clone(),
+        console: machine.console.clone(),
+        channels: machine.channel.clone(),
+        balloon: machine.balloon.map(|rest| rest.unwrap_or(machine.memory)),
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
         no_reboot: machine.no_reboot,
@@ -289,6 +329,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
             })
         }
         // Answered above: it has no machine.
+        Verb::Doctor => Ok(Request::Doctor),
+        Verb::ProbeKvm { for_ever } => Ok(Request::ProbeKvm { for_ever: *for_ever }),
         Verb::Verify(arguments) => Ok(Request::Verify(arguments.clone())),
         Verb::Image(arguments) => Ok(Request::Image(arguments.clone())),
     }
@@ -322,7 +364,7 @@ fn sentence(error: &clap::Error) -> UseError {
 }
 
 /// The engines of this build.
-const ENGINES: &str = if HAS_TRANSLATOR { "auto, jit and interp" } else { "auto and interp" };
+const ENGINES: &str = if HAS_TRANSLATOR { "auto, kvm, jit and interp" } else { "auto, kvm and interp" };
 
 fn parse_accel(text: &str) -> Result<Accel, UseError> {
     match text {
@@ -332,9 +374,7 @@ fn parse_accel(text: &str) -> Result<Accel, UseError> {
             "'{text}' is not in this build, which was made without the translator; right are {ENGINES}"
         ))),
         "jit" => Ok(Accel::Jit),
-        "kvm" => Err(UseError::new(format!(
-            "'{text}' is not in this build, which emulates the processor; right are {ENGINES}"
-        ))),
+        "kvm" => Ok(Accel::Kvm),
         _ => Err(UseError::new(format!("'{text}' is no engine; right are {ENGINES}"))),
     }
 }
@@ -389,6 +429,50 @@ fn disks(machine: &MachineArgs, debug: &Debug) -> Result<Vec<DiskConfig>, UseErr
     Ok(disks)
 }
 
+/// Whether the ports go together; the answer is where the serial port leads.
+fn ports(machine: &MachineArgs, debug: &Debug) -> Result<SerialTarget, UseError> {
+    let MachineArgs { serial, console, channel, record, replay, .. } = machine;
+    let on_stdio = *console == Some(SerialTarget::Stdio);
+    if on_stdio && *serial == Some(SerialTarget::Stdio) {
+        return Err(UseError::new(
+            "--serial stdio and --console stdio: only one of them can have standard input and output",
+        ));
+    }
+    let others = [
+        ("--record", record.is_some()),
+        ("--replay", replay.is_some()),
+        ("--debug lockstep", debug.lockstep.is_some()),
+    ];
+    let options = [
+        ("--console", console.is_some()),
+        ("--channel", !channel.is_empty()),
+        ("--balloon", machine.balloon.is_some()),
+    ];
+    if let Some((other, _)) = others.iter().find(|(_, on)| *on)
+        && let Some((option, _)) = options.iter().find(|(_, on)| *on)
+    {
+        return Err(UseError::new(format!(
+            "{option} does not go with {other}: what comes from outside reaches memory while the processor runs, and no \
+             log can hold that"
+        )));
+    }
+    if let Some(Some(rest)) = machine.balloon
+        && rest > machine.memory
+    {
+        return Err(UseError::new("--balloon is larger than --memory; right are sizes up to that"));
+    }
+    if channel.len() > MAX_CHANNELS {
+        return Err(UseError::new(format!("--channel: a machine has at most {MAX_CHANNELS} channels")));
+    }
+    for (number, one) in channel.iter().enumerate() {
+        if channel[..number].iter().any(|other| other.name == one.name) {
+            return Err(UseError::new(format!("--channel: the name '{}' stands there twice", one.name)));
+        }
+    }
+    let default = if on_stdio { SerialTarget::None } else { SerialTarget::Stdio };
+    Ok(serial.clone().unwrap_or(default))
+}
+
 fn parse_clock(text: &str) -> Result<ClockSource, UseError> {
     match text {
         "host" => Ok(ClockSource::Host),
@@ -407,9 +491,17 @@ fn parse_model(text: &str) -> Result<ModelChoice, UseError> {
     if text == "help" {
         return Ok(ModelChoice::Help);
     }
-    Model::from_name(text).map(ModelChoice::Model).ok_or_else(|| {
+    let (name, leak) = match text.split_once(',') {
+        None => (text, false),
+        Some((name, "leak=on")) => (name, true),
+        Some((name, "leak=off")) => (name, false),
+        Some((_, what)) => {
+            return Err(UseError::new(format!("'{what}' is nothing that a processor has; right is leak=on")));
+        }
+    };
+    Model::from_name(name).map(|model| ModelChoice::Model(model, leak)).ok_or_else(|| {
         let names: Vec<&str> = Model::LIST.iter().map(|(name, ..)| *name).collect();
-        UseError::new(format!("'{text}' is no processor; right are {} (see --cpu help)", names.join(", ")))
+        UseError::new(format!("'{name}' is no processor; right are {} (see --cpu help)", names.join(", ")))
     })
 }
 
@@ -418,6 +510,9 @@ fn model_help() -> String {
     for (name, _, what) in Model::LIST {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
+    text.push_str(
+        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
+    );
     text
 }
 
@@ -434,6 +529,9 @@ fn debug_help() -> String {
     for (name, what) in [Debug::LOCKSTEP, Debug::PROFILE] {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
+    text.push_str(
+        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
+    );
     text
 }
 
@@ -474,13 +572,16 @@ mod tests {
     #[test]
     fn every_option_reaches_the_machine() {
         let config = run(
-            "run --accel interp --cpu v3 --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+            "run --accel interp --cpu v3,leak=on --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
+             --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
              --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
         let expected = Config {
             accel: Accel::Interp,
+            automatic: false,
             cpu: Model::V3,
+            leak: true,
             cpus: 4,
             memory: 4 << 30,
             disks: vec![],
@@ -488,6 +589,12 @@ mod tests {
             initrd: vec!["i".into()],
             append: "-x=1".into(),
             serial: SerialTarget::File("o".into()),
+            console: Some(SerialTarget::Unix("c".into())),
+            channels: vec![
+                Channel { name: "a".into(), path: "b".into() },
+                Channel { name: "c".into(), path: "d".into() },
+            ],
+            balloon: Some(3 << 30),
             debug_exit: true,
             testdev: true,
             no_reboot: true,
@@ -515,6 +622,17 @@ mod tests {
     }
 
     #[test]
+    fn the_virtio_terminal_takes_the_place_of_the_serial_port() {
+        let config = run("run --kernel k --console stdio");
+        assert_eq!((config.serial, config.console), (SerialTarget::None, Some(SerialTarget::Stdio)));
+        let config = run("run --kernel k --console file=c");
+        assert_eq!(
+            (config.serial, config.console),
+            (SerialTarget::Stdio, Some(SerialTarget::File("c".into())))
+        );
+    }
+
+    #[test]
     fn demo_has_two_guests() {
         let Ok(Request::Demo(machine)) = parse_words("demo --memory 64M") else { panic!() };
         let config = machine.boot(KernelSource::BuiltIn(b"x"));
@@ -535,9 +653,22 @@ mod tests {
             ("run --kernel k --cpus many", ["--cpus: 'many'", "1 to 255"]),
             ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
             ("demo --cpu host", ["--cpu: 'host' is no processor", "--cpu help"]),
-            ("run --kernel k --accel kvm", ["--accel: 'kvm' is not in this build", "interp"]),
+            ("run --kernel k --cpu v2,fast=on", ["--cpu: 'fast=on' is nothing", "leak=on"]),
+            ("run --kernel k --cpu v4,leak=on", ["--cpu: 'v4' is no processor", "v2"]),
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
             ("run --kernel k --serial tcp", ["--serial: 'tcp' is no serial target", "unix=PATH"]),
+            ("demo --serial stdio --console stdio", ["--serial stdio and --console stdio", "only one"]),
+            ("demo --console x", ["--console: 'x' is no serial target", "unix=PATH"]),
+            ("demo --channel name=x", ["--channel: 'name=x' is no channel", "name=NAME,path=SOCKET"]),
+            ("demo --channel name=x,path=a --channel name=x,path=b", ["--channel", "'x' stands there twice"]),
+            ("demo --console stdio --record a", ["--console does not go with --record", "no log"]),
+            (
+                "demo --channel name=x,path=a --debug lockstep",
+                ["--channel does not go with", "--debug lockstep"],
+            ),
+            ("demo --balloon=1", ["--balloon: '1' is too little", "at least 2M"]),
+            ("demo --memory 64M --balloon=65M", ["--balloon is larger than --memory", "up to"]),
+            ("demo --balloon --replay x", ["--balloon does not go with --replay", "no log"]),
             ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),
             ("run --kernel k --debug lockstep=0", ["--debug: 'lockstep=0' is no number", "lockstep=1 to"]),
             ("run --kernel k --debug lockstep=x", ["--debug: 'lockstep=x' is no number", "lockstep=1 to"]),

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cli::initramfs;
 
 /// Modules that a kernel's RAM disk carries, each after those that it needs: the power button and its events for user
-/// space, virtio devices on PCI, the entropy device, disks.
+/// space, virtio devices on PCI, the entropy device, disks, console and channels, the balloon.
 const MODULES: &[&str] = &[
     "kernel/drivers/acpi/button.ko",
     "kernel/drivers/input/evdev.ko",
@@ -27,6 +27,8 @@ const MODULES: &[&str] = &[
     "kernel/drivers/char/hw_random/rng-core.ko",
     "kernel/drivers/char/hw_random/virtio-rng.ko",
     "kernel/drivers/block/virtio_blk.ko",
+    "kernel/drivers/char/virtio_console.ko",
+    "kernel/drivers/virtio/virtio_balloon.ko",
 ];
 
 /// Debian's kernels for x86-64.
@@ -51,13 +53,19 @@ impl Flavour {
         }
     }
 
-    /// Its number goes up when [`MODULES`] changes, so that what was fetched before is fetched again.
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Cloud => "cloud-kernel-2",
-            Self::Generic => "generic-kernel-2",
-            Self::Rt => "rt-kernel-2",
-        }
+    /// Its folder in the cache. A kernel that was fetched with other modules is another one.
+    fn folder(self) -> String {
+        let name = match self {
+            Self::Cloud => "cloud-kernel",
+            Self::Generic => "generic-kernel",
+            Self::Rt => "rt-kernel",
+        };
+        let modules = MODULES.join(" ");
+        // FNV-1a: the same in each build.
+        let hash = modules
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("{name}-{hash:08x}")
     }
 }
 
@@ -360,12 +368,13 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let say = |line: &str| panic!("nothing is fetched: {line}");
         let guests = Guests::new(cache.path(), &say);
-        fs::create_dir(cache.path().join("cloud-kernel-2")).unwrap();
+        let folder = cache.path().join(Flavour::Cloud.folder());
+        fs::create_dir(&folder).unwrap();
         fs::write(cache.path().join("busybox"), "ELF").unwrap();
         let error = guests.kernel(Flavour::Cloud).unwrap_err().to_string();
         assert!(error.contains("holds no kernel; remove it"), "{error}");
         for name in ["vmlinuz-6.1", "01-evdev.ko", "00-button.ko"] {
-            fs::write(cache.path().join("cloud-kernel-2").join(name), name).unwrap();
+            fs::write(folder.join(name), name).unwrap();
         }
         let kernel = guests.kernel(Flavour::Cloud).unwrap();
         assert!(kernel.image.ends_with("vmlinuz-6.1"));

@@ -42,11 +42,10 @@ pub(crate) fn debian(machine: Machine) -> Result<Config> {
         anyhow!("Debian's kernel cannot be fetched: {why}\n\nTo get the same by hand:\n\n{BY_HAND}")
     })?;
     say(&format!("booting {}; 'poweroff' or 'exit' in the guest ends it", kernel.display()));
-    Ok(Config {
-        initrd: vec![initrd],
-        append: "console=ttyS0".into(),
-        ..machine.boot(KernelSource::File(kernel))
-    })
+    let config = machine.boot(KernelSource::File(kernel));
+    // The last one is where the shell is.
+    let append = if config.console.is_some() { "console=ttyS0 console=hvc0" } else { "console=ttyS0" };
+    Ok(Config { initrd: vec![initrd], append: append.into(), ..config })
 }
 
 /// Where the user's programs keep what they can fetch again (XDG Base Directory Specification).

@@ -1,4 +1,4 @@
-//! A small Linux user space in an initial RAM disk: busybox, an init of our own, a shell on the serial port.
+//! A small Linux user space in an initial RAM disk: busybox, an init of our own, a shell on the kernel's console.
 
 use crate::cli::cpio::Archive;
 
@@ -129,7 +129,8 @@ const APPLETS: &[&str] = &[
     "zcat",
 ];
 
-/// Runs as process 1. `setsid` and opening the port by name make it the shell's controlling terminal: job control.
+/// Runs as process 1. `setsid` and opening the console by name make it the shell's controlling terminal: job control. A
+/// console whose driver is a module comes when the modules are there: only then can it be opened.
 /// The power button arrives as an input event, which acpid turns into the script below. Once the shell is there, only
 /// errors of the kernel reach the console.
 const INIT: &str = r#"#!/bin/sh
@@ -138,11 +139,16 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /lib/modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
+tty=ttyS0
+if grep -q hvc0 /sys/class/tty/console/active; then
+  tty=hvc0
+  exec <>/dev/console >&0 2>&1
+fi
 [ -e /dev/input/event0 ] && acpid -l /dev/null -p /run/acpid.pid
 [ -x /etc/rc ] && . /etc/rc
 dmesg -n 4
 echo "softmetal: the guest is up"
-setsid sh -c 'exec sh -l <>/dev/ttyS0 >&0 2>&1'
+setsid sh -c "exec sh -l <>/dev/$tty >&0 2>&1"
 poweroff -f
 "#;
 

@@ -18,8 +18,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::accel::{choice, kvm};
 use crate::config::{Config, KernelSource, UseError};
-use crate::console::{Console, Wiring};
+use crate::console::Console;
 use crate::statistics::Report;
 use crate::{Machine, Outcome};
 use args::Request;
@@ -53,27 +54,41 @@ fn obey(request: Request) -> Result<u8> {
         }
         Request::Verify(arguments) => verify::run(&arguments),
         Request::Image(arguments) => image::run(&arguments),
+        Request::Doctor => Ok(doctor()),
+        Request::ProbeKvm { for_ever } => {
+            kvm::run_probe(for_ever, &mut stdout().lock())?;
+            Ok(0)
+        }
         Request::Run(config) => run(&config),
         Request::Demo(machine) => run(&machine.boot(KernelSource::BuiltIn(demo::IMAGE))),
         Request::DemoDebian(machine) => run(&demo::debian(machine)?),
     }
 }
 
+/// Says how the host is.
+fn doctor() -> u8 {
+    let (lines, well) = choice::examine(&Config::new(KernelSource::BuiltIn(demo::IMAGE)));
+    let mut text = lines.join("\n");
+    text.push('\n');
+    let _ = stdout().write_all(text.as_bytes());
+    if well { 0 } else { HOST_ERROR }
+}
+
 fn run(config: &Config) -> Result<u8> {
     messages::start(config.verbosity);
-    let mut console = Console::new();
+    let config = &choice::decide(config.clone())?;
+    let mut console = Console::of(config);
     let machine = Machine::build(config, &console)?;
     let results = Results::open(config)?;
-    let (port, end, power_button) = (machine.handle(), machine.handle(), machine.handle());
-    let stopped = machine.handle();
-    console.open(
-        &config.serial,
-        Wiring {
-            port: Box::new(move |bytes| port.serial_input(bytes)),
-            end: Box::new(move || end.terminate()),
-        },
+    let handle = machine.handle();
+    console.open(config, &handle)?;
+    handle.window_changed();
+    let (window, stopped) = (handle.clone(), handle.clone());
+    signals::handle(
+        move || handle.press_power_button(),
+        move || window.window_changed(),
+        move || stopped.try_again(),
     )?;
-    signals::handle(move || power_button.press_power_button(), move || stopped.try_again())?;
     let mut report = Report::default();
     let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -12,14 +12,16 @@ use crate::console;
 
 /// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, which answers
 /// whether the guest listens to it; the second ends the process, and so does SIGHUP. Stopping gives the terminal back for
-/// as long as it lasts; going on calls `try_again`, which answers whether the guest stood.
+/// as long as it lasts; going on calls `try_again`, which answers whether the guest stood. `window_changed` is called when the
+/// terminal's window has another size.
 pub(crate) fn handle(
     power_button: impl Fn() -> bool + Send + 'static,
+    window_changed: impl Fn() + Send + 'static,
     try_again: impl Fn() -> bool + Send + 'static,
 ) -> Result<()> {
     let ignored = ignored_signals();
     // What the parent has set to be ignored (nohup, a shell's background job) stays ignored, but SIGTERM is for us.
-    let wanted = [SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT];
+    let wanted = [SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH];
     let wanted = wanted.into_iter().filter(|&signal| signal == SIGTERM || ignored & (1 << (signal - 1)) == 0);
     let mut signals = Signals::new(wanted).context("cannot handle signals")?;
     let work = move || {
@@ -44,10 +46,12 @@ pub(crate) fn handle(
                 }
                 SIGCONT => {
                     console::resume();
+                    window_changed();
                     if try_again() {
                         log::info!("the guest goes on");
                     }
                 }
+                SIGWINCH => window_changed(),
                 _ => {
                     console::clean_up();
                     let _ = emulate_default_handler(signal);

@@ -5,8 +5,12 @@ const ESCAPE: u8 = 0x01;
 
 /// The commands, as Ctrl-A h shows them.
 pub(crate) const HELP: &str = "\
+Ctrl-A e       another engine runs the machine: kvm, jit, interp in turn
 Ctrl-A h       this help
 Ctrl-A x       end the machine at once
+Ctrl-A -       with --balloon: take an eighth of its memory from the guest
+Ctrl-A +       with --balloon: give an eighth back
+Ctrl-A m       with --balloon: how the guest's memory stands
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
 ";
 
@@ -19,8 +23,23 @@ pub(crate) enum Typed {
     Nothing,
     /// Show [`HELP`].
     Help,
-    /// End the machine.
+    /// A wish about the machine.
+    Wish(Wish),
+}
+
+/// What a user can wish of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Move it to another engine.
+    Engine,
+    /// End it.
     End,
+    /// Less memory for the guest.
+    LessMemory,
+    /// More memory for it.
+    MoreMemory,
+    /// Tell how its memory stands.
+    ShowMemory,
 }
 
 /// The parser of typed bytes.
@@ -39,7 +58,11 @@ impl Keys {
         match byte {
             ESCAPE => Typed::Guest(ESCAPE),
             b'h' | b'?' => Typed::Help,
-            b'x' => Typed::End,
+            b'e' => Typed::Wish(Wish::Engine),
+            b'x' => Typed::Wish(Wish::End),
+            b'-' => Typed::Wish(Wish::LessMemory),
+            b'+' => Typed::Wish(Wish::MoreMemory),
+            b'm' => Typed::Wish(Wish::ShowMemory),
             // 'c' is kept for a monitor.
             _ => Typed::Nothing,
         }
@@ -62,7 +85,8 @@ mod tests {
 
     #[test]
     fn ctrl_a_begins_a_command_of_one_key() {
-        assert_eq!(parse(b"\x01x"), [Typed::End]);
+        assert_eq!(parse(b"\x01x"), [Typed::Wish(Wish::End)]);
+        assert_eq!(parse(b"e\x01e"), [Typed::Guest(b'e'), Typed::Wish(Wish::Engine)]);
         assert_eq!(parse(b"\x01hx"), [Typed::Help, Typed::Guest(b'x')]);
         assert_eq!(parse(b"\x01\x01x"), [Typed::Guest(1), Typed::Guest(b'x')]);
         assert_eq!(parse(b"\x01c\x01zx"), [Typed::Guest(b'x')]);

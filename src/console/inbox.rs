@@ -1,4 +1,4 @@
-//! Input on its way to the guest: filled by a terminal, pipe or socket, emptied into the serial port as it takes it.
+//! Input on its way to the guest: filled by a terminal, pipe or socket, emptied into a port as it takes it.
 
 use std::collections::VecDeque;
 
@@ -14,6 +14,8 @@ struct State {
     bytes: VecDeque<u8>,
     /// The port may take input: true until it has refused some, and again when it asks.
     wanted: bool,
+    /// The port wants to be told though there may be nothing.
+    again: bool,
 }
 
 /// A bounded queue of input.
@@ -25,7 +27,10 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State { bytes: VecDeque::new(), wanted: true }), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(State { bytes: VecDeque::new(), wanted: true, again: false }),
+            changed: Condvar::new(),
+        }
     }
 
     /// Adds input; waits while the queue is full, so that a pipe or socket is slowed down.
@@ -53,6 +58,43 @@ impl Inbox {
     pub(crate) fn want(&self) {
         self.state.lock().wanted = true;
         self.changed.notify_all();
+    }
+
+    /// Whether there is input.
+    pub(crate) fn has_bytes(&self) -> bool {
+        !self.state.lock().bytes.is_empty()
+    }
+
+    /// Takes input: so many bytes. Who has taken all is [told](Self::announce) when there is more.
+    pub(crate) fn take(&self, bytes: &mut [u8]) -> usize {
+        let mut state = self.state.lock();
+        let count = bytes.len().min(state.bytes.len());
+        for (byte, source) in bytes.iter_mut().zip(state.bytes.drain(..count)) {
+            *byte = source;
+        }
+        state.wanted |= state.bytes.is_empty();
+        self.changed.notify_all();
+        count
+    }
+
+    /// The port wants to be told once more, soon.
+    pub(crate) fn again(&self) {
+        self.state.lock().again = true;
+        self.changed.notify_all();
+    }
+
+    /// Tells the port of input for ever, and again only when it has taken all that there was.
+    pub(crate) fn announce(&self, port: &(dyn Fn() + Send + Sync)) -> ! {
+        loop {
+            let mut state = self.state.lock();
+            while !(state.again || state.wanted && !state.bytes.is_empty()) {
+                self.changed.wait(&mut state);
+            }
+            // Cleared before the port is told: what it wants while it looks must not be lost.
+            (state.wanted, state.again) = (false, false);
+            drop(state);
+            port();
+        }
     }
 
     /// Gives input to the port for ever. `port` answers how many bytes it has taken.

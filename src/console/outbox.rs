@@ -1,6 +1,8 @@
-//! The guest's output on its way to the host: filled by the serial port, emptied by a writer thread.
+//! The guest's output on its way to the host: filled by a port, emptied by a writer thread.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -27,19 +29,75 @@ struct State {
     writing: bool,
     /// Counts calls of [`Outbox::interrupt`].
     interrupts: u64,
+    /// Output was refused since there was room for it.
+    refused: bool,
 }
 
 /// A bounded queue of output.
-#[derive(Debug)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
     changed: Condvar,
+    /// Told of readers that come and go, and of room after output was refused. Called with nothing locked.
+    listener: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        let state = State { bytes: VecDeque::new(), reader: Reader::Absent, writing: false, interrupts: 0 };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State {
+            bytes: VecDeque::new(),
+            reader: Reader::Absent,
+            writing: false,
+            interrupts: 0,
+            refused: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), listener: OnceLock::new() }
+    }
+
+    /// From now on `listener` is told when a reader comes or goes, and when there is room after output was refused.
+    pub(crate) fn on_change(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        // A line is opened once.
+        let _ = self.listener.set(listener);
+    }
+
+    fn tell(&self) {
+        if let Some(listener) = self.listener.get() {
+            listener();
+        }
+    }
+
+    /// Whether somebody reads.
+    pub(crate) fn has_reader(&self) -> bool {
+        self.state.lock().reader == Reader::Present
+    }
+
+    /// The guest sends, and takes back what there is no room for: the answer is how much there was. Where nobody reads,
+    /// all of it is taken; the newest is kept if `keeps`.
+    pub(crate) fn offer(&self, bytes: &[u8], keeps: bool) -> usize {
+        let mut state = self.state.lock();
+        match state.reader {
+            Reader::Gone => bytes.len(),
+            Reader::Absent => {
+                if keeps {
+                    state.bytes.extend(bytes);
+                    let excess = state.bytes.len().saturating_sub(CAPACITY);
+                    state.bytes.drain(..excess);
+                }
+                bytes.len()
+            }
+            Reader::Present => {
+                let count = bytes.len().min(CAPACITY.saturating_sub(state.bytes.len()));
+                state.bytes.extend(&bytes[..count]);
+                state.refused |= count < bytes.len();
+                self.changed.notify_all();
+                count
+            }
+        }
     }
 
     /// The guest sends. Waits while there is a reader and the queue is full.
@@ -77,6 +135,8 @@ impl Outbox {
         state.reader = Reader::Gone;
         state.bytes.clear();
         self.changed.notify_all();
+        drop(state);
+        self.tell();
     }
 
     /// The number that [`Self::take`] wants to know of interrupts before it.
@@ -103,7 +163,13 @@ impl Outbox {
             if !state.bytes.is_empty() {
                 state.writing = true;
                 self.changed.notify_all();
-                return Some(std::mem::take(&mut state.bytes).into());
+                let bytes = std::mem::take(&mut state.bytes).into();
+                let refused = std::mem::take(&mut state.refused);
+                drop(state);
+                if refused {
+                    self.tell();
+                }
+                return Some(bytes);
             }
             self.changed.wait(&mut state);
         }
@@ -132,6 +198,8 @@ impl Outbox {
             state.writing = false;
         }
         self.changed.notify_all();
+        drop(state);
+        self.tell();
     }
 }
 
@@ -175,6 +243,30 @@ mod tests {
         guest.join().unwrap();
         let expected: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
         assert!(all == expected);
+    }
+
+    #[test]
+    fn who_must_not_wait_is_told_when_there_is_room() {
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        let (outbox, told) = (Outbox::new(), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&told);
+        outbox.on_change(Box::new(move || {
+            count.fetch_add(1, Relaxed);
+        }));
+        assert_eq!(outbox.offer(b"lost", false), 4);
+        assert_eq!(outbox.offer(b"kept", true), 4);
+        outbox.enter();
+        assert_eq!((told.load(Relaxed), outbox.has_reader()), (1, true));
+        assert_eq!(outbox.offer(&[b'x'; CAPACITY], true), CAPACITY - 4);
+        assert_eq!(outbox.offer(b"y", true), 0);
+        assert!(outbox.take(0).unwrap().starts_with(b"keptx"));
+        assert_eq!(told.load(Relaxed), 2);
+        assert_eq!(outbox.offer(b"y", true), 1);
+        assert_eq!(outbox.take(0).unwrap(), b"y");
+        assert_eq!(told.load(Relaxed), 2, "nothing was refused");
+        outbox.leave();
+        outbox.close();
+        assert_eq!((told.load(Relaxed), outbox.has_reader(), outbox.offer(b"z", true)), (4, false, 1));
     }
 
     #[test]

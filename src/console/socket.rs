@@ -1,4 +1,4 @@
-//! `--serial unix=PATH`: a listening socket, for one client at a time.
+//! A listening socket, for one client at a time.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -59,23 +59,18 @@ impl Drop for Presence {
     }
 }
 
-/// Makes a listening socket at `path`, in the place of one that nobody listens on any more.
-pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Presence)> {
+/// Makes a listening socket at `path`, in the place of one that nobody listens on any more. Messages call it `asked`.
+pub(crate) fn listen(path: &Path, asked: &str) -> Result<(UnixListener, Presence)> {
     match fs::symlink_metadata(path) {
         Ok(about) if !about.file_type().is_socket() => {
-            bail!(
-                "--serial unix={}: something that is no socket is in its place; choose another path",
-                path.display()
-            );
+            bail!("{asked}: something that is no socket is in its place; choose another path");
         }
         Ok(_) if is_alive(path) => {
-            bail!(
-                "--serial unix={}: the socket is in use; end the process that listens on it or choose another path",
-                path.display()
-            );
+            bail!("{asked}: the socket is in use; end the process that listens on it or choose another path");
         }
-        Ok(_) => fs::remove_file(path)
-            .with_context(|| format!("--serial unix={}: cannot replace the stale socket", path.display()))?,
+        Ok(_) => {
+            fs::remove_file(path).with_context(|| format!("{asked}: cannot replace the stale socket"))?;
+        }
         // Whatever is wrong with the path, binding says it.
         Err(_) => {}
     }
@@ -85,11 +80,10 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Presence)> {
             ErrorKind::InvalidInput => "the path is too long for a socket, which takes 107 bytes".into(),
             _ => error.to_string(),
         };
-        anyhow::anyhow!("--serial unix={}: cannot make the socket: {why}", path.display())
+        anyhow::anyhow!("{asked}: cannot make the socket: {why}")
     })?;
-    let file = SocketFile::at(path).with_context(|| {
-        format!("--serial unix={}: the socket vanished as soon as it was made", path.display())
-    })?;
+    let file = SocketFile::at(path)
+        .with_context(|| format!("{asked}: the socket vanished as soon as it was made"))?;
     OURS.lock().push(file.clone());
     Ok((listener, Presence(file)))
 }
@@ -110,7 +104,7 @@ pub(crate) fn serve(listener: &UnixListener, outbox: &Arc<Outbox>, inbox: &Arc<I
         match client {
             Ok(client) => serve_client(client, outbox, inbox),
             Err(error) => {
-                log::warn!("the serial socket accepts no more clients: {error}");
+                log::warn!("a socket accepts no more clients: {error}");
                 return;
             }
         }
@@ -121,7 +115,7 @@ fn serve_client(mut client: UnixStream, outbox: &Arc<Outbox>, inbox: &Arc<Inbox>
     let interrupts = outbox.interrupts();
     let reader = client.try_clone().and_then(|mut client| {
         let (outbox, inbox) = (Arc::clone(outbox), Arc::clone(inbox));
-        thread::Builder::new().name("serial input".into()).spawn(move || {
+        thread::Builder::new().name("socket input".into()).spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = client.read(&mut bytes) {
                 inbox.push(&bytes[..count]);
@@ -130,7 +124,7 @@ fn serve_client(mut client: UnixStream, outbox: &Arc<Outbox>, inbox: &Arc<Inbox>
         })
     });
     let Ok(reader) = reader else {
-        log::warn!("the serial socket turns a client away: no thread can be started for it");
+        log::warn!("a socket turns a client away: no thread can be started for it");
         return;
     };
     outbox.enter();

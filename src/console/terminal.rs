@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use parking_lot::Mutex;
 use rustix::process::getpgrp;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 
 /// How the terminal was before it went raw.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -42,6 +42,11 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Columns and rows of the terminal on standard input, if it is one.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    tcgetwinsize(stdin()).ok().map(|size| (size.ws_col, size.ws_row))
 }
 
 /// Puts the terminal back. Harmless where it is not raw.

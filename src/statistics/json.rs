@@ -17,6 +17,7 @@ impl Report {
                 "name": device.label, "reads": device.reads, "writes": device.writes,
             })).collect::<Vec<_>>(),
             "dma": { "writes": self.dma_writes, "bytes": self.dma_bytes },
+            "balloon": self.balloon,
         })
     }
 }
@@ -32,6 +33,10 @@ fn cpu(cpu: &CpuReport) -> Value {
     fields.insert("exceptions".into(), vectors(&statistics.exceptions));
     fields.insert("interrupts".into(), vectors(&statistics.interrupts));
     fields.insert("software_interrupts".into(), vectors(&statistics.software_interrupts));
+    if let Some(kvm) = &cpu.kvm {
+        let counts = kvm.iter().map(|&(name, count)| (name.replace(' ', "_"), count.into()));
+        fields.insert("kvm".into(), Value::Object(counts.collect()));
+    }
     if let Some(translator) = &cpu.translator {
         let mut counters = json!(translator);
         counters["not_inline"] = json!(cpu.not_inline);
@@ -73,6 +78,7 @@ fn key(name: &str) -> String {
 mod tests {
     use super::*;
     use softmetal_cpu::Statistics;
+    use softmetal_devices::virtio::balloon::BalloonReport;
     use std::time::Duration;
 
     #[test]
@@ -86,6 +92,7 @@ mod tests {
         let report = Report {
             cpus: vec![CpuReport { statistics, times, spaces, ..CpuReport::default() }],
             dma_bytes: 64,
+            balloon: Some(BalloonReport { reported: 4096, ..BalloonReport::default() }),
             ..Report::default()
         };
         let read: Value = serde_json::from_str(&report.to_json().to_string()).unwrap();
@@ -98,5 +105,9 @@ mod tests {
         assert_eq!(cpu["interrupts"], json!({ "236": 3 }));
         assert_eq!(cpu["address_spaces"][0]["traps"]["system_call"], json!(0));
         assert_eq!(read["dma"]["bytes"], json!(64));
+        assert_eq!(
+            (&read["balloon"]["reported"], &read["balloon"]["statistics"]),
+            (&json!(4096), &Value::Null)
+        );
     }
 }

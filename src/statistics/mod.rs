@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use softmetal_cpu::{AddressSpace, Counters, Cpu, Doing, NotInline, Profile, Statistics};
 use softmetal_devices::bus::Traffic;
+use softmetal_devices::virtio::balloon::BalloonReport;
 
 pub(crate) use sampler::Sampler;
+pub(crate) use text::balloon_in_words;
+
+use crate::accel::Counts;
 
 /// What is to be found out by sampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct CpuReport {
     pub translator: Option<Counters>,
     /// What that could not do, what ran most first.
     pub not_inline: Vec<NotInline>,
+    /// What it has left KVM for, by name, if it has been there.
+    pub kvm: Option<Vec<(&'static str, u64)>>,
 }
 
 impl CpuReport {
@@ -49,6 +55,12 @@ impl CpuReport {
         self.times.iter_mut().zip(other.times).for_each(|(own, other)| *own += other);
         if let Some(counters) = other.translator {
             *self.translator.get_or_insert_default() += counters;
+        }
+        if let Some(others) = &other.kvm {
+            match &mut self.kvm {
+                Some(own) => own.iter_mut().zip(others).for_each(|(own, other)| own.1 += other.1),
+                None => self.kvm = Some(others.clone()),
+            }
         }
         for other in &other.not_inline {
             match self.not_inline.iter_mut().find(|own| own.name == other.name) {
@@ -115,17 +127,20 @@ pub struct Report {
     pub dma_writes: u64,
     /// Bytes that they wrote.
     pub dma_bytes: u64,
+    /// What the balloon has done since the last power-on, if there is one.
+    pub balloon: Option<BalloonReport>,
     /// Guest code that samples have found.
     pub profile: Profile,
 }
 
 impl Report {
     /// Adds what a CPU has done since it was made.
-    pub(crate) fn add_cpu(&mut self, index: usize, cpu: &Cpu, times: Times) {
+    pub(crate) fn add_cpu(&mut self, index: usize, cpu: &Cpu, times: Times, kvm: Option<Counts>) {
         let (translator, not_inline) =
             cpu.translations().map_or((None, Vec::new()), |(counters, left)| (Some(counters), left));
         let (statistics, spaces) = (cpu.statistics(), cpu.address_spaces());
-        let report = CpuReport { statistics, times, spaces, translator, not_inline };
+        let kvm = kvm.map(|counts| counts.named().to_vec());
+        let report = CpuReport { statistics, times, spaces, translator, not_inline, kvm };
         if self.cpus.len() <= index {
             self.cpus.resize_with(index + 1, CpuReport::default);
         }
@@ -174,6 +189,7 @@ fn name(doing: Doing) -> &'static str {
         Doing::Others => "waiting for other CPUs",
         Doing::Idle => "halted",
         Doing::Paused => "paused",
+        Doing::Hardware => "KVM",
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use softmetal_cpu::{AddressSpace, Doing, Flush, Statistics};
+use softmetal_devices::virtio::balloon::BalloonReport;
 
 use super::{CpuReport, Report, name};
 
@@ -75,6 +76,12 @@ impl Report {
                 &format!("{} written in {} pieces", Bytes(self.dma_bytes), Count(self.dma_writes)),
             )?;
         }
+        if let Some(balloon) = &self.balloon {
+            line(f, "balloon", &balloon_in_words(balloon))?;
+        }
+        if let Some(kvm) = &sum.kvm {
+            top(f, "KVM was left for", kvm.iter().map(|&(name, count)| (name.to_owned(), count)))?;
+        }
         if let Some(translator) = &sum.translator {
             line(f, "translator", &translator.to_string())?;
             for left in sum.not_inline.iter().take(NOT_INLINE) {
@@ -88,6 +95,30 @@ impl Report {
         }
         spaces(f, &sum.spaces)
     }
+}
+
+/// What the balloon holds, what went back to the host, and what the guest says of its memory.
+pub(crate) fn balloon_in_words(balloon: &BalloonReport) -> String {
+    let BalloonReport { inflated, given, reported, statistics } = balloon;
+    let mut text = format!(
+        "holds {}; back to the host {} by it, {} unused",
+        Bytes(*inflated),
+        Bytes(*given),
+        Bytes(*reported)
+    );
+    let statistics = statistics.unwrap_or_default();
+    let known = [
+        ("total", statistics.total),
+        ("free", statistics.free),
+        ("available", statistics.available),
+        ("caches", statistics.caches),
+    ];
+    let known: Vec<String> =
+        known.iter().filter_map(|(name, bytes)| Some(format!("{name} {}", Bytes((*bytes)?)))).collect();
+    if !known.is_empty() {
+        text.push_str(&format!("; the guest has {}", known.join(", ")));
+    }
+    text
 }
 
 /// How wide the words on the left are.

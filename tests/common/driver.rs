@@ -236,6 +236,14 @@ impl Guest {
         kill_process(Pid::from_child(&self.child), signal).context("cannot send a signal")
     }
 
+    /// How many bytes of the guest's memory the host holds.
+    pub(crate) fn shared_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no RssShmem")?;
+        Ok(kibibytes.parse::<u64>()? << 10)
+    }
+
     /// Whether the process has ended.
     pub(crate) fn ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())

@@ -10,6 +10,7 @@ mod interrupts;
 mod kit;
 pub(crate) mod lz4;
 mod screen;
+mod terminal;
 mod trials;
 
 use std::fs;
@@ -32,6 +33,8 @@ pub(crate) use interrupts::{check_interrupts, interrupts};
 pub(crate) use kit::Kit;
 #[allow(unused_imports)]
 pub(crate) use screen::Screen;
+#[allow(unused_imports)]
+pub(crate) use terminal::{Terminal, read_until};
 #[allow(unused_imports)]
 pub(crate) use trials::{Named, run, trials};
 

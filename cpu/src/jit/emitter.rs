@@ -8,7 +8,9 @@
 use super::{
     Passage, Status,
     cache::Name,
+    carried::Carried,
     flags::Pending,
+    grouped::Grouped,
     pages::page_number,
     region::{FLAGS, Node, Region, Set, Step, VECTORS, Way},
     runtime,
@@ -112,7 +114,9 @@ pub(super) struct Emitter<'a, 'b> {
     vectors: [Variable; 32],
     pub(super) flags: [Variable; 4],
     budget: Variable,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) carried: Carried,
+    pub(super) grouped: Grouped,
     /// Flags of nodes with a single way in, as it left them.
     inherited: Vec<Option<Pending>>,
     pub(super) pending: Pending,
@@ -125,7 +129,7 @@ pub(super) struct Emitter<'a, 'b> {
     pub(super) exceptional: Vec<Value>,
     pub(super) new_flags: Option<Pending>,
     pub(super) node: usize,
-    index: usize,
+    pub(super) index: usize,
     /// Where the instruction in hand leaves the region for the interpreter.
     bail: Option<Block>,
     pub(super) needed: Needed,
@@ -190,6 +194,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             budget,
             inherited: vec![None; blocks.len()],
             blocks,
+            carried: Carried::new(region.cycles),
+            grouped: Grouped::default(),
             pending: Pending::Variables,
             dirty: 0,
             new_registers: SmallVec::new(),
@@ -216,6 +222,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         for k in 0..region.nodes.len() {
             e.node(k)?;
         }
+        e.emit_ways_in();
         e.b.seal_all_blocks();
         e.keep_results();
         Ok(e.needed)
@@ -373,7 +380,8 @@ impl<'a, 'b> Emitter<'a, 'b> {
             self.demand_masked_exceptions();
         }
         self.reload(self.region.used | FLAGS);
-        self.b.ins().jump(self.blocks[0], &[]);
+        let first = self.way_to(0, None);
+        self.b.ins().jump(first, &[]);
     }
 
     /// Leaves the first block to the interpreter where a floating-point exception would have to be raised.
@@ -405,6 +413,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         (self.node, self.dirty) = (k, node.dirty);
         self.b.switch_to_block(self.blocks[k]);
         self.pending = self.inherited[k].unwrap_or(Pending::Variables);
+        self.grouped.begin();
         (self.unit_is_live, self.mmx_is_ready, self.pointers) = (false, false, None);
         for (index, (i, step)) in node.part.insns.iter().zip(&node.steps).enumerate() {
             self.index = index;
@@ -463,10 +472,13 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.call(i, step);
                 (self.unit_is_live, self.mmx_is_ready) = (false, false);
                 self.dirty = step.dirty_behind(self.dirty);
+                self.pages_changed();
                 Ok(false)
             }
             Way::Emit if self.system(Op::from_number(i.op)) => {
                 self.commit();
+                // It may have changed the class of accesses.
+                self.pages_changed();
                 Ok(false)
             }
             Way::Emit if matches!(Op::from_number(i.op).needs(), Needs::X87 | Needs::Wait) => {
@@ -544,7 +556,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.b.def_var(variable, word);
             }
         }
-        let block = self.blocks[node];
+        let block = self.way_to(node, Some(self.node));
         self.b.ins().jump(block, &[]);
     }
 
@@ -560,7 +572,7 @@ impl<'a, 'b> Emitter<'a, 'b> {
         } else if target.flags_live && !matches!(self.pending, Pending::Variables) {
             return None;
         }
-        Some(self.blocks[node])
+        Some(self.way_to(node, Some(self.node)))
     }
 
     /// The end of a node that goes on in one of two places.

@@ -219,11 +219,17 @@ impl Emit for Emitter<'_, '_> {
         if let Known(0) = b {
             return a;
         }
+        if let (8, Computed(v), Known(k)) = (w.0, a, b) {
+            return Computed(self.sum(v, k as i64));
+        }
         self.two(w, (a, b), u64::wrapping_add, |e, a, b| e.b.ins().iadd(a, b))
     }
     fn sub(&mut self, w: Width, a: Val, b: Val) -> Val {
         if let Known(0) = b {
             return a;
+        }
+        if let (8, Computed(v), Known(k)) = (w.0, a, b) {
+            return Computed(self.sum(v, (k as i64).wrapping_neg()));
         }
         self.two(w, (a, b), u64::wrapping_sub, |e, a, b| e.b.ins().isub(a, b))
     }

@@ -56,14 +56,14 @@ impl Emitter<'_, '_> {
 
     /// To the site at an offset, or to a block if it is none of them.
     fn go_if_there(&mut self, offset: Value, sites: &[Site], elsewhere: Block) {
-        for (k, &(site, expected)) in sites.iter().enumerate() {
+        for (k, &(site, place)) in sites.iter().enumerate() {
             let last = k + 1 == sites.len();
             let (here, on) = (self.b.create_block(), if last { elsewhere } else { self.b.create_block() });
-            let expected = self.expected(expected);
+            let expected = self.expected(place);
             let equal = self.b.ins().icmp_imm_s(IntCC::Equal, offset, expected);
             self.b.ins().brif(equal, here, &[], on, &[]);
             self.to(here);
-            self.go(Some(site), sites[k].1);
+            self.go(Some(site), place);
             if !last {
                 self.to(on);
             }

@@ -1,9 +1,9 @@
 //! Guest memory in translated code: the probe of the TLB, and the way out where it misses.
 
-use super::emitter::{Bit, Emitter, GUEST, STATE, Untranslatable, Val, at, integer};
+use super::emitter::{Bit, Emitter, GUEST, Untranslatable, Val, at, integer};
 use crate::{
     insn::{Insn, Kind, attr},
-    mmu::near::{self, Near, NearPage},
+    mmu::near::{self, Near},
     mode::Mode,
     state::{Cpu, reg},
     width::{Q, Width},
@@ -27,12 +27,10 @@ impl Emitter<'_, '_> {
             sum = Some(self.page());
         }
         if usize::from(i.index) < 16 {
-            let mut x = self.register(i.index.into());
-            if i.scale & 3 != 0 {
-                x = self.b.ins().ishl_imm_u(x, i64::from(i.scale & 3));
-            }
+            let x = self.register(i.index.into());
             sum = Some(match sum {
-                Some(base) => self.b.ins().iadd(base, x),
+                Some(base) => self.base_and_index(base, x, i.scale & 3),
+                None if i.scale & 3 != 0 => self.b.ins().ishl_imm_u(x, i64::from(i.scale & 3)),
                 None => x,
             });
         }
@@ -41,7 +39,7 @@ impl Emitter<'_, '_> {
             displacement += i64::from(i.ip) + i64::from(i.len);
         }
         let a = match sum {
-            Some(sum) if displacement != 0 => Val::Computed(self.b.ins().iadd_imm_s(sum, displacement)),
+            Some(sum) if displacement != 0 => Val::Computed(self.sum(sum, displacement)),
             Some(sum) => Val::Computed(sum),
             None => Val::Known(displacement as u64),
         };
@@ -93,31 +91,7 @@ impl Emitter<'_, '_> {
     /// instruction.
     pub(super) fn host_address(&mut self, linear: Value, size: u64, write: bool, begin: u8) -> Value {
         let index = Near::index(begin, write);
-        let near = self.load_state(I64, at(offset_of!(Cpu, near)));
-        let page = at(index * size_of::<NearPage>());
-        let mut field = |offset: usize| self.b.ins().load(I64, STATE, near, page + at(offset));
-        let tag = field(offset_of!(NearPage, tag));
-        let room = field(offset_of!(NearPage, room));
-        let addend = field(offset_of!(NearPage, addend));
-        let offset = self.b.ins().isub(linear, tag);
-        let hits = self.b.ins().icmp(IntCC::UnsignedLessThan, offset, room);
-        // Every way to `done` is a block of its own: what the register allocator puts on an edge from a branch stands in the way
-        // of those who do not take it.
-        let (hit, miss, done) = (self.b.create_block(), self.cold(), self.b.create_block());
-        self.b.append_block_param(done, I64);
-        self.b.ins().brif(hits, hit, &[], miss, &[]);
-        self.to(miss);
-        let what = (index as u64) << 8 | size << 1 | u64::from(write);
-        let found = self.slow_address(linear, what);
-        let (back, bail) = (self.cold(), self.bail_block());
-        self.b.ins().brif(found, back, &[], bail, &[]);
-        self.to(back);
-        self.b.ins().jump(done, &[found.into()]);
-        self.to(hit);
-        let host = self.b.ins().iadd(linear, addend);
-        self.b.ins().jump(done, &[host.into()]);
-        self.to(done);
-        self.b.block_params(done)[0]
+        self.look_near(linear, size, index, (index as u64) << 8 | size << 1 | u64::from(write))
     }
 
     /// Loads from guest memory.

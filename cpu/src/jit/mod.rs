@@ -14,6 +14,8 @@
 mod absent;
 mod cache;
 #[cfg(feature = "jit")]
+mod carried;
+#[cfg(feature = "jit")]
 mod compiler;
 #[cfg(feature = "jit")]
 mod emitter;
@@ -21,6 +23,8 @@ mod emitter;
 mod evaluate;
 #[cfg(feature = "jit")]
 mod flags;
+#[cfg(feature = "jit")]
+mod grouped;
 mod host;
 #[cfg(feature = "jit")]
 mod indirect;
@@ -81,7 +85,7 @@ use targets::Rings;
 const QUEUE: usize = 6;
 
 /// The part of the threshold from which on a block is translated with one that has reached it.
-const WARM: i32 = 16;
+const WARM: u32 = 16;
 
 /// What a candidate's count begins with, downwards.
 const HOTTEST: i32 = i32::MAX;
@@ -167,6 +171,9 @@ pub(crate) struct Passage {
     /// A control or status word on its way.
     #[cfg(target_arch = "x86_64")]
     pub(crate) word: u16,
+    /// How often the other place in the TLB will still answer before its entry goes where it belongs: see [`crate::mmu::OTHER`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) turns: u32,
     /// The host's MXCSR while translated code runs.
     #[cfg(target_arch = "x86_64")]
     pub(crate) mxcsr: u32,
@@ -193,6 +200,8 @@ impl Default for Passage {
             relation: [0; 3],
             #[cfg(target_arch = "x86_64")]
             word: 0,
+            #[cfg(target_arch = "x86_64")]
+            turns: 1,
             #[cfg(target_arch = "x86_64")]
             mxcsr: crate::state::Mxcsr::RESET,
             #[cfg(target_arch = "x86_64")]
@@ -436,13 +445,9 @@ impl Jit {
         Passage { slow: self.cache.fill(), ..Passage::default() }
     }
 
-    /// Whether a block has begun so often that it is worth translating as part of a region.
-    pub(crate) fn is_warm(&self, head: &Head) -> bool {
-        let (threshold, left) = (self.threshold(), head.left());
-        let often = left > threshold || left <= threshold - threshold / WARM;
-        // What has not been translated in one pass has not begun often, whatever is left.
-        let translated = !head.code.get().is_null();
-        if self.quick_translator.is_some() { translated && often } else { translated || often }
+    /// How often a block has begun that is worth translating as part of a region.
+    pub(crate) fn warm(&self) -> u32 {
+        self.options.threshold / WARM
     }
 
     /// Where the indirect branch at a block's end led, as far as that has been seen.
@@ -455,7 +460,10 @@ impl Jit {
         if self.regions.contains_key(&first) {
             return u32::MAX;
         }
-        let (threshold, left) = (self.threshold(), head.left());
+        let left = head.left();
+        // What has not been translated in one pass counts from fewer: most often it has hardly begun.
+        let alone = head.code.get().is_null();
+        let threshold = if alone { self.first_threshold() } else { self.threshold() };
         let counted = match left {
             _ if left <= threshold => threshold - left,
             ..=AGAIN => (AGAIN - left).saturating_add(threshold),
@@ -837,7 +845,7 @@ impl Cpu {
 
     /// The region of a block at an offset of a page, seen at a linear address.
     fn gather(&self, page: u64, place: (u16, u64), mode: Mode) -> Option<Region> {
-        // Without tests of single blocks there is nothing to choose by.
+        // Without blocks that are translated alone there are no counts to choose by.
         let choosy = self.jit.as_ref().is_some_and(|jit| jit.quick_translator.is_some() && jit.own.is_none());
         Region::gather(page, place, mode, &Decoded { cpu: self, mode }, choosy)
     }

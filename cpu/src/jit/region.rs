@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 /// Most blocks of a region.
 const BLOCKS: usize = 30;
+const _: () = assert!(BLOCKS <= u32::BITS as usize, "sets of blocks are words");
 /// Most instructions, which bounds what runs between two looks at the attention word.
 pub(crate) const INSTRUCTIONS: usize = 400;
 
@@ -96,6 +97,8 @@ pub(super) struct Step {
     pub(super) kills_flags: bool,
     /// The region may be left at its beginning.
     pub(super) may_leave: bool,
+    /// It reads memory, it writes memory.
+    pub(super) memory: [bool; 2],
     /// Its own code raises flags in MXCSR.
     pub(super) floats: bool,
     /// Its function neither looks at MXCSR nor computes with the host's floating point.
@@ -120,6 +123,8 @@ pub(super) struct Node {
     pub(super) predecessors: usize,
     /// It is the target of an edge from itself or from a block behind it.
     pub(super) closes_cycle: bool,
+    /// The cycle that it is part of: nodes that lead to each other.
+    pub(super) cycle: Option<usize>,
     /// What may differ from the CPU state at its beginning.
     pub(super) dirty: Set,
     /// Whether anybody wants the flags at its beginning.
@@ -143,6 +148,8 @@ pub(crate) struct Region {
     linear: u64,
     pub(super) mode: Mode,
     pub(super) nodes: Vec<Node>,
+    /// How many cycles they have.
+    pub(super) cycles: usize,
     /// Registers that its own code uses, without the flags.
     pub(super) used: Set,
     /// It computes in floating point, under the guest's MXCSR.
@@ -251,7 +258,8 @@ impl Region {
         if choosy && !is_worth_it(&nodes, code) {
             return None;
         }
-        let mut region = Region { linear, mode, nodes, used: 0, floats: false };
+        let mut region = Region { linear, mode, nodes, cycles: 0, used: 0, floats: false };
+        region.find_cycles();
         region.analyse();
         Some(region)
     }
@@ -284,6 +292,34 @@ impl Region {
     /// Guest instructions.
     pub(crate) fn len(&self) -> usize {
         self.nodes.iter().map(|node| node.steps.len()).sum()
+    }
+
+    /// Numbers the cycles: nodes from which each other can be reached.
+    fn find_cycles(&mut self) {
+        let reached: Vec<u32> = (0..self.nodes.len()).map(|k| self.reached_from(k)).collect();
+        let leads = |from: usize, to: usize| reached[from] >> to & 1 != 0;
+        for k in 0..self.nodes.len() {
+            if !leads(k, k) || self.nodes[k].cycle.is_some() {
+                continue;
+            }
+            let all = (k..self.nodes.len()).filter(|&other| leads(k, other) && leads(other, k));
+            all.for_each(|other| self.nodes[other].cycle = Some(self.cycles));
+            self.cycles += 1;
+        }
+    }
+
+    /// Nodes, a bit each, to which one leads, itself only if it is part of a cycle.
+    fn reached_from(&self, node: usize) -> u32 {
+        let (mut reached, mut open) = (0u32, vec![node]);
+        while let Some(at) = open.pop() {
+            for to in self.nodes[at].successors() {
+                if reached >> to & 1 == 0 {
+                    reached |= 1 << to;
+                    open.push(to);
+                }
+            }
+        }
+        reached
     }
 
     fn analyse(&mut self) {
@@ -357,6 +393,7 @@ impl Node {
             cut: false,
             predecessors: 0,
             closes_cycle: false,
+            cycle: None,
             dirty: 0,
             flags_live: true,
         }
@@ -400,6 +437,7 @@ impl Step {
                 | Set::from(effects.halves_written()) << VECTORS,
             kills_flags: effects.flags_written & bits::STATUS == bits::STATUS && effects.flags_perhaps == 0,
             may_leave: true,
+            memory: [effects.memory_read, effects.memory_written],
             floats: false,
             quiet: is_quiet(op, &effects),
         };

@@ -6,7 +6,7 @@
 use super::region::{Code, Node, Step, Way, goes_on};
 
 /// Instructions that are to run in a region, on the average, between its entry and its exit.
-const INSTRUCTIONS_INSIDE: u64 = 100;
+const INSTRUCTIONS_INSIDE: u64 = 400;
 
 /// How many instructions take as long as one that is called.
 const CALLED: u64 = 25;

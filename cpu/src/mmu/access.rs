@@ -221,12 +221,15 @@ impl Cpu {
         if self.long_mode() && !self.canonical(linear) {
             return Err(self.raise(Fault::gp(0)));
         }
+        if let Some((host, page)) = self.mmu.look_elsewhere(class, linear, access == Access::Write) {
+            return Ok(Place::Ram(host, page | linear & (PAGE - 1)));
+        }
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
-        let Some(page) = self.ram.page(physical) else { return Ok(Place::Device(physical)) };
+        let Some(page) = self.ram.page(physical) else { return self.device(physical) };
         let allowed = if access == Access::Write { page.rights.write } else { page.rights.read };
         if !allowed {
-            return Ok(Place::Device(physical));
+            return self.device(physical);
         }
         if access == Access::Write {
             self.mmu.note_written(physical);
@@ -248,6 +251,11 @@ impl Cpu {
             }
         }
         Ok(Place::Ram(host, physical))
+    }
+
+    fn device(&mut self, physical: u64) -> Result<Place, Stop> {
+        self.reach_outside()?;
+        Ok(Place::Device(physical))
     }
 
     #[cold]

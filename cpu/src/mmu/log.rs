@@ -1,7 +1,7 @@
 //! Which pages a CPU writes, for who compares memories or copies them: no page has a write tag at first, so that the first store
 //! to each comes to the slow path, which notes it.
 
-use super::{Class, Mmu, empty, index};
+use super::{Class, Mmu, OTHER, empty, index};
 use crate::{group::EVERYTHING, ram::PAGE, state::Cpu};
 use rustc_hash::FxHashSet;
 
@@ -37,7 +37,9 @@ impl Mmu {
         }
         let Some(log) = &mut self.log else { return Vec::new() };
         for (slot, class, i) in log.tags.drain(..) {
-            self.slots[slot].tables[class as usize].table.0[i].write = empty(i).write;
+            for i in [i, i ^ OTHER] {
+                self.slots[slot].tables[class as usize].table.0[i].write = empty(i).write;
+            }
         }
         log.pages.drain().collect()
     }

@@ -65,6 +65,10 @@ pub(crate) const fn index(linear: u64) -> usize {
     ((linear >> 12 ^ linear >> 21) & (ENTRIES as u64 - 1)) as usize
 }
 
+/// Two pages that belong into one place would push each other out by turns: who is pushed out waits in another place, where only
+/// those look who have not found it, and comes back from there. That place's distance, a bit.
+pub(crate) const OTHER: usize = ENTRIES / 2;
+
 /// An entry of slot `i` that nothing hits: its tag is a page that belongs elsewhere.
 const fn empty(i: usize) -> TlbEntry {
     let elsewhere = elsewhere(i);
@@ -79,7 +83,7 @@ const fn elsewhere(i: usize) -> u64 {
 const _: () = {
     let mut i = 0;
     while i < ENTRIES {
-        assert!(index(elsewhere(i)) != i);
+        assert!(index(elsewhere(i)) != i && index(elsewhere(i)) != i ^ OTHER);
         i += 1;
     }
 };
@@ -113,13 +117,30 @@ impl Level {
         Level { table: Table::boxed(), filled: SmallVec::new() }
     }
 
-    /// The place of an entry that is about to be filled.
+    /// The place of an entry that is about to be filled. What stands there and belongs there is moved to the other place.
     fn fill(&mut self, linear: u64) -> &mut TlbEntry {
         let i = index(linear);
+        let old = self.table.0[i];
+        if (old.read ^ linear) >> 12 != 0 && index(old.read) == i {
+            self.note(i ^ OTHER);
+            self.table.0[i ^ OTHER] = old;
+        }
+        self.note(i);
+        &mut self.table.0[i]
+    }
+
+    fn note(&mut self, i: usize) {
         if self.filled.len() < FEW && self.filled.last() != Some(&(i as u16)) {
             self.filled.push(i as u16);
         }
-        &mut self.table.0[i]
+    }
+
+    /// Brings an entry back that vouches for an access from where it was moved to.
+    fn bring_back(&mut self, linear: u64, write: bool) -> Option<&TlbEntry> {
+        let i = index(linear);
+        self.table.0[i ^ OTHER].host(linear, 1, write)?;
+        self.table.0.swap(i, i ^ OTHER);
+        Some(&self.table.0[i])
     }
 
     fn is_empty(&self) -> bool {
@@ -264,6 +285,17 @@ impl Mmu {
     /// The host address of `size` bytes, if the TLB of a class vouches for the access.
     pub(crate) fn probe(&self, class: Class, linear: u64, size: u64, write: bool) -> Option<*mut u8> {
         self.slots[self.current].tables[class as usize].table.0[index(linear)].host(linear, size, write)
+    }
+
+    /// An access that the TLB of a class does not vouch for at once: host address and guest-physical page, if it does all the same.
+    pub(crate) fn look_elsewhere(
+        &mut self,
+        class: Class,
+        linear: u64,
+        write: bool,
+    ) -> Option<(*mut u8, u64)> {
+        let entry = self.slots[self.current].tables[class as usize].bring_back(linear, write)?;
+        Some((entry.host(linear, 1, write)?, entry.physical))
     }
 
     /// What was used last of a class.
@@ -455,9 +487,11 @@ impl Mmu {
         let i = index(linear);
         for level in self.slots.iter_mut().flat_map(|slot| &mut slot.tables).filter(|level| !level.is_empty())
         {
-            let entry = &mut level.table.0[i];
-            if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
-                *entry = empty(i);
+            for i in [i, i ^ OTHER] {
+                let entry = &mut level.table.0[i];
+                if (entry.read ^ linear) >> 12 == 0 || (entry.write ^ linear) >> 12 == 0 {
+                    *entry = empty(i);
+                }
             }
         }
     }

@@ -13,8 +13,11 @@ pub(crate) const BY_RIP: u8 = 16;
 /// Neither a register nor RIP.
 pub(crate) const ABSOLUTE: u8 = 17;
 
-/// Addresses this far into a page and no further are answered: so no access of up to 32 bytes reaches beyond.
-pub(crate) const ROOM: u64 = PAGE - 31;
+/// The bytes from an address on that are looked at with it: more than any access has.
+pub(crate) const SPAN: u64 = 32;
+
+/// Addresses this far into a page and no further are answered: so none of these bytes lies beyond.
+pub(crate) const ROOM: u64 = PAGE - (SPAN - 1);
 
 /// A page that was used last.
 #[derive(Clone, Copy, Debug, Default)]

@@ -100,7 +100,7 @@ impl Cpu {
     /// Whether an address may become the base of a segment or table, stand in an MSR, or name a page to invalidate: on
     /// processors with 5-level paging 57 bits whatever CR4.LA57 says. An access checks what the mode allows.
     pub(crate) fn canonical_base(&self, linear: u64) -> bool {
-        let unused = if self.options.model.has(Feature::La57) { 7 } else { 16 };
+        let unused = if self.options.has(Feature::La57) { 7 } else { 16 };
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 

@@ -76,7 +76,7 @@ impl Cpu {
 
     fn write_cr4(&mut self, v: u64) -> Done {
         let changed = self.cr4 ^ v;
-        let mut bad = v & !self.options.model.cr4_bits() != 0;
+        let mut bad = v & !self.options.cr4_bits() != 0;
         if self.long_mode() {
             bad |= v & cr4::PAE == 0 || changed & cr4::LA57 != 0;
         }
@@ -104,7 +104,7 @@ impl Cpu {
     fn write_cr3(&mut self, v: u64) -> Done {
         let keep = v >> 63 != 0 && self.cr4 & cr4::PCIDE != 0;
         let v = if keep { v & !(1 << 63) } else { v };
-        let lam = if self.options.model.has(Feature::Lam) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
+        let lam = if self.options.has(Feature::Lam) { cr3::LAM_U48 | cr3::LAM_U57 } else { 0 };
         if (v & !lam) >> crate::mmu::PHYSICAL_BITS != 0 {
             return Err(self.raise(Fault::gp(0)));
         }
@@ -138,6 +138,9 @@ pub(crate) fn mov_from_cr(c: &mut Cpu, i: &Insn) -> Done {
         return Err(c.raise(Fault::UD));
     }
     c.privileged()?;
+    if i.src == 8 {
+        c.reach_outside()?;
+    }
     let v = match i.src {
         0 => c.cr0,
         2 => c.cr2,
@@ -166,6 +169,7 @@ pub(crate) fn mov_to_cr(c: &mut Cpu, i: &Insn) -> Done {
             if v > 15 {
                 return Err(c.raise(Fault::gp(0)));
             }
+            c.reach_outside()?;
             c.bus.set_cr8(c.id, v as u8);
             c.interrupt_pending = true;
         }
@@ -304,6 +308,7 @@ pub(crate) fn wbinvd(c: &mut Cpu, _: &Insn) -> Done {
 /// HLT.
 pub(crate) fn hlt(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
+    c.reach_outside()?;
     c.why = Why::Halt;
     Ok(())
 }

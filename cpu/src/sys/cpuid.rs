@@ -28,6 +28,19 @@ const LAST_OF_7: u32 = 2;
 const EXTENDED_LEAVES: u32 = 0x8000_0000;
 const LAST_EXTENDED: u32 = 0x8000_0008;
 
+/// An answer of CPUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuidLeaf {
+    /// EAX of the question.
+    pub leaf: u32,
+    /// ECX of the question.
+    pub subleaf: u32,
+    /// Whether ECX counts.
+    pub indexed: bool,
+    /// EAX, EBX, ECX, EDX.
+    pub values: [u32; 4],
+}
+
 /// The subleaf, 0 for leaves that have none.
 fn subleaf_of(leaf: u32, subleaf: u32) -> u32 {
     if matches!(leaf, 7 | 0xd) { subleaf } else { 0 }
@@ -39,7 +52,7 @@ impl Cpu {
         let bit = |on: bool, at: u32| u32::from(on) << at;
         let model = self.options.model;
         let [a, b, c, d] = [Register::Eax, Register::Ebx, Register::Ecx, Register::Edx]
-            .map(|register| model.cpuid_bits(leaf, subleaf_of(leaf, subleaf), register));
+            .map(|register| self.options.cpuid_bits(leaf, subleaf_of(leaf, subleaf), register));
         let id = self.id as u32;
         let cpus = self.options.cpus.max(1) as u32;
         // Bits of an APIC id that number the CPUs of the package.
@@ -71,19 +84,21 @@ impl Cpu {
                 1 => [package_bits, cpus, 2 << 8 | 1, id],
                 _ => [0, 0, subleaf & 0xff, id],
             },
-            0xd if !model.has(Feature::Xsave) => [0; 4],
+            0xd if !self.options.has(Feature::Xsave) => [0; 4],
             0xd => match subleaf {
                 0 => {
-                    let all = model.components();
+                    let all = self.options.components();
                     [all as u32, area_size(self.xcr0, false) as u32, area_size(all, false) as u32, 0]
                 }
                 // There is no supervisor state.
-                1 if model.has(Feature::Xsavec) => {
+                1 if self.options.has(Feature::Xsavec) => {
                     [a, area_size(self.xcr0 | self.msrs.xss, true) as u32, 0, 0]
                 }
                 1 => [a, 0, 0, 0],
                 n => match EXTENDED.iter().find(|e| e.bit.trailing_zeros() == n) {
-                    Some(e) if model.components() & e.bit != 0 => [e.size as u32, e.offset as u32, 0, 0],
+                    Some(e) if self.options.components() & e.bit != 0 => {
+                        [e.size as u32, e.offset as u32, 0, 0]
+                    }
                     _ => [0; 4],
                 },
             },
@@ -108,12 +123,31 @@ impl Cpu {
             // L2: 2 MiB, 16 ways, lines of 64 bytes.
             0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
             0x8000_0008 => {
-                let linear = if model.has(Feature::La57) { 57 } else { 48 };
+                let linear = if self.options.has(Feature::La57) { 57 } else { 48 };
                 [linear << 8 | crate::mmu::PHYSICAL_BITS, b, 0, 0]
             }
             // Nothing but bits of features, or nothing.
             _ => [a, b, c, d],
         }
+    }
+
+    /// Every leaf and subleaf that is not all zero, for engines that answer CPUID themselves.
+    pub fn cpuid_table(&self) -> Vec<CpuidLeaf> {
+        const SUBLEAVES: u32 = 10;
+        let last = if self.options.model == Model::Max { LAST_OF_MAX } else { LAST };
+        let mut table = Vec::new();
+        for leaf in (0..=last).chain(EXTENDED_LEAVES..=LAST_EXTENDED) {
+            let indexed = matches!(leaf, 4 | 7 | 0xb | 0xd | 0x1f);
+            for subleaf in 0..if indexed { SUBLEAVES } else { 1 } {
+                let values = self.cpuid(leaf, subleaf);
+                // The topology's leaves answer subleaves that are not there with the number of the subleaf.
+                let empty = values[..2] == [0; 2] && (matches!(leaf, 0xb | 0x1f) || values == [0; 4]);
+                if !empty || subleaf == 0 {
+                    table.push(CpuidLeaf { leaf, subleaf, indexed, values });
+                }
+            }
+        }
+        table
     }
 
     /// Deterministic cache parameters.

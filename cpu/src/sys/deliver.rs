@@ -58,6 +58,12 @@ impl Cpu {
             if self.deliver(fault.vector, Source::Exception, fault.error_code).is_ok() {
                 return;
             }
+            if self.why == Why::Outside {
+                (self.gpr[4], self.eflags) = (rsp, eflags);
+                self.refresh_mode();
+                self.injected = Some(fault);
+                return;
+            }
             self.gpr[4] = rsp;
             self.eflags = eflags;
             self.refresh_mode();
@@ -89,6 +95,10 @@ impl Cpu {
             self.gpr[4] = rsp;
             self.eflags = eflags;
             self.refresh_mode();
+            if self.why == Why::Outside {
+                self.injected = Some(Fault::new(vector));
+                return;
+            }
             self.deliver_fault();
         }
     }

@@ -115,7 +115,7 @@ impl Cpu {
                 Ok(v) => v,
                 Err(crate::bus::Gp) => return Err(self.raise(Fault::gp(0))),
             },
-            address::XSS if self.options.model.has(Feature::Xsaves) => self.msrs.xss,
+            address::XSS if self.options.has(Feature::Xsaves) => self.msrs.xss,
             address::EFER => self.efer,
             address::STAR => self.msrs.star,
             address::LSTAR => self.msrs.lstar,
@@ -186,8 +186,13 @@ impl Cpu {
                 gp(v & !0xcff == 0 && memory_type(v & 0xff, false)).map(|()| self.msrs.mtrr_def_type = v)
             }
             address::TSC_DEADLINE => {
-                // 0 disarms, so a deadline that our offset makes 0 has long passed: the smallest there is.
-                let deadline = if v == 0 { 0 } else { v.wrapping_sub(self.tsc_offset).max(1) };
+                // 0 disarms; what has passed, by the guest's own counter, is the smallest that does not.
+                let now = self.tsc();
+                let deadline = match v {
+                    0 => 0,
+                    _ if v <= now => 1,
+                    _ => now.wrapping_sub(self.tsc_offset).saturating_add(v - now),
+                };
                 self.apic(|bus| bus.set_tsc_deadline(id, deadline));
                 Ok(())
             }
@@ -195,7 +200,7 @@ impl Cpu {
                 self.apic(|bus| bus.apic_msr_write(id, n, v)).map_err(|_| ())
             }
             // There is no supervisor state.
-            address::XSS if self.options.model.has(Feature::Xsaves) => gp(v == 0),
+            address::XSS if self.options.has(Feature::Xsaves) => gp(v == 0),
             address::EFER => self.write_efer(v),
             address::STAR => {
                 self.msrs.star = v;
@@ -247,6 +252,7 @@ impl Cpu {
 /// RDMSR.
 pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
+    c.reach_outside()?;
     let v = c.read_msr(c.get(D, reg::RCX) as u32)?;
     c.set(D, reg::RAX, v);
     c.set(D, reg::RDX, v >> 32);
@@ -256,6 +262,7 @@ pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
 /// WRMSR.
 pub(crate) fn wrmsr(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
+    c.reach_outside()?;
     crate::sys::misc::drain_stores();
     let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
     c.write_msr(c.get(D, reg::RCX) as u32, v)

@@ -267,7 +267,7 @@ pub(crate) fn xgetbv(c: &mut Cpu, _: &Insn) -> Done {
     }
     let v = match c.get(D, reg::RCX) {
         0 => c.xcr0,
-        1 if c.options.model.has(Feature::Xgetbv1) => c.xcr0 & c.in_use(),
+        1 if c.options.has(Feature::Xgetbv1) => c.xcr0 & c.in_use(),
         _ => return Err(c.raise(Fault::gp(0))),
     };
     c.set(D, reg::RAX, v);
@@ -283,11 +283,7 @@ pub(crate) fn xsetbv(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
     let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
     let without_sse = v & component::AVX != 0 && v & component::SSE == 0;
-    if c.get(D, reg::RCX) != 0
-        || v & component::X87 == 0
-        || v & !c.options.model.components() != 0
-        || without_sse
-    {
+    if c.get(D, reg::RCX) != 0 || v & component::X87 == 0 || v & !c.options.components() != 0 || without_sse {
         return Err(c.raise(Fault::gp(0)));
     }
     c.xcr0 = v;

@@ -136,6 +136,35 @@ impl Message {
     }
 }
 
+impl Message {
+    /// The MSI write that says the same: address and data. The upper 24 bits of a 32-bit ID are in the address's upper half, as
+    /// in KVM's documentation of x2APIC.
+    pub fn to_msi(self) -> (u64, u32) {
+        const WINDOW: u64 = 0xfee0_0000;
+        const LOGICAL: u64 = 1 << 2;
+        const ASSERT: u32 = 1 << 14;
+        const LEVEL: u32 = 1 << 15;
+        let (id, logical) = match self.destination {
+            Destination::Physical(id) => (id, 0),
+            Destination::LogicalByte(address) => (address.into(), LOGICAL),
+            Destination::LogicalWide(address) => (address, LOGICAL),
+            Destination::Broadcast => (0xff, 0),
+        };
+        let mode = match self.mode {
+            DeliveryMode::Fixed => 0b000,
+            DeliveryMode::LowestPriority => 0b001,
+            DeliveryMode::Smi => 0b010,
+            DeliveryMode::Nmi => 0b100,
+            DeliveryMode::Init => 0b101,
+            DeliveryMode::Startup => 0b110,
+            DeliveryMode::ExtInt => 0b111,
+        };
+        let address = WINDOW | u64::from(id & 0xff) << 12 | logical | u64::from(id & !0xff) << 32;
+        let level = if self.level { LEVEL } else { 0 };
+        (address, u32::from(self.vector) | mode << 8 | ASSERT | level)
+    }
+}
+
 /// Destination shorthand: bits 19:18 of ICR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shorthand {
@@ -200,6 +229,22 @@ mod tests {
         assert_eq!(Message::from_msi(0xfee0_0000, 0x0300), None, "reserved delivery mode");
         assert_eq!(Message::from_msi(0xfed0_0000, 0x0041), None, "not the interrupt window");
         assert_eq!(Message::from_msi(0x1_fee0_0000, 0x0041), None);
+    }
+
+    #[test]
+    fn messages_survive_being_msis() {
+        use DeliveryMode::*;
+        for mode in [Fixed, LowestPriority, Smi, Nmi, Init, Startup, ExtInt] {
+            let destinations =
+                [Destination::Physical(7), Destination::LogicalByte(0x5a), Destination::Broadcast];
+            for destination in destinations {
+                for level in [false, true] {
+                    let message = Message { vector: 0x91, mode, level, destination };
+                    let (address, data) = message.to_msi();
+                    assert_eq!(Message::from_msi(address, data), Some(message));
+                }
+            }
+        }
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl IoApic {
         entry.message().filter(|_| listens)
     }
 
+    /// What the level-triggered pins send, masked or not.
+    pub fn level_messages(&self) -> [Option<Message>; IOAPIC_PINS] {
+        self.entries.map(|entry| entry.message().filter(|message| message.level))
+    }
+
     /// A CPU ended this vector, and the message was level-triggered.
     pub fn end_of_interrupt(&mut self, vector: u8, send: &mut dyn FnMut(Message) -> bool) {
         for pin in 0..IOAPIC_PINS {

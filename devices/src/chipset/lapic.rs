@@ -135,6 +135,22 @@ impl LapicState {
     }
 }
 
+/// A local APIC as software sees it, for those who keep it elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LapicPage {
+    /// The registers at the places of the xAPIC page, 16 bytes each; in x2APIC mode the ID has 32 bits.
+    pub registers: [u32; LapicPage::COUNT],
+    /// IA32_APIC_BASE.
+    pub apic_base: u64,
+    /// IA32_TSC_DEADLINE, in the clock's TSC; 0 is disarmed.
+    pub tsc_deadline: u64,
+}
+
+impl LapicPage {
+    /// Registers in the page.
+    pub const COUNT: usize = 64;
+}
+
 /// The local APIC of one CPU.
 pub(crate) struct Lapic {
     id: u32,
@@ -170,6 +186,58 @@ impl Lapic {
 
     pub(crate) fn load(&mut self, state: LapicState) {
         self.state = state;
+    }
+
+    /// All of it that software sees. What it has not yet told the ESR of, and an ExtINT message on its way, are not in it.
+    pub(crate) fn page(&mut self) -> LapicPage {
+        let mut registers = [0; LapicPage::COUNT];
+        for (number, value) in (0..).zip(&mut registers) {
+            if let Some(reg) = Reg::from_number(number) {
+                *value = self.read(reg);
+            }
+        }
+        let tsc_deadline = self.tsc_deadline();
+        LapicPage { registers, apic_base: self.state.apic_base, tsc_deadline }
+    }
+
+    /// Becomes what a page says; the pins keep their levels.
+    pub(crate) fn set_page(&mut self, page: &LapicPage) {
+        let now = self.clock.now();
+        self.state = LapicState::reset(page.apic_base, self.state.lint);
+        let state = &mut self.state;
+        for (number, &value) in (0..).zip(&page.registers) {
+            match Reg::from_number(number) {
+                Some(Reg::Tpr) => state.tpr = value as u8,
+                Some(Reg::Ldr) if Mode::of(page.apic_base) == Some(Mode::XApic) => state.ldr = value,
+                Some(Reg::Dfr) => state.dfr = value | 0x0fff_ffff,
+                Some(Reg::Svr) => state.svr = value & svr::WRITABLE,
+                Some(Reg::Isr(index)) => state.isr.0[index] = value,
+                Some(Reg::Tmr(index)) => state.tmr.0[index] = value,
+                Some(Reg::Irr(index)) => state.irr.0[index] = value,
+                Some(Reg::Esr) => state.esr = value,
+                Some(Reg::IcrLow) => state.icr |= u64::from(value) & !icr::DELIVERY_STATUS,
+                Some(Reg::IcrHigh) => state.icr |= u64::from(value) << 32,
+                Some(Reg::Lvt(entry)) => {
+                    state.lvt[entry as usize] = value & (entry.writable() | Lvt::REMOTE_IRR);
+                }
+                Some(Reg::DivideConfiguration) => state.timer.set_divide(value, now),
+                _ => {}
+            }
+        }
+        let mode = self.timer_mode();
+        let register = |reg| (0..).zip(&page.registers).find(|(n, _)| Reg::from_number(*n) == Some(reg));
+        let count = |reg| register(reg).map_or(0, |(_, &value)| value);
+        let (initial, current) = (count(Reg::InitialCount), count(Reg::CurrentCount));
+        self.state.timer.set_counts(initial, current, mode, now);
+        self.set_tsc_deadline(page.tsc_deadline, 0);
+    }
+
+    /// It is elsewhere from now on: nothing waits here, and no timer runs.
+    pub(crate) fn rest(&mut self) {
+        self.state = LapicState::reset(self.state.apic_base, self.state.lint);
+        // An enabled APIC does not pass its pin through.
+        self.state.svr |= svr::ENABLE;
+        self.events.clear();
     }
 
     pub(crate) fn take_events(&mut self) -> Vec<CpuEvent> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bitflags::bitflags;
 use log::debug;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_RING_RESET,
@@ -15,6 +16,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::VirtioDevice;
+use super::bell::{Bell, Function};
 use super::queue::{BrokenQueue, Queue, QueueState};
 use crate::bus::value_of;
 use crate::dma::Dma;
@@ -254,7 +256,8 @@ mod window {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// A function around `device`, with its pin, its messages and its way to guest RAM.
     pub fn new(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
-        let queues = D::QUEUE_SIZES.len();
+        let sizes = device.queue_sizes();
+        let queues = sizes.len();
         assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
         let mut config = ConfigSpace::new(Identity {
             vendor: VENDOR,
@@ -284,11 +287,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix,
             intx: Intx::new(pin),
             registers: Registers::after_reset(queues),
-            queues: D::QUEUE_SIZES.iter().map(|&size| Queue::new(size)).collect(),
+            queues: sizes.into_iter().map(Queue::new).collect(),
             dma,
             device,
             window,
         }
+    }
+
+    /// The function as a bus takes it. Back ends can ring for the device from now on.
+    pub fn shared(self) -> Arc<Mutex<Self>>
+    where
+        D: 'static,
+    {
+        let bell = Bell::default();
+        let function = Arc::new(Mutex::new(self));
+        let weak = Arc::downgrade(&function);
+        bell.hang(weak);
+        function.lock().device.connect(bell);
+        function
     }
 
     /// The device.
@@ -304,13 +320,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// Lets the device work on a queue, and interrupts the driver if it wants that. For the driver's notifications, and
     /// for back ends that have something for the guest.
     pub fn run_queue(&mut self, index: usize) {
-        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK;
-        if !self.registers.has(live)
-            || self.registers.has(VIRTIO_CONFIG_S_NEEDS_RESET)
-            || !self.config.command().contains(Command::BUS_MASTER)
-        {
-            return;
+        let mut next = Some(index);
+        while let Some(index) = next {
+            if !self.is_live() {
+                return;
+            }
+            self.run_one_queue(index);
+            next = self.device.follow_up();
         }
+    }
+
+    /// Whether driver and device work with one another.
+    fn is_live(&self) -> bool {
+        self.registers.has(VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK)
+            && !self.registers.has(VIRTIO_CONFIG_S_NEEDS_RESET)
+            && self.config.command().contains(Command::BUS_MASTER)
+    }
+
+    fn run_one_queue(&mut self, index: usize) {
         let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.is_enabled()) else { return };
         let before = queue.next_used();
         let processed = self.device.process(index, queue, &self.dma);
@@ -324,11 +351,21 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
+    fn run_queues(&mut self) {
+        (0..self.queues.len()).for_each(|index| self.run_queue(index));
+    }
+
     /// Tells the driver that device configuration has changed.
     pub fn config_changed(&mut self) {
         self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
         if self.registers.has(VIRTIO_CONFIG_S_DRIVER_OK) {
             self.interrupt(Isr::CONFIG, self.registers.config_vector);
+        }
+    }
+
+    fn tell_config_change(&mut self) {
+        if self.device.take_config_change() {
+            self.config_changed();
         }
     }
 
@@ -491,15 +528,28 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
         const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+        const LASTING: u8 = FEATURES_OK | DRIVER_OK as u8 | VIRTIO_CONFIG_S_NEEDS_RESET as u8;
         let features = self.registers.driver_features;
         let acceptable = features & !self.offered() == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0;
         let had_driver = self.registers.has(DRIVER_OK);
-        let own = self.registers.status & VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+        // Only a reset takes these back: the device works with what was agreed on.
+        let kept = self.registers.status & LASTING;
         // The driver reads the status back to see whether the device takes the features.
         let refused = value & FEATURES_OK != 0 && !acceptable;
-        self.registers.status = own | if refused { value & !FEATURES_OK } else { value };
-        if !had_driver && self.registers.has(DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK) {
+        self.registers.status = kept | if refused { value & !FEATURES_OK } else { value };
+        if self.registers.status & !kept & FEATURES_OK != 0 {
+            let (name, offered) = (self.device.name(), self.offered());
+            debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+        }
+        // A driver that is in a hurry may have come too early to be told so when it set the other bit.
+        if !self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
+            self.registers.status &= !(DRIVER_OK as u8);
+        }
+        if !had_driver && self.registers.has(DRIVER_OK) {
             self.device.activate(features);
+            self.tell_config_change();
+            // What was made available before has not been looked at.
+            self.run_queues();
         }
     }
 
@@ -577,6 +627,12 @@ fn add_capability(
     config.add_capability(CAPABILITY_VENDOR, &body, &writable)
 }
 
+impl<D: VirtioDevice> Function for VirtioPci<D> {
+    fn run_queue(&mut self, index: usize) {
+        VirtioPci::run_queue(self, index);
+    }
+}
+
 impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
     fn name(&self) -> &str {
         self.device.name()
@@ -602,6 +658,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
+        let could_reach_memory = self.config.command().contains(Command::BUS_MASTER);
         self.config.write(offset, data);
         if self.touches_window_data(offset, data.len())
             && let Some((target, length)) = self.window_target()
@@ -612,6 +669,10 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
         self.msix.sync(&self.config);
         self.drive_pin();
+        if !could_reach_memory && self.config.command().contains(Command::BUS_MASTER) {
+            // Requests, and completions of them, that came meanwhile.
+            self.run_queues();
+        }
     }
 
     fn read_bar(&mut self, _index: usize, offset: u64, data: &mut [u8]) {
@@ -651,7 +712,10 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
                     self.write_common(register, part, value_of(data));
                 }
             }
-            Structure::Device => self.device.write_config(offset, data),
+            Structure::Device => {
+                self.device.write_config(offset, data);
+                self.tell_config_change();
+            }
             // The address says which queue; the data repeats it.
             Structure::Notify => self.run_queue((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
             Structure::MsixTable => self.msix.write_table(offset, data),
@@ -670,3 +734,5 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
 pub(crate) mod driver;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;

@@ -13,7 +13,7 @@ use crate::dma::{Dma, NotRam};
 /// Parts that a chain can have. The standard allows as many as the queue is long; drivers exceed that in indirect tables.
 const MAX_PARTS: usize = 1024;
 /// Times that a device looks whether the driver has added buffers while it worked on those it knew of.
-const MAX_ROUNDS: usize = 64;
+pub(super) const MAX_ROUNDS: usize = 64;
 
 const DESCRIPTOR_SIZE: usize = 16;
 const RING_HEADER_SIZE: u64 = 4;
@@ -36,6 +36,14 @@ pub enum BrokenQueue {
         /// The first descriptor.
         head: u16,
     },
+    /// A chain has more bytes than any driver of this kind of device puts into one.
+    #[error("the descriptor chain from {head} is longer than the {limit} bytes that make sense")]
+    TooLong {
+        /// The first descriptor.
+        head: u16,
+        /// How many bytes are the limit.
+        limit: u64,
+    },
     /// A part for the device to read follows one for it to write.
     #[error("the descriptor chain from {head} goes back to readable parts after writable ones")]
     Order {
@@ -45,7 +53,7 @@ pub enum BrokenQueue {
 }
 
 /// A buffer or a part of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// Where it is: RAM.
     pub address: u64,
@@ -57,7 +65,7 @@ pub struct Part {
 
 /// A chain of descriptors that the driver has made available: first the parts to read, then those to write. All of them
 /// are RAM.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// What the driver knows the chain by.
     pub head: u16,
@@ -74,6 +82,47 @@ impl Chain {
     /// The parts that the device writes.
     pub fn writable(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(|part| part.writable)
+    }
+
+    /// How many bytes the device is to read. More than `limit` are no request but an attempt to keep the host busy.
+    pub fn readable_bytes(&self, limit: u64) -> Result<u64, BrokenQueue> {
+        let bytes = self.readable().map(|part| u64::from(part.length)).sum();
+        if bytes > limit { Err(BrokenQueue::TooLong { head: self.head, limit }) } else { Ok(bytes) }
+    }
+
+    /// Reads what there is from byte `skip` of the readable parts on, as far as `bytes` reaches; the answer is how many.
+    pub fn read(&self, skip: u64, bytes: &mut [u8], dma: &Dma) -> Result<usize, NotRam> {
+        let (mut skip, mut done) = (skip, 0);
+        for part in self.readable() {
+            let length = u64::from(part.length);
+            if skip >= length {
+                skip -= length;
+                continue;
+            }
+            let rest = bytes.get_mut(done..).unwrap_or_default();
+            let count = usize::try_from(length - skip).map_or(rest.len(), |length| length.min(rest.len()));
+            if count == 0 {
+                break;
+            }
+            dma.read(part.address.saturating_add(skip), &mut rest[..count])?;
+            (skip, done) = (0, done + count);
+        }
+        Ok(done)
+    }
+
+    /// Writes `bytes` to the beginning of the writable parts, as far as they reach; the answer is how many.
+    pub fn write(&self, bytes: &[u8], dma: &Dma) -> Result<usize, NotRam> {
+        let mut done = 0;
+        for part in self.writable() {
+            let rest = bytes.get(done..).unwrap_or_default();
+            let count = rest.len().min(part.length as usize);
+            if count == 0 && rest.is_empty() {
+                break;
+            }
+            dma.write(part.address, &rest[..count])?;
+            done += count;
+        }
+        Ok(done)
     }
 }
 

@@ -43,7 +43,10 @@ impl VirtioDevice for Rng {
     const DEVICE_TYPE: u16 = 4;
     /// Unclassified, as the PCI code-and-ID list has no class for it.
     const PCI_CLASS: [u8; 3] = [0x00, 0xff, 0x00];
-    const QUEUE_SIZES: &'static [u16] = &[8];
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![8]
+    }
 
     fn name(&self) -> &str {
         "virtio-rng"

@@ -4,7 +4,8 @@ use super::{
     ANSWER, ENTRIES, EXIT, FILL, FRAME, Fix, MXCSR, NEAR, RESTING, ROOM, RUNNING, STACK, STATUS, TLB,
 };
 use crate::{
-    jit::Status,
+    jit::{Passage, Status},
+    mmu::{OTHER, TlbEntry},
     state::{Cpu, Mxcsr, reg},
 };
 #[cfg(feature = "jit")]
@@ -14,6 +15,10 @@ use std::mem::offset_of;
 
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
 pub(in crate::jit) const STUB: usize = 24;
+/// How often the other place in the TLB answers before its entry goes where it belongs.
+const PATIENCE: i32 = 16;
+const TURNS: usize = offset_of!(Cpu, translated) + offset_of!(Passage, turns);
+
 /// Where in a stub the exit's target stands, four bytes.
 pub(in crate::jit) const STUB_TARGET: usize = 16;
 /// And the number of its guest-physical page, four bytes.
@@ -146,12 +151,13 @@ pub(in crate::jit) unsafe extern "sysv64" fn probe() {
         "xor rcx, rsi",
         "cmp rcx, 0xfff",
         "ja 2f",
+        "4:",
         "mov r8d, edx",
         "shr r8d, 1",
         "and r8d, 0x7f",
         "add r8, rcx",
         "cmp r8, 0x1000",
-        "ja 2f",
+        "ja 3f",
         "mov rcx, [rax + 16]",
         "mov eax, edx",
         "shr eax, 8",
@@ -168,12 +174,54 @@ pub(in crate::jit) unsafe extern "sysv64" fn probe() {
         "pop rcx",
         "pop rax",
         "ret",
+        // The other place: see `mmu::OTHER`.
         "2:",
+        "mov r8, rax",
+        "sub rax, [rdi + {tlb}]",
+        "xor eax, {other}",
+        "add rax, [rdi + {tlb}]",
+        "mov ecx, edx",
+        "and ecx, 1",
+        "mov rcx, [rax + 8 * rcx]",
+        "xor rcx, rsi",
+        "cmp rcx, 0xfff",
+        "ja 3f",
+        // One of two pages that are used by turns is found here each time; none of them stays here for ever.
+        "sub dword ptr [rdi + {turns}], 1",
+        "jnz 5f",
+        "mov dword ptr [rdi + {turns}], {patience}",
+        "push r9",
+        "mov rcx, [rax]",
+        "mov r9, [r8]",
+        "mov [r8], rcx",
+        "mov [rax], r9",
+        "mov rcx, [rax + 8]",
+        "mov r9, [r8 + 8]",
+        "mov [r8 + 8], rcx",
+        "mov [rax + 8], r9",
+        "mov rcx, [rax + 16]",
+        "mov r9, [r8 + 16]",
+        "mov [r8 + 16], rcx",
+        "mov [rax + 16], r9",
+        "mov rcx, [rax + 24]",
+        "mov r9, [r8 + 24]",
+        "mov [r8 + 24], rcx",
+        "mov [rax + 24], r9",
+        "pop r9",
+        "mov rax, r8",
+        "5:",
+        "mov rcx, rsi",
+        "and ecx, 0xfff",
+        "jmp 4b",
+        "3:",
         "pop r8",
         "pop rcx",
         "pop rax",
         "jmp [rdi + {fill}]",
         entries = const ENTRIES,
+        other = const OTHER * size_of::<TlbEntry>(),
+        turns = const TURNS,
+        patience = const PATIENCE,
         tlb = const TLB,
         near = const NEAR,
         room = const ROOM,

@@ -75,6 +75,14 @@ impl Timer {
         self.zero_at = (count != 0).then(|| now.saturating_add(self.ticks_ns(count)));
     }
 
+    /// Both counts as they were elsewhere: the current one goes on.
+    pub(super) fn set_counts(&mut self, initial: u32, current: u32, mode: TimerMode, now: u64) {
+        self.set_initial_count(initial, mode, now);
+        if mode.counts() {
+            self.zero_at = (current != 0).then(|| now.saturating_add(self.ticks_ns(current)));
+        }
+    }
+
     pub(super) fn current_count(&self, mode: TimerMode, now: u64) -> u32 {
         match self.zero_at {
             Some(zero_at) if mode.counts() => self.count_before(zero_at, now),

@@ -18,7 +18,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
-use super::{BrokenQueue, Queue, VirtioDevice, VirtioPci};
+use super::{Bell, BrokenQueue, Queue, VirtioDevice};
 use crate::dma::Dma;
 use request::{MAX_RANGE_SECTORS, MAX_RANGES, Request, Status, Work};
 
@@ -117,7 +117,7 @@ struct Shared {
     /// What failed and waits for the machine to go on.
     failed: Mutex<Vec<InFlight>>,
     /// Has the transport run a queue.
-    bell: OnceLock<Box<dyn Fn(usize) + Send + Sync>>,
+    bell: OnceLock<Bell>,
 }
 
 /// A request that is being worked on, or was.
@@ -146,19 +146,6 @@ impl Blk {
             flush_each_write: false,
             pace: [Pace::new(); QUEUES],
         }
-    }
-
-    /// Lets workers reach the transport.
-    pub fn connect(transport: &Arc<Mutex<VirtioPci<Self>>>) {
-        let weak = Arc::downgrade(transport);
-        let ring = move |queue| {
-            if let Some(transport) = weak.upgrade() {
-                transport.lock().run_queue(queue);
-            }
-        };
-        let shared = Arc::clone(&transport.lock().device().shared);
-        // Who connects twice is connected.
-        let _ = shared.bell.set(Box::new(ring));
     }
 
     /// The machine goes on: what failed is tried again.
@@ -298,8 +285,8 @@ impl Job for Task {
         let Some(job) = self.job else { return };
         let queue = job.queue;
         self.shared.done.lock().push(job);
-        if let Some(ring) = self.shared.bell.get() {
-            ring(queue);
+        if let Some(bell) = self.shared.bell.get() {
+            bell.ring(queue);
         }
     }
 }
@@ -310,7 +297,10 @@ impl VirtioDevice for Blk {
     const DEVICE_TYPE: u16 = 2;
     /// Mass storage, SCSI: what drivers expect.
     const PCI_CLASS: [u8; 3] = [0x01, 0x00, 0x00];
-    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE; QUEUES];
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; QUEUES]
+    }
 
     fn name(&self) -> &str {
         "virtio-blk"
@@ -331,6 +321,11 @@ impl VirtioDevice for Blk {
         for (at, byte) in (offset..).zip(data) {
             *byte = usize::try_from(at).ok().and_then(|at| config.get(at)).copied().unwrap_or(0);
         }
+    }
+
+    fn connect(&mut self, bell: Bell) {
+        // It is hung once, where the transport is made.
+        let _ = self.shared.bell.set(bell);
     }
 
     fn activate(&mut self, features: u64) {
@@ -398,5 +393,12 @@ impl Blk {
             put(56, &[1]);
         }
         config
+    }
+}
+
+#[cfg(test)]
+impl Blk {
+    fn nothing_failed(&self) -> bool {
+        self.shared.failed.lock().is_empty()
     }
 }

@@ -114,7 +114,7 @@ fn begin(driver: &mut Driver<Blk>) {
     driver.write(0x16, 2, 0);
     driver.write(0x18, 2, 8);
     driver.enable_queue(0, 0);
-    (driver.available, driver.used) = (0, 0);
+    (driver.available[0], driver.used[0]) = (0, 0);
 }
 
 fn driver(disk: &Arc<Disk0>, threads: usize) -> Driver<Blk> {
@@ -142,7 +142,7 @@ impl Driver<Blk> {
     fn answer(&mut self, slot: u16) -> (u8, u32) {
         let end = Instant::now() + LIMIT;
         loop {
-            self.function.run_queue(0);
+            self.function().run_queue(0);
             if let Some((head, written)) = self.take_used() {
                 assert_eq!(head, u32::from(slot) * 3);
                 return (self.peek::<1>(STATUSES + u64::from(slot))[0], written);
@@ -327,7 +327,7 @@ fn several_requests_are_in_flight() {
     let mut heads = Vec::new();
     while heads.len() < 2 {
         assert!(Instant::now() < end);
-        driver.function.run_queue(0);
+        driver.function().run_queue(0);
         heads.extend(driver.take_used().map(|(head, _)| head));
     }
     heads.sort_unstable();
@@ -337,9 +337,7 @@ fn several_requests_are_in_flight() {
 #[test]
 fn the_transport_hears_of_what_is_done() {
     let disk = Disk0::new(false);
-    let Driver { function, wires, .. } = driver(&disk, 1);
-    let function = Arc::new(Mutex::new(function));
-    Blk::connect(&function);
+    let Driver { shared: function, wires, .. } = driver(&disk, 1);
     let offer = |kind: u32| {
         let mut function = function.lock();
         let dma = crate::virtio::pci::driver::dma(&function);
@@ -402,7 +400,7 @@ fn a_reset_waits_for_what_is_in_flight_and_forgets_it() {
         }
         begin(&mut driver);
         driver.write(STATUS, 1, 0xf);
-        driver.function.run_queue(0);
+        driver.function().run_queue(0);
         assert_eq!(driver.take_used(), None, "nothing comes from before");
         assert_eq!(driver.done(IN, 7, 512, WRITE), (0, 513));
         assert_eq!(driver.peek(DATA), [7; 4]);
@@ -426,15 +424,15 @@ fn the_hosts_errors_are_reported_or_stop_the_machine() {
     driver.poke(DATA, &[0x42; 512]);
     driver.ask(0, OUT, 6, 512, 0);
     let end = Instant::now() + LIMIT;
-    while driver.function.device().shared.failed.lock().is_empty() {
+    while driver.function().device().nothing_failed() {
         assert!(Instant::now() < end);
         thread::sleep(Duration::from_millis(1));
     }
-    driver.function.run_queue(0);
+    driver.function().run_queue(0);
     assert_eq!(driver.take_used(), None, "the guest learns nothing");
     assert!(reasons.lock()[0].starts_with("disk: writing at 3072 failed"), "{reasons:?}");
     disk.fails.store(false, Ordering::SeqCst);
-    driver.function.device_mut().retry();
+    driver.function().device_mut().retry();
     assert_eq!(driver.answer(0).0, 0);
     assert_eq!(disk.bytes(6 * 512), [0x42; 512]);
 }

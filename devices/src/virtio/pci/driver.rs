@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::bus::value_of;
 use crate::dma::recorder::{DmaRecorder, memory};
 use crate::irq::Recorder;
 use crate::pci::PciDevice;
 use crate::virtio::{VirtioDevice, VirtioPci};
 
+/// Queues that the driver has room for.
+pub(crate) const QUEUES: usize = 16;
 pub(crate) const RAM: usize = 0x10_0000;
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -34,30 +38,35 @@ pub(crate) fn dma<D: VirtioDevice>(function: &VirtioPci<D>) -> crate::dma::Dma {
 }
 
 pub(crate) struct Driver<D: VirtioDevice> {
-    pub(crate) function: VirtioPci<D>,
+    pub(crate) shared: Arc<Mutex<VirtioPci<D>>>,
     pub(crate) wires: Arc<Recorder>,
     pub(crate) written: Arc<DmaRecorder>,
-    pub(crate) available: u16,
-    pub(crate) used: u16,
+    /// How many chains were made available in each queue, and how many taken back.
+    pub(crate) available: [u16; QUEUES],
+    pub(crate) used: [u16; QUEUES],
 }
 
-impl<D: VirtioDevice> Driver<D> {
+impl<D: VirtioDevice + 'static> Driver<D> {
     /// Plugs a device in and enables memory and bus mastering.
     pub(crate) fn new(device: D) -> Self {
         let (dma, written) = memory(RAM);
         let wires = Recorder::new();
-        let mut function = VirtioPci::new(device, wires.line(LINE), wires.clone(), dma);
-        function.write_config(4, &[6, 0]);
-        Self { function, wires, written, available: 0, used: 0 }
+        let shared = VirtioPci::new(device, wires.line(LINE), wires.clone(), dma).shared();
+        shared.lock().write_config(4, &[6, 0]);
+        Self { shared, wires, written, available: [0; QUEUES], used: [0; QUEUES] }
+    }
+
+    pub(crate) fn function(&self) -> MutexGuard<'_, VirtioPci<D>> {
+        self.shared.lock()
     }
 
     pub(crate) fn write(&mut self, offset: u64, width: usize, value: u64) {
-        self.function.write_bar(0, offset, &value.to_le_bytes()[..width]);
+        self.function().write_bar(0, offset, &value.to_le_bytes()[..width]);
     }
 
     pub(crate) fn read(&mut self, offset: u64, width: usize) -> u64 {
         let mut data = [0; 8];
-        self.function.read_bar(0, offset, &mut data[..width]);
+        self.function().read_bar(0, offset, &mut data[..width]);
         value_of(&data[..width])
     }
 
@@ -76,7 +85,7 @@ impl<D: VirtioDevice> Driver<D> {
     /// Resets and negotiates up to FEATURES_OK; false when the device does not take the features.
     pub(crate) fn negotiate(&mut self, features: u64) -> bool {
         self.write(STATUS, 1, 0);
-        (self.available, self.used) = (0, 0);
+        (self.available, self.used) = ([0; QUEUES], [0; QUEUES]);
         self.write(STATUS, 1, 1);
         self.write(STATUS, 1, 3);
         for (select, half) in [(0, features & 0xffff_ffff), (1, features >> 32)] {
@@ -94,6 +103,9 @@ impl<D: VirtioDevice> Driver<D> {
             self.poke(at, &[0; 0x100]);
         }
         self.write(0x16, 2, queue);
+        if self.read(0x18, 2) > 8 {
+            self.write(0x18, 2, 8);
+        }
         self.write(0x1a, 2, vector);
         self.write(0x20, 8, descriptors);
         // In halves, as 32-bit systems do it.
@@ -113,7 +125,7 @@ impl<D: VirtioDevice> Driver<D> {
 
     /// Enables MSI-X: message n of the table has data 0x40 + n, all unmasked.
     pub(crate) fn enable_msix(&mut self) {
-        let vectors = D::QUEUE_SIZES.len() as u64 + 1;
+        let vectors = self.function().queues.len() as u64 + 1;
         for vector in 0..vectors {
             let entry = 0x4000 + vector * 16;
             self.write(entry, 8, DOORBELL);
@@ -121,16 +133,16 @@ impl<D: VirtioDevice> Driver<D> {
             self.write(entry + 12, 4, 0);
         }
         // MSI-X is the first capability.
-        self.function.write_config(0x43, &[0x80]);
+        self.function().write_config(0x43, &[0x80]);
     }
 
     pub(crate) fn poke(&mut self, at: u64, bytes: &[u8]) {
-        self.function.dma.write(at, bytes).unwrap();
+        self.function().dma.write(at, bytes).unwrap();
     }
 
     pub(crate) fn peek<const N: usize>(&self, at: u64) -> [u8; N] {
         let mut bytes = [0; N];
-        self.function.dma.read(at, &mut bytes).unwrap();
+        self.function().dma.read(at, &mut bytes).unwrap();
         bytes
     }
 
@@ -146,33 +158,53 @@ impl<D: VirtioDevice> Driver<D> {
 
     /// Makes the chain from descriptor `head` of queue 0 available.
     pub(crate) fn offer(&mut self, head: u16) {
-        let [_, available, _] = rings(0);
-        self.poke(available + 4 + u64::from(self.available % 8) * 2, &head.to_le_bytes());
-        self.available = self.available.wrapping_add(1);
-        let index = self.available;
-        self.poke(available + 2, &index.to_le_bytes());
+        self.offer_in(0, head);
+    }
+
+    /// Makes the chain from descriptor `head` of a queue available.
+    pub(crate) fn offer_in(&mut self, queue: usize, head: u16) {
+        let [_, available, _] = rings(queue as u64);
+        let index = self.available[queue];
+        self.poke(available + 4 + u64::from(index % 8) * 2, &head.to_le_bytes());
+        self.available[queue] = index.wrapping_add(1);
+        self.poke(available + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
     pub(crate) fn notify(&mut self) {
+        self.notify_queue(0);
+    }
+
+    pub(crate) fn notify_queue(&mut self, queue: usize) {
         self.written.take();
-        self.write(NOTIFY, 2, 0);
+        self.write(NOTIFY + 4 * queue as u64, 2, queue as u64);
     }
 
     /// One descriptor of queue 0, offered and notified.
     pub(crate) fn request(&mut self, address: u64, length: u32, flags: u16) {
-        self.descriptor(rings(0)[0], (address, length, flags, 0));
-        self.offer(0);
-        self.notify();
+        self.request_in(0, 0, (address, length, flags));
+    }
+
+    /// One descriptor of a queue, number `head`, offered and notified.
+    pub(crate) fn request_in(&mut self, queue: usize, head: u16, part: (u64, u32, u16)) {
+        self.descriptor(rings(queue as u64)[0] + 16 * u64::from(head), (part.0, part.1, part.2, 0));
+        self.offer_in(queue, head);
+        self.notify_queue(queue);
     }
 
     /// The next chain that came back: its head and how much was written.
     pub(crate) fn take_used(&mut self) -> Option<(u32, u32)> {
-        let used = rings(0)[2];
-        if self.peek_word(used + 2) == self.used {
+        self.take_used_of(0)
+    }
+
+    /// The next chain that came back in a queue.
+    pub(crate) fn take_used_of(&mut self, queue: usize) -> Option<(u32, u32)> {
+        let used = rings(queue as u64)[2];
+        let index = self.used[queue];
+        if self.peek_word(used + 2) == index {
             return None;
         }
-        let entry = used + 4 + u64::from(self.used % 8) * 8;
-        self.used = self.used.wrapping_add(1);
+        let entry = used + 4 + u64::from(index % 8) * 8;
+        self.used[queue] = index.wrapping_add(1);
         Some((u32::from_le_bytes(self.peek(entry)), u32::from_le_bytes(self.peek(entry + 4))))
     }
 }

@@ -31,7 +31,8 @@ const NEEDS_RESET: u64 = 0x40;
 #[test]
 fn configuration_space_tells_where_the_structures_are() {
     let driver = driver();
-    let config = driver.function.config();
+    let function = driver.function();
+    let config = function.config();
     assert_eq!(config.read_u32(0), 0x1044_1af4);
     assert_eq!(config.read_u8(0x3d), 1);
     let mut at = usize::from(config.read_u8(0x34));
@@ -72,7 +73,7 @@ fn a_request_is_filled_and_the_pin_asserted() {
     assert_eq!(driver.peek(0x2000), [1, 2, 3, 4, 5, 0]);
     assert_eq!(driver.take_used(), Some((0, 5)));
     assert!(driver.wires.level(LINE));
-    assert_eq!(driver.function.config().read_u8(6) & 8, 8, "interrupt status");
+    assert_eq!(driver.function().config().read_u8(6) & 8, 8, "interrupt status");
     assert_eq!((driver.read(ISR, 1), driver.read(ISR, 1)), (1, 0), "reading acknowledges");
     assert!(!driver.wires.level(LINE));
 }
@@ -99,7 +100,7 @@ fn messages_go_to_the_vectors_that_the_driver_chose() {
     driver.write(STATUS, 1, 0xf);
     driver.request(0x2000, 5, WRITE);
     assert_eq!(driver.wires.take_messages(), [(DOORBELL, 0x40)]);
-    driver.function.config_changed();
+    driver.function().config_changed();
     assert_eq!(driver.wires.take_messages(), [(DOORBELL, 0x41)]);
     assert_eq!(driver.read(0x15, 1), 1, "generation");
     assert!(!driver.wires.level(LINE), "the pin is silent");
@@ -277,9 +278,9 @@ fn a_queue_is_reset_and_used_again_while_the_device_runs() {
     driver.request(0x2000, 1, WRITE);
     driver.write(0x3a, 2, 1);
     driver.request(0x2000, 1, WRITE);
-    driver.used = 1;
+    driver.used[0] = 1;
     assert_eq!(driver.take_used(), None, "the queue is disabled");
-    (driver.available, driver.used) = (0, 0);
+    (driver.available[0], driver.used[0]) = (0, 0);
     driver.enable_queue(0, 0);
     driver.request(0x2000, 2, WRITE);
     assert_eq!(driver.take_used(), Some((0, 2)));
@@ -294,26 +295,26 @@ fn reset_forgets_everything_at_any_moment() {
     assert!(!driver.wires.level(LINE));
     assert_eq!((driver.status(), driver.read(0x1c, 2), driver.read(0x1a, 2)), (0, 0, 0xffff));
     driver.request(0x2000, 1, WRITE);
-    driver.used = 1;
+    driver.used[0] = 1;
     assert_eq!(driver.take_used(), None);
     driver.start(VERSION_1 | EVENT_INDEX);
     driver.request(0x2000, 1, WRITE);
     assert_eq!(driver.take_used(), Some((0, 1)));
-    driver.function.reset();
-    assert_eq!(driver.function.save(), super::driver::Driver::new(rng()).reset_state());
+    driver.function().reset();
+    assert_eq!(driver.function().save(), super::driver::Driver::new(rng()).reset_state());
 }
 
 impl Driver<Rng> {
-    fn reset_state(mut self) -> VirtioPciState<RngState> {
-        self.function.reset();
-        self.function.save()
+    fn reset_state(self) -> VirtioPciState<RngState> {
+        self.function().reset();
+        self.function().save()
     }
 }
 
 #[test]
 fn nothing_happens_without_bus_mastering() {
     let mut driver = started();
-    driver.function.write_config(4, &[2, 0]);
+    driver.function().write_config(4, &[2, 0]);
     driver.request(0x2000, 1, WRITE);
     assert_eq!(driver.take_used(), None);
 }
@@ -321,24 +322,24 @@ fn nothing_happens_without_bus_mastering() {
 #[test]
 fn the_window_in_configuration_space_reaches_the_registers() {
     let mut driver = driver();
-    let window = driver.function.window;
+    let window = driver.function().window;
     let aim = |driver: &mut Driver<Rng>, bar: u8, offset: u32, length: u32| {
-        driver.function.write_config(window + 4, &[bar]);
-        driver.function.write_config(window + 8, &offset.to_le_bytes());
-        driver.function.write_config(window + 12, &length.to_le_bytes());
+        driver.function().write_config(window + 4, &[bar]);
+        driver.function().write_config(window + 8, &offset.to_le_bytes());
+        driver.function().write_config(window + 12, &length.to_le_bytes());
     };
     aim(&mut driver, 0, STATUS as u32, 1);
-    driver.function.write_config(window + 16, &[3]);
+    driver.function().write_config(window + 16, &[3]);
     assert_eq!(driver.status(), 3);
     aim(&mut driver, 0, 0x12, 2);
     let mut data = [0; 4];
-    driver.function.read_config(window + 16, &mut data);
+    driver.function().read_config(window + 16, &mut data);
     assert_eq!(data[..2], [1, 0]);
     for (bar, offset, length) in [(1, 0x14, 1), (0, 0x14, 3), (0, 0x15, 2), (0, 0x14, 0), (0, 0xffff_fffc, 4)]
     {
         aim(&mut driver, bar, offset, length);
-        driver.function.write_config(window + 16, &[0; 4]);
-        driver.function.read_config(window + 16, &mut data);
+        driver.function().write_config(window + 16, &[0; 4]);
+        driver.function().read_config(window + 16, &mut data);
         assert_eq!(driver.status(), 3, "{bar} {offset:#x} {length}");
     }
 }
@@ -368,12 +369,12 @@ fn save_and_load_between_two_requests() {
     driver.descriptor(rings(0)[0], (0x2000, 3, WRITE, 0));
     driver.offer(0);
 
-    let saved = rmp_serde::to_vec_named(&driver.function.save()).unwrap();
+    let saved = rmp_serde::to_vec_named(&driver.function().save()).unwrap();
     let wires = driver.wires.clone();
-    let mut function = VirtioPci::new(rng(), wires.line(LINE), wires, driver.function.dma.clone());
+    let mut function = VirtioPci::new(rng(), wires.line(LINE), wires, driver.function().dma.clone());
     function.load(rmp_serde::from_slice(&saved).unwrap());
-    assert_eq!(function.save(), driver.function.save());
-    driver.function = function;
+    assert_eq!(function.save(), driver.function().save());
+    driver.shared = Arc::new(parking_lot::Mutex::new(function));
     assert_eq!(driver.read(ISR, 1), 1, "the pin was asserted");
     driver.poke(rings(0)[1] + 4 + 16, &1u16.to_le_bytes());
     driver.notify();
@@ -383,10 +384,10 @@ fn save_and_load_between_two_requests() {
     // A state that does not fit to this memory breaks the queue, not the machine.
     let (dma, _) = crate::dma::recorder::memory(0x1000);
     let mut small = VirtioPci::new(rng(), IrqLine::unconnected(), driver.wires.clone(), dma);
-    let mut state = driver.function.save();
+    let mut state = driver.function().save();
     state.registers.queue_vectors.clear();
     small.load(state);
-    driver.function = small;
+    driver.shared = Arc::new(parking_lot::Mutex::new(small));
     assert_eq!(driver.status(), 0xf | NEEDS_RESET);
     assert_eq!(driver.read(0x1a, 2), 0xffff);
 }
