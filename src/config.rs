@@ -14,6 +14,7 @@ use std::str::FromStr;
 use softmetal_cpu::Model;
 use thiserror::Error;
 
+use crate::disks::DiskConfig;
 use crate::lockstep::STRETCH;
 use crate::profile::SymbolFile;
 use crate::statistics::Sampling;
@@ -53,6 +54,8 @@ pub struct Config {
     pub initrd: Vec<PathBuf>,
     /// The kernel's command line.
     pub append: String,
+    /// The disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
     /// Where the first serial port leads.
     pub serial: SerialTarget,
     /// Where the virtio terminal leads, if there is one.
@@ -104,6 +107,7 @@ impl Config {
             kernel,
             initrd: Vec::new(),
             append: String::new(),
+            disks: Vec::new(),
             serial: SerialTarget::Stdio,
             console: None,
             channels: Vec::new(),
@@ -193,7 +197,7 @@ impl ModuleFile {
 }
 
 /// Splits at commas; two of them are one that belongs to the item.
-fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn split_list(list: &[u8]) -> Vec<Vec<u8>> {
     let mut items = vec![Vec::new()];
     let mut bytes = list.iter().copied().peekable();
     while let Some(byte) = bytes.next() {

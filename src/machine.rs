@@ -9,6 +9,7 @@ use softmetal_devices::virtio::balloon::BalloonReport;
 
 use crate::config::{Accel, Config};
 use crate::console::{Console, LineEnd, Output, Port, Window};
+use crate::disks::{self, OpenDisk};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
 use crate::pc::{FrontPanel, Pc};
@@ -20,6 +21,7 @@ pub struct Machine {
     config: Config,
     ends: Ends,
     journal: Journal,
+    disks: Vec<OpenDisk>,
     perf_map: Option<Arc<PerfMap>>,
     pc: Pc,
     handle: Handle,
@@ -32,14 +34,15 @@ impl Machine {
         let journal = Journal::open(&mut config)?;
         let ends = Ends::new(console);
         let perf_map = PerfMap::open(&config)?;
-        let mut pc = Pc::build(&config, &ends, &journal)?;
+        let disks = disks::open_all(&config)?;
+        let mut pc = Pc::build(&config, &ends, &journal, &disks)?;
         pc.tell_placements(perf_map.as_ref());
         let handle = Handle(Arc::new(Mutex::new(Connection {
             ended: false,
             pc: pc.front_panel(),
             window: console.window(),
         })));
-        Ok(Self { config, ends, journal, perf_map, pc, handle })
+        Ok(Self { config, ends, journal, disks, perf_map, pc, handle })
     }
 
     /// What works on the machine from outside while it runs.
@@ -50,14 +53,17 @@ impl Machine {
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     /// `report` gets what it has done.
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
-        let Self { config, ends, journal, perf_map, mut pc, handle } = self;
+        let Self { config, ends, journal, disks, perf_map, mut pc, handle } = self;
         loop {
-            let outcome = pc.run(config.sampling(), report)?;
+            let outcome = pc.run(config.sampling(), report);
+            // What the guest has not flushed, a real disk would write in the end, too.
+            disks::flush_all(&disks);
+            let outcome = outcome?;
             if outcome != Outcome::Reset || config.no_reboot {
                 return Ok(journal.finish(outcome));
             }
             log::info!("the guest resets the machine");
-            pc = Pc::build(&config, &ends, &journal).context("the machine cannot start again")?;
+            pc = Pc::build(&config, &ends, &journal, &disks).context("the machine cannot start again")?;
             pc.tell_placements(perf_map.as_ref());
             if !handle.connect(pc.front_panel()) {
                 return Ok(journal.finish(Outcome::Terminated));
@@ -144,6 +150,18 @@ impl Handle {
         pc.switchboard.wake();
         pc.timers.resumed();
         pc.run.resume();
+    }
+
+    /// Lets the guest go on that an error of the host has stopped; what failed is tried again. False where it is not
+    /// stopped.
+    pub fn try_again(&self) -> bool {
+        let pc = self.pc();
+        if !pc.run.is_paused() {
+            return false;
+        }
+        pc.virtio.disks.iter().for_each(|disk| disk.lock().device_mut().retry());
+        self.resume();
+        true
     }
 
     /// Moves the running machine to another engine: its processors stop between two instructions and go on where they were;

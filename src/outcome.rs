@@ -93,6 +93,18 @@ impl Run {
         !was_paused
     }
 
+    /// Has all vCPUs stop soon, without waiting for it: for devices.
+    pub(crate) fn pause_soon(&self) {
+        let mut state = self.state.lock();
+        state.paused = true;
+        state.kick();
+    }
+
+    /// Whether the vCPUs stand or are about to.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state.lock().paused
+    }
+
     /// Lets the vCPUs go on after [`Run::pause`].
     pub(crate) fn resume(&self) {
         let mut state = self.state.lock();

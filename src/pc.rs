@@ -32,13 +32,16 @@ use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::VirtioPci;
 use softmetal_devices::virtio::balloon::Balloon;
+use softmetal_devices::virtio::blk::Blk;
 use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
 use softmetal_devices::virtio::rng::Rng;
+use softmetal_storage::Workers;
 
 use crate::accel::{self, Processor, Switchboard};
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
+use crate::disks::{Attached, Halt, OpenDisk};
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
 use crate::lockstep::{self, Lockstep};
@@ -56,6 +59,8 @@ use crate::{boot, guest_ram, watch};
 /// Where the functions sit that are no chips of the board's.
 const RNG_SLOT: Slot = Slot::new(1, 0);
 const TESTDEV_SLOT: Slot = Slot::new(2, 0);
+/// The first disk's; the others follow.
+const FIRST_DISK: u8 = 8;
 const TERMINAL_SLOT: Slot = Slot::new(3, 0);
 const CHANNELS_SLOT: Slot = Slot::new(5, 0);
 const BALLOON_SLOT: Slot = Slot::new(4, 0);
@@ -70,6 +75,7 @@ pub(crate) struct Pc {
     engines: Vec<Arc<Mutex<Engine>>>,
     memory: RamPort,
     how: How,
+    workers: Vec<Arc<Workers>>,
     front_panel: FrontPanel,
 }
 
@@ -102,11 +108,12 @@ pub(crate) struct Virtio {
     pub(crate) terminal: Option<Shared<VirtioConsole>>,
     pub(crate) channels: Option<Shared<VirtioConsole>>,
     pub(crate) balloon: Option<Shared<Balloon>>,
+    pub(crate) disks: Vec<Shared<Blk>>,
 }
 
 impl Pc {
     /// The story: RAM, interrupt chips, devices, CPUs, and what firmware leaves behind.
-    pub(crate) fn build(config: &Config, ends: &Ends, journal: &Journal) -> Result<Self> {
+    pub(crate) fn build(config: &Config, ends: &Ends, journal: &Journal, disks: &[OpenDisk]) -> Result<Self> {
         let Origin { clock, unix_seconds, uuid, rng_seed, random, processor_random, counter, start } =
             Origin::new(config, journal)?;
         let ram = Arc::new(Ram::new(guest_ram::allocate(config.memory)?));
@@ -125,8 +132,15 @@ impl Pc {
         let follows = config.lockstep.map(|stretch| (stretch, Tape::in_memory()));
         let tapes = tape.iter().chain(follows.iter().map(|(_, tape)| tape)).cloned().collect();
         let memory = RamPort::new(Arc::clone(&ram), tapes);
+        // Where instructions are counted, all that happens has its place among them.
+        let at_once = config.counts_instructions();
+        let clock = Arc::clone(&bench.board.clock);
+        let halt = Halt { run: run.clone(), clock };
+        let attached =
+            disks.iter().enumerate().map(|(number, disk)| disk.attach(number, at_once, halt.clone()));
+        let disks = attached.collect::<Result<Vec<_>>>()?;
         let balloon = config.balloon.map(|rest| config.memory.saturating_sub(rest));
-        let virtio = bench.pci(&memory, random, ends, balloon, config.testdev)?;
+        let (virtio, workers) = bench.pci(&memory, random, ends, balloon, disks, config.testdev)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -209,7 +223,7 @@ impl Pc {
         if config.accel == Accel::Kvm {
             switchboard.switch(Accel::Kvm).map_err(|why| UseError::new(format!("--accel kvm: {why}")))?;
         }
-        Ok(Self { board, timers, engines, memory, how, front_panel })
+        Ok(Self { board, timers, engines, memory, how, workers, front_panel })
     }
 
     /// The board alone, without the CPUs.
@@ -247,7 +261,7 @@ impl Pc {
     /// Runs the CPUs until the guest or the user ends it. What they have done is added to `report`; where their time goes,
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
-        let Self { board, timers, engines, memory, how, front_panel } = self;
+        let Self { board, timers, engines, memory, how, workers, front_panel } = self;
         let FrontPanel { run, switchboard, virtio, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
@@ -306,6 +320,7 @@ impl Pc {
             );
         }
         drop(running);
+        workers.iter().for_each(|workers| workers.stop());
         report.add_traffic(board.traffic());
         report.add_dma(memory.count());
         report.balloon = virtio.balloon.map(|balloon| balloon.lock().device().report()).or(report.balloon);
@@ -460,15 +475,17 @@ impl Bench {
         Ok(())
     }
 
-    /// The PCI bus and what is plugged in; `balloon` is how many bytes a balloon shall hold, if there is one.
+    /// The PCI bus and what is plugged in, and the threads that work on disks; `balloon` is how many bytes a balloon shall hold, if
+    /// there is one.
     fn pci(
         &mut self,
         memory: &RamPort,
         random: Random,
         ends: &Ends,
         balloon: Option<u64>,
+        disks: Vec<Attached>,
         testdev: bool,
-    ) -> Result<Virtio> {
+    ) -> Result<(Virtio, Vec<Arc<Workers>>)> {
         let (chips, freed) = (memory.clone(), memory.clone());
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
         let Board { interrupts, ports, memory, .. } = &self.board;
@@ -512,6 +529,15 @@ impl Bench {
         if let Some(balloon) = &balloon {
             bus.plug(BALLOON_SLOT, balloon.clone())?;
         }
+        let (mut functions, mut workers) = (Vec::new(), Vec::new());
+        for (number, disk) in (FIRST_DISK..).zip(disks) {
+            let slot = Slot::new(number, 0);
+            workers.extend(disk.workers);
+            let pin = pins.line(slot, Pin::A);
+            let function = VirtioPci::new(disk.device, pin, interrupts.clone(), dma.clone()).shared();
+            bus.plug(slot, function.clone())?;
+            functions.push(function);
+        }
         if testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }
@@ -527,7 +553,7 @@ impl Bench {
         let config_ports = shared(ConfigPorts::new(bus.clone(), reset));
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
-        Ok(Virtio { terminal, channels, balloon })
+        Ok((Virtio { terminal, channels, balloon, disks: functions }, workers))
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -605,7 +631,7 @@ mod tests {
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), Vec::new(), true).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);

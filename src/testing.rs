@@ -8,6 +8,7 @@ use softmetal_cpu::{Bus, Cpu, Ram};
 use crate::board::Board;
 use crate::config::{ClockSource, Config};
 use crate::console::Console;
+use crate::disks;
 use crate::journal::Journal;
 use crate::machine::Ends;
 use crate::pc::{FrontPanel, Pc};
@@ -33,7 +34,7 @@ impl Bench {
         let config = Config { clock: ClockSource::Instructions, ..config };
         // A console that is gone takes whatever the serial port sends.
         let ends = Ends::new(&Console::new());
-        Ok(Pc::build(&config, &ends, &Journal::None)?.bench())
+        Ok(Pc::build(&config, &ends, &Journal::None, &disks::open_all(&config)?)?.bench())
     }
 
     /// The devices, as processors see them.

@@ -82,8 +82,12 @@ pub(crate) fn decide(config: Config) -> Result<(Config, Option<String>), UseErro
         Accel::Auto => {
             let (accel, why) = match suits(&config) {
                 Ok(()) => (Accel::Kvm, "this host's KVM serves".to_owned()),
-                // Two interpreters, one of them without its speed-ups; the translator in lockstep is asked for by name.
-                Err(why) if config.lockstep.is_some() => (Accel::Interp, why),
+                // What follows a log, or another engine, is asked for by name where it is to be the translator.
+                Err(why)
+                    if config.lockstep.is_some() || config.record.is_some() || config.replay.is_some() =>
+                {
+                    (Accel::Interp, why)
+                }
                 Err(why) => (SOFTWARE, why),
             };
             let line = format!("--accel auto takes {}: {why}", accel.name());

@@ -7,13 +7,16 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use softmetal_cpu::{HAS_TRANSLATOR, Model};
+use softmetal_devices::virtio::blk::OnWriteError;
 use softmetal_devices::virtio::console::MAX_CHANNELS;
+use softmetal_storage::Throttle;
 
-use crate::cli::verify;
+use crate::cli::{image, verify};
 use crate::config::{
     Accel, Channel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
+use crate::disks::DiskConfig;
 use crate::profile::SymbolFile;
 use crate::watch::WatchRange;
 
@@ -23,7 +26,9 @@ Examples:
   softmetal demo debian             Debian's kernel and busybox, fetched by apt, to a shell
   softmetal run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
   softmetal run --kernel vmlinuz --append console=ttyS0 --serial unix=/run/guest.sock --memory 4G
+  softmetal run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda' --disk debian.qcow2
   softmetal run --kernel vmlinuz --append console=ttyS0 --record log; softmetal run --replay log
+  softmetal image create debian.qcow2 20G; softmetal image --help
   softmetal doctor                  whether this host's KVM serves
   softmetal verify --seconds 60     the emulated CPU against this host's; see softmetal verify --help
   softmetal run --kernel xen --append com1=115200 --initrd 'vmlinuz console=hvc0,initrd.img'
@@ -60,6 +65,9 @@ enum Verb {
     /// Compare the emulated CPU with this host's, instruction by instruction
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::Arguments),
+    /// Make, look at, check, copy and resize disk images
+    #[command(after_help = image::EXAMPLES)]
+    Image(image::Arguments),
     /// Say whether this host's KVM serves, and for which processors
     Doctor,
     /// The tiny guest by which KVM is tried out
@@ -127,6 +135,15 @@ struct MachineArgs {
     /// Guest memory: 512M, 4G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
+    /// A disk: FILE[,format=raw|qcow2][,readonly=on][,ephemeral=on][,cache=writeback|none|writethrough|unsafe][,iops=N]
+    /// [,bps=SIZE][,werror=report|stop][,serial=TEXT][,backing=FILE]; the guest finds /dev/vda, vdb, ..; several times if you
+    /// like. cache=none goes past the host's cache, cache=unsafe ignores the guest's flushes; werror=stop halts the machine
+    /// until SIGCONT where the host cannot write; backing=FILE allows an image to lie on one in another folder
+    #[arg(long, value_name = "FILE[,..]")]
+    disk: Vec<DiskConfig>,
+    /// Keep nothing of what is written to disks: their images stay as they are
+    #[arg(long)]
+    ephemeral: bool,
     /// The serial port: stdio, file=PATH (output only), unix=PATH (listens) or none [default: stdio, where that is not the
     /// terminal's]
     #[arg(long, value_name = "TARGET")]
@@ -203,6 +220,8 @@ pub enum Request {
     DemoDebian(Machine),
     /// Compare CPUs.
     Verify(verify::Arguments),
+    /// Work on disk images.
+    Image(image::Arguments),
     /// Say how the host is.
     Doctor,
     /// Try KVM out, in this process.
@@ -244,6 +263,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     let machine = match &line.command {
         Verb::Run(RunArgs { machine, .. }) | Verb::Demo(DemoArgs { machine, .. }) => machine,
         Verb::Verify(arguments) => return Ok(Request::Verify(arguments.clone())),
+        Verb::Image(arguments) => return Ok(Request::Image(arguments.clone())),
         Verb::Doctor => return Ok(Request::Doctor),
         Verb::ProbeKvm { for_ever } => return Ok(Request::ProbeKvm { for_ever: *for_ever }),
     };
@@ -260,6 +280,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
+    let disks = disks(machine, &debug)?;
     let serial = ports(machine, &debug)?;
     let config = |kernel| Config {
         accel: machine.accel.unwrap_or(Accel::Auto),
@@ -269,6 +290,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         leak,
         cpus: machine.cpus,
         memory: machine.memory,
+        disks: disks.clone(),
         serial: serial.clone(),
         console: machine.console.clone(),
         channels: machine.channel.clone(),
@@ -311,6 +333,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Verb::Doctor => Ok(Request::Doctor),
         Verb::ProbeKvm { for_ever } => Ok(Request::ProbeKvm { for_ever: *for_ever }),
         Verb::Verify(arguments) => Ok(Request::Verify(arguments.clone())),
+        Verb::Image(arguments) => Ok(Request::Image(arguments.clone())),
     }
 }
 
@@ -383,6 +406,28 @@ fn one_processor(machine: &MachineArgs, debug: &Debug) -> Result<(), UseError> {
         ))),
         None => Ok(()),
     }
+}
+
+/// The disks, where the machine can have such.
+fn disks(machine: &MachineArgs, debug: &Debug) -> Result<Vec<DiskConfig>, UseError> {
+    let mut disks = machine.disk.clone();
+    if machine.replay.is_some() && !disks.is_empty() {
+        return Err(UseError::new("--disk is not for --replay: the log holds what the disks answered"));
+    }
+    let follows = [
+        ("--clock instructions", machine.clock == ClockSource::Instructions),
+        ("--record", machine.record.is_some()),
+        ("--debug lockstep", debug.lockstep.is_some()),
+    ];
+    let waits =
+        |disk: &DiskConfig| disk.throttle != Throttle::default() || disk.on_write_error == OnWriteError::Stop;
+    if let (Some((option, _)), true) = (follows.into_iter().find(|(_, on)| *on), disks.iter().any(waits)) {
+        return Err(UseError::new(format!(
+            "--disk: with {option}, disks answer between two instructions; leave iops=, bps= and werror=stop out"
+        )));
+    }
+    disks.iter_mut().for_each(|disk| disk.open.ephemeral |= machine.ephemeral);
+    Ok(disks)
 }
 
 /// Whether the ports go together; the answer is where the serial port leads.
@@ -541,6 +586,7 @@ mod tests {
             leak: true,
             cpus: 4,
             memory: 4 << 30,
+            disks: vec![],
             kernel: KernelSource::File("k".into()),
             initrd: vec!["i".into()],
             append: "-x=1".into(),

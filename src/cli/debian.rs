@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cli::initramfs;
 
 /// Modules that a kernel's RAM disk carries, each after those that it needs: the power button and its events for user
-/// space, virtio devices on PCI, the entropy device, console and channels, the balloon.
+/// space, virtio devices on PCI, the entropy device, disks, console and channels, the balloon.
 const MODULES: &[&str] = &[
     "kernel/drivers/acpi/button.ko",
     "kernel/drivers/input/evdev.ko",
@@ -26,6 +26,7 @@ const MODULES: &[&str] = &[
     "kernel/drivers/virtio/virtio_pci.ko",
     "kernel/drivers/char/hw_random/rng-core.ko",
     "kernel/drivers/char/hw_random/virtio-rng.ko",
+    "kernel/drivers/block/virtio_blk.ko",
     "kernel/drivers/char/virtio_console.ko",
     "kernel/drivers/virtio/virtio_balloon.ko",
 ];

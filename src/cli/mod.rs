@@ -4,6 +4,7 @@ pub mod args;
 pub mod cpio;
 pub mod debian;
 mod demo;
+mod image;
 pub mod initramfs;
 mod messages;
 pub mod packages;
@@ -52,6 +53,7 @@ fn obey(request: Request) -> Result<u8> {
             Ok(0)
         }
         Request::Verify(arguments) => verify::run(&arguments),
+        Request::Image(arguments) => image::run(&arguments),
         Request::Doctor => Ok(doctor()),
         Request::ProbeKvm { for_ever } => {
             kvm::run_probe(for_ever, &mut stdout().lock())?;
@@ -86,8 +88,12 @@ fn run(config: &Config) -> Result<u8> {
     let handle = machine.handle();
     console.open(config, &handle)?;
     handle.window_changed();
-    let window = handle.clone();
-    signals::handle(move || handle.press_power_button(), move || window.window_changed())?;
+    let (window, stopped) = (handle.clone(), handle.clone());
+    signals::handle(
+        move || handle.press_power_button(),
+        move || window.window_changed(),
+        move || stopped.try_again(),
+    )?;
     let mut report = Report::default();
     let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.

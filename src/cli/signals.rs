@@ -12,10 +12,12 @@ use crate::console;
 
 /// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, which answers
 /// whether the guest listens to it; the second ends the process, and so does SIGHUP. Stopping gives the terminal back for
-/// as long as it lasts. `window_changed` is called when the terminal's window has another size.
+/// as long as it lasts; going on calls `try_again`, which answers whether the guest stood. `window_changed` is called when the
+/// terminal's window has another size.
 pub(crate) fn handle(
     power_button: impl Fn() -> bool + Send + 'static,
     window_changed: impl Fn() + Send + 'static,
+    try_again: impl Fn() -> bool + Send + 'static,
 ) -> Result<()> {
     let ignored = ignored_signals();
     // What the parent has set to be ignored (nohup, a shell's background job) stays ignored, but SIGTERM is for us.
@@ -45,6 +47,9 @@ pub(crate) fn handle(
                 SIGCONT => {
                     console::resume();
                     window_changed();
+                    if try_again() {
+                        log::info!("the guest goes on");
+                    }
                 }
                 SIGWINCH => window_changed(),
                 _ => {

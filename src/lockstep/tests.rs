@@ -43,7 +43,7 @@ fn lockstep(image: &'static [u8], stretch: u64, second: impl FnOnce(&mut Options
     config.serial = SerialTarget::None;
     config.debug_exit = true;
     let ends = Ends::new(&Console::new());
-    let pc = Pc::build(&config, &ends, &Journal::None).unwrap();
+    let pc = Pc::build(&config, &ends, &Journal::None, &[]).unwrap();
     let (board, ram, panel, state) = pc.parts();
     let mut plan = Plan::new(Options { cpus: 1, counting: true, ..Options::default() }, stretch);
     second(&mut plan.second);

@@ -46,6 +46,8 @@ pub(crate) struct Options {
     pub append: &'static str,
     pub debug_exit: bool,
     pub no_reboot: bool,
+    /// Disks: the image, its format, and whether what is written to it is kept.
+    pub disks: Vec<(PathBuf, &'static str, bool)>,
     /// Further arguments, for softmetal only.
     pub arguments: Vec<String>,
 }
@@ -64,6 +66,10 @@ impl Options {
                 }
                 command.args(self.debug_exit.then_some("--debug-exit"));
                 command.args(self.no_reboot.then_some("--no-reboot"));
+                for (path, format, kept) in &self.disks {
+                    let keep = if *kept { "off" } else { "on" };
+                    command.arg("--disk").arg(format!("{},format={format},ephemeral={keep}", path.display()));
+                }
                 command.args(&self.arguments);
                 command
             }
@@ -77,6 +83,14 @@ impl Options {
                 }
                 if self.debug_exit {
                     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
+                }
+                for (path, format, kept) in &self.disks {
+                    let keep = if *kept { "off" } else { "on" };
+                    let drive = format!(
+                        "file={},if=virtio,format={format},cache=writeback,snapshot={keep}",
+                        path.display()
+                    );
+                    command.arg("-drive").arg(drive);
                 }
                 command.args(self.no_reboot.then_some("-no-reboot"));
                 command
@@ -101,7 +115,12 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts a machine.
     pub(crate) fn start(options: &Options) -> Result<Self> {
-        let mut command = options.command(Emulator::chosen());
+        Self::start_on(Emulator::chosen(), options)
+    }
+
+    /// Starts a machine on one of the emulators.
+    pub(crate) fn start_on(emulator: Emulator, options: &Options) -> Result<Self> {
+        let mut command = options.command(emulator);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let input = child.stdin.take().context("standard input is piped")?;

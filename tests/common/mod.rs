@@ -7,6 +7,7 @@ mod clock;
 mod dmesg;
 mod driver;
 mod interrupts;
+mod kit;
 pub(crate) mod lz4;
 mod screen;
 mod terminal;
@@ -28,6 +29,8 @@ pub(crate) use dmesg::check_warnings;
 pub(crate) use driver::{Emulator, Guest, Options};
 #[allow(unused_imports)]
 pub(crate) use interrupts::{check_interrupts, interrupts};
+#[allow(unused_imports)]
+pub(crate) use kit::Kit;
 #[allow(unused_imports)]
 pub(crate) use screen::Screen;
 #[allow(unused_imports)]

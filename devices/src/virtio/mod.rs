@@ -6,6 +6,7 @@
 
 pub mod balloon;
 mod bell;
+pub mod blk;
 pub mod console;
 #[cfg(any(test, feature = "testing"))]
 pub mod hostile;

@@ -168,7 +168,7 @@ fn differences(before: &CpuState, after: &CpuState) -> Vec<String> {
 fn pair() -> Option<(Arc<Board>, Box<Cpu>, Vcpu)> {
     let config = Config::new(KernelSource::BuiltIn(bare::kernel(&[0xf4]).leak()));
     let serial = Ends::new(&Console::new());
-    let (board, ram, ..) = Pc::build(&config, &serial, &Journal::None).unwrap().parts();
+    let (board, ram, ..) = Pc::build(&config, &serial, &Journal::None, &[]).unwrap().parts();
     let leaks = match lacking(Model::V2) {
         Ok(leaks) => leaks,
         Err(error) => {

@@ -32,6 +32,11 @@ pub(crate) fn rings(queue: u64) -> [u64; 3] {
     [0x1_0000, 0x1_1000, 0x1_2000].map(|at| at + queue * 0x4000)
 }
 
+/// A function's way to RAM.
+pub(crate) fn dma<D: VirtioDevice>(function: &VirtioPci<D>) -> crate::dma::Dma {
+    function.dma.clone()
+}
+
 pub(crate) struct Driver<D: VirtioDevice> {
     pub(crate) shared: Arc<Mutex<VirtioPci<D>>>,
     pub(crate) wires: Arc<Recorder>,
