@@ -344,7 +344,7 @@ fn sentence(error: &clap::Error) -> UseError {
         && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
         && let Some(source) = error.source()
     {
-        let option = option.split_whitespace().next().unwrap_or_default();
+        let option = option.split([' ', '[']).next().unwrap_or_default();
         return UseError::new(format!("{option}: {source}"));
     }
     if matches!(
