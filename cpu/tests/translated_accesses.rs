@@ -12,6 +12,7 @@ const COUNTING: Options = Options {
     no_fuse: false,
     no_tlb: false,
     model: Model::Max,
+    lacking: softmetal_cpu::Lacking::NONE,
     cpus: 1,
     counting: true,
 };

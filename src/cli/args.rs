@@ -668,7 +668,7 @@ mod tests {
                 "demo --channel name=x,path=a --debug lockstep",
                 ["--channel does not go with", "--debug lockstep"],
             ),
-            ("demo --balloon=1", ["--balloon[=<SIZE>]: '1' is too little", "at least 2M"]),
+            ("demo --balloon=1", ["--balloon: '1' is too little", "at least 2M"]),
             ("demo --memory 64M --balloon=65M", ["--balloon is larger than --memory", "up to"]),
             ("demo --balloon --replay x", ["--balloon does not go with --replay", "no log"]),
             ("run --kernel k --debug no-bugs", ["--debug: 'no-bugs' is no debug flag", "no-chain"]),

@@ -47,13 +47,16 @@ struct Group {
     known: Value,
 }
 
+/// Base, index, and how far that is shifted.
+type BaseAndIndex = (Value, Value, u8);
+
 /// What a node's accesses have in common.
 #[derive(Debug, Default)]
 pub(super) struct Grouped {
     /// Values that are others and a constant.
     origins: FxHashMap<Value, (Value, i64)>,
     /// Sums of base and shifted index.
-    sums: SmallVec<[((Value, Value, u8), Value); 4]>,
+    sums: SmallVec<[(BaseAndIndex, Value); 4]>,
     groups: SmallVec<[Group; 4]>,
 }
 

@@ -29,7 +29,7 @@ struct Talkative(u8);
 
 impl PortEnd for Talkative {
     fn is_connected(&self) -> bool {
-        self.0 % 2 == 0
+        self.0.is_multiple_of(2)
     }
 
     fn send(&mut self, bytes: &[u8]) -> usize {
@@ -38,7 +38,7 @@ impl PortEnd for Talkative {
     }
 
     fn has_input(&self) -> bool {
-        self.0 % 8 != 0
+        !self.0.is_multiple_of(8)
     }
 
     fn receive(&mut self, bytes: &mut [u8]) -> usize {
