@@ -222,6 +222,9 @@ impl Options {
 
     /// As [`Model::cpuid_bits`], without what is lacking.
     pub(crate) fn cpuid_bits(&self, leaf: u32, subleaf: u32, register: Register) -> u32 {
+        if self.lacking == Lacking::NONE {
+            return self.model.cpuid_bits(leaf, subleaf, register);
+        }
         let lacks = LIST.iter().enumerate().filter(|(index, entry)| {
             self.lacking.has(*index)
                 && (entry.leaf, entry.subleaf, entry.register) == (leaf, subleaf, register)

@@ -631,13 +631,14 @@ impl Device for IoApicWindow {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         let mut ioapic = self.0.ioapic.lock();
-        let before = ioapic.level_messages();
+        let away = self.0.away.read().clone();
+        let before = away.as_ref().map(|_| ioapic.level_messages());
         ioapic.write(offset, data, &mut |message| self.0.deliver(message));
-        let after = ioapic.level_messages();
-        if before != after
-            && let Some(away) = &*self.0.away.read()
-        {
-            away.tell_ends(&after.map(|message| message.map(Message::to_msi)));
+        if let (Some(away), Some(before)) = (away, before) {
+            let after = ioapic.level_messages();
+            if before != after {
+                away.tell_ends(&after.map(|message| message.map(Message::to_msi)));
+            }
         }
     }
 }
