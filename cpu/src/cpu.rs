@@ -350,6 +350,7 @@ impl Cpu {
         let resume = self.eflags & bits::RF;
         // RF protects one instruction; one that faults sets it in the image that it pushes.
         self.eflags &= !bits::RF;
+        let before = if resume == 0 { 0 } else { self.instructions() };
         let single = single | std::mem::take(&mut self.breakpoints.again) | (self.breakpoints.pending != 0);
         self.breakpoints.alone = single || self.mode.contains(Mode::SINGLE);
         if single && !trap {
@@ -371,6 +372,10 @@ impl Cpu {
             self.trap_rule = TrapRule::Began;
             self.eflags |= resume;
             return;
+        }
+        if resume != 0 && self.why == Why::Continue && self.instructions() == before {
+            // Translated code has looked up before it ran anything: the instruction is still to come.
+            self.eflags |= resume;
         }
         let trap = match std::mem::take(&mut self.trap_rule) {
             TrapRule::Began => trap,
