@@ -265,7 +265,7 @@ fn the_terminal_comes_back_after_signals() {
         terminal.wait_for(PROMPT);
         for signal in signals {
             terminal.signal(*signal);
-            thread::sleep(Duration::from_millis(200));
+            thread::sleep(Duration::from_secs(2));
         }
         assert_eq!(terminal.end().signal(), Some(end.as_raw()));
         assert!(!terminal.is_raw());
