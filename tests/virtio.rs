@@ -151,6 +151,8 @@ fn a_terminal() -> Result<()> {
     }
     // A machine that starts again has it, too.
     terminal.typed(b"reboot -f\r");
+    // Not the prompt that stands there.
+    terminal.wait_for("the guest is up");
     terminal.wait_for("# ");
     let text = asks(&mut terminal, "stty size");
     ensure!(text.contains("33 99"), "after a reset: {text}");
