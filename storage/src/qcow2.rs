@@ -142,18 +142,28 @@ impl Disk for Qcow2 {
 
     fn read(&self, at: u64, into: &[VolatileSlice<'_>]) -> io::Result<()> {
         check_range(&self.limits, at, total(into))?;
+        // imago takes no vector of empty pieces.
+        if total(into) == 0 {
+            return Ok(());
+        }
         let (vector, _guard) = IoVectorMut::from_volatile_slice(into);
         self.image.read().readv(vector, at)
     }
 
     fn write(&self, at: u64, from: &[VolatileSlice<'_>]) -> io::Result<()> {
         self.may_write(at, total(from))?;
+        if total(from) == 0 {
+            return Ok(());
+        }
         let (vector, _guard) = IoVector::from_volatile_slice(from);
         self.image.read().writev(vector, at)
     }
 
     fn read_at_once(&self, at: u64, into: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {
         check_range(&self.limits, at, total(into)).ok()?;
+        if total(into) == 0 {
+            return Some(Ok(()));
+        }
         // Who holds the lock may be waiting for the host's disk.
         let image = self.image.try_read()?;
         let (mut vector, _guard) = IoVectorMut::from_volatile_slice(into);
@@ -183,6 +193,9 @@ impl Disk for Qcow2 {
     fn write_at_once(&self, at: u64, from: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {
         let length = total(from);
         self.may_write(at, length).ok()?;
+        if length == 0 {
+            return Some(Ok(()));
+        }
         let image = self.image.try_read()?;
         // Only where there is a place for all of it.
         match image.get_mapping(at, length).ok()? {
