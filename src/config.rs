@@ -334,6 +334,8 @@ bitflags::bitflags! {
         const NO_T1 = 1 << 5;
         /// Code is translated in one pass before it runs for the first time.
         const T1_AT_ONCE = 1 << 6;
+        /// What is translated in one pass is one block at a time.
+        const NO_PATHS = 1 << 7;
     }
 }
 
@@ -343,6 +345,11 @@ impl DebugFlags {
         ("jit-at-once", Self::JIT_AT_ONCE, "all code is translated before it runs, not only what is hot"),
         ("no-chain", Self::NO_CHAIN, "blocks of code are looked up each time instead of being linked"),
         ("no-fuse", Self::NO_FUSE, "a handler for each instruction, never one for two"),
+        (
+            "no-paths",
+            Self::NO_PATHS,
+            "with --accel jit, what is translated in one pass is one block at a time, never those behind it too",
+        ),
         ("no-specialise", Self::NO_SPECIALISE, "generic instruction handlers only"),
         (
             "no-t1",

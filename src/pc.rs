@@ -336,7 +336,7 @@ impl Pc {
 /// How the translator works.
 fn translate(config: &Config) -> Translate {
     let mut translate = match config.debug.contains(DebugFlags::JIT_AT_ONCE) {
-        true => Translate { threshold: 0, at_once: true, one_pass: None },
+        true => Translate { threshold: 0, at_once: true, one_pass: None, paths: None },
         false => Translate::default(),
     };
     if config.debug.contains(DebugFlags::NO_T1) {
@@ -344,6 +344,10 @@ fn translate(config: &Config) -> Translate {
         translate.threshold = translate.threshold.min(Translate::FROM_INTERPRETER);
     } else if config.debug.contains(DebugFlags::T1_AT_ONCE) {
         translate.one_pass = Some(0);
+        translate.paths = Some(3);
+    }
+    if config.debug.contains(DebugFlags::NO_PATHS) {
+        translate.paths = None;
     }
     translate
 }

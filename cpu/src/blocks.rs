@@ -631,7 +631,6 @@ impl Cpu {
             insns: block.insns(),
             taken_page: block.leads_to(true),
             fall_page: block.leads_to(false),
-            warm: jit.is_none_or(|jit| begins >= jit.warm()),
             taken: links.taken_offset,
             fall: links.fall_offset,
             id: block.head().id,

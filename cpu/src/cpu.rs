@@ -104,7 +104,9 @@ impl Cpu {
         let seat = ram.group().join(Arc::clone(&attention));
         let mut mmu = Mmu::new();
         let (tlb, near) = (mmu.table(Class::Supervisor), mmu.near(Class::Supervisor));
-        let jumps = JumpCache::new();
+        let mut jumps = JumpCache::new();
+        let ways = [Way { entries: jumps.entries(0), context: u64::MAX }; 2];
+        let short = jumps.short(0, false, &ways);
         let translator = options.jit.and_then(|wanted| Some((wanted, ram.translator()?)));
         let jit = translator.and_then(|(wanted, service)| Jit::new(wanted, service, &attention));
         let mut cpu = Box::new(Cpu {
@@ -116,7 +118,8 @@ impl Cpu {
             supervisor_nears: [near; 2],
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
-            ways: [Way { entries: jumps.entries(0), context: u64::MAX }; 2],
+            ways,
+            short,
             fetch_generations: [u64::MAX; 2],
             rip: 0,
             jumps,

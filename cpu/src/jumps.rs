@@ -2,15 +2,21 @@
 //! space that the TLBs keep has a table of its own, and global code in the upper half of linear addresses has one for all:
 //! two processes that run the same program at the same addresses do not meet.
 
+mod short;
+
 use crate::{insn::Insn, mmu::SLOTS, ram::PAGE, state::Cpu};
+use short::Short;
+pub(crate) use short::ShortEntry;
+#[cfg(feature = "jit")]
+pub(crate) use short::{NOBODY, SHORT, SHORT_FOLD};
 use std::ptr::null;
 
 /// Entries of a table.
-pub(crate) const JUMPS: usize = 1 << 15;
+pub(crate) const JUMPS: usize = 1 << 16;
 /// How many of them a page's entries are among.
 pub(crate) const JUMPS_OF_PAGE: usize = 512;
 /// How far apart the entries of neighbouring pages begin: 1 << this.
-pub(crate) const STEP: u32 = 7;
+pub(crate) const STEP: u32 = 8;
 /// The table of global code in the upper half.
 pub(crate) const SHARED: usize = SLOTS;
 /// Bits that say which pages may have entries, and how many may be set before they are begun anew.
@@ -63,6 +69,8 @@ pub(crate) struct JumpCache {
     tables: Vec<Box<[JumpEntry; JUMPS]>>,
     /// Tables that have had an entry.
     used: [bool; SLOTS + 1],
+    /// What translated code looks in first.
+    short: Short,
     /// A bit for each page that may have entries.
     pages: Box<[u64]>,
     marked: usize,
@@ -81,6 +89,7 @@ impl JumpCache {
         JumpCache {
             tables: (0..=SHARED).map(|_| table()).collect(),
             used: [false; SLOTS + 1],
+            short: Short::new(),
             pages: vec![0; PAGES / 64].into(),
             marked: 0,
         }
@@ -128,6 +137,7 @@ impl JumpCache {
             if self.pages[word] & bit == 0 {
                 continue;
             }
+            self.short.clear();
             let first = jump_index(page & !(PAGE - 1));
             for (table, _) in self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used) {
                 let (low, high) = table.split_at_mut(first);
@@ -138,8 +148,23 @@ impl JumpCache {
         }
     }
 
+    /// The small table of an address space, for CPL 3 or the others, valid for what serves both halves of linear addresses.
+    pub(crate) fn short(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> *const ShortEntry {
+        self.short.table(slot, user, ways)
+    }
+
+    /// The entry at a place, and those of the small tables for an address, have other code from now on, or none.
+    pub(crate) fn lead(&mut self, (place, rip): ((usize, usize), u64), from: *const u8, to: *const u8) {
+        let entry = self.entry(place);
+        if entry.code == from {
+            entry.code = to;
+        }
+        self.short.lead(rip, from, to);
+    }
+
     /// No translated code is known any more.
     pub(crate) fn forget_code(&mut self) {
+        self.short.clear();
         let used = self.tables.iter_mut().zip(self.used).filter(|(_, used)| *used);
         used.flat_map(|(table, _)| table.iter_mut()).for_each(|entry| entry.code = null());
     }

@@ -150,6 +150,7 @@ impl Cpu {
         if apart {
             self.ways.iter_mut().for_each(|way| way.context = u64::MAX);
             self.fetch_generations = [u64::MAX; 2];
+            self.select_short_jumps();
             return;
         }
         self.fetch_generations = [false, true].map(|global| self.mmu.fetch_generation(global));
@@ -165,6 +166,12 @@ impl Cpu {
             let place = (cs.base << 32 | u64::from(cs.limit)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.ways.iter_mut().for_each(|way| way.context ^= place & !0xffff);
         }
+        self.select_short_jumps();
+    }
+
+    fn select_short_jumps(&mut self) {
+        let user = self.mode.contains(Mode::USER);
+        self.short = self.jumps.short(self.mmu.slot(), user, &self.ways);
     }
 
     /// Begins the shadow of STI or MOV SS.

@@ -127,7 +127,10 @@ fn any_slices_give_the_same_count_and_state() {
         assert!(other == whole, "{options:?}: {} and {}", other.0, whole.0);
     }
     for (threshold, one_pass) in [(0, None), (3, None), (u32::MAX, Some(0)), (5, Some(1))] {
-        let options = Options { jit: Some(Translate { threshold, at_once: true, one_pass }), ..COUNTING };
+        let options = Options {
+            jit: Some(Translate { threshold, at_once: true, one_pass, paths: one_pass.map(|n| n + 2) }),
+            ..COUNTING
+        };
         for slice in [u64::MAX, 4001, 997, 501, 466] {
             let other = in_slices(options, std::iter::repeat(slice));
             assert!(

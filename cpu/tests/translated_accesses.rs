@@ -88,7 +88,7 @@ fn loops_of_accesses() {
         state.rip = CODE;
         let (threshold, one_pass) =
             [(3, None), (40, None), (30, Some(2)), (u32::MAX, Some(1))][n as usize % 4];
-        let jit = Some(Translate { threshold, at_once: true, one_pass });
+        let jit = Some(Translate { threshold, at_once: true, one_pass, paths: one_pass.map(|n| n + 2) });
         let mut machines = [COUNTING, Options { jit, ..COUNTING }].map(|options| {
             let mut m = Machine::new(options);
             m.write(CODE_FRAME, &code);

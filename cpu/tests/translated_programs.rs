@@ -264,7 +264,7 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
         cpus: 1,
         counting: true,
     };
-    let (mut entered, mut instructions, mut faults) = (0, 0, 0);
+    let (mut entered, mut paths, mut instructions, mut faults) = (0, 0, 0, 0);
     for n in 0..cases(count) {
         let mut random = Random::new(seed + n);
         let program = Program::new(segments, &mut random, codes, changes);
@@ -277,7 +277,7 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
             (20, Some(1)),
             (20, None),
         ][n as usize % 7];
-        let jit = Some(Translate { threshold, at_once: true, one_pass });
+        let jit = Some(Translate { threshold, at_once: true, one_pass, paths: one_pass.map(|n| n + 2) });
         let translated = Options { jit, no_tlb: n % 5 == 4, ..COUNTING };
         let (mut a, mut b) = (program.machine(COUNTING), program.machine(translated));
         for (k, &slice) in slices.iter().enumerate() {
@@ -302,10 +302,15 @@ fn run(segments: Segments, seed: u64, count: u64, codes: &[Code], changes: bool,
         let done = b.cpu.statistics();
         (instructions, faults) =
             (instructions + done.instructions, faults + done.exceptions.iter().sum::<u64>());
-        entered += b.cpu.translations().map_or(0, |(counters, _)| counters.entered);
+        if let Some((counters, _)) = b.cpu.translations() {
+            (entered, paths) = (entered + counters.entered, paths + counters.paths);
+        }
     }
-    println!("{instructions} instructions, {faults} faults, translated code entered {entered} times");
+    println!(
+        "{instructions} instructions, {faults} faults, translated code entered {entered} times, {paths} paths"
+    );
     assert!(entered > count, "what is to be translated is");
+    assert!(paths > 0 || cfg!(not(target_arch = "x86_64")), "blocks that follow each other are paths");
 }
 
 const SLICES: [u64; 4] = [1000, 700, 2500, 4000];

@@ -22,8 +22,12 @@ fn time(name: &str, count: u32, body: impl Fn(&mut CodeAssembler) -> Result<(), 
     };
     // Enough of them that translating is no part of it.
     let turns = if threshold == 0 { 6_000_000 } else { 300_000 };
-    let jit =
-        (threshold == 0 || one_pass.is_some()).then_some(Translate { threshold, one_pass, at_once: true });
+    let jit = (threshold == 0 || one_pass.is_some()).then_some(Translate {
+        threshold,
+        one_pass,
+        paths: None,
+        at_once: true,
+    });
     let mut machine = Machine::new(Options { cpus: 1, jit, ..Options::default() });
     let assemble = || -> Result<Vec<u8>, iced_x86::IcedError> {
         let mut a = CodeAssembler::new(64)?;

@@ -1,7 +1,7 @@
 //! Memory for translated code, mapped twice, so that no address can be both written and run.
 //!
-//! Code is placed one piece behind the other; nothing is freed alone. When the memory is full, all translations go and it
-//! begins anew.
+//! Code is placed one piece behind the other; nothing is freed alone. What is rarely run is placed from the other end, so that
+//! the host's caches hold what is run. When the memory is full, all translations go and it begins anew.
 #![allow(unsafe_code)]
 
 use super::{
@@ -27,8 +27,8 @@ const SIZE: usize = 64 << 20;
 pub(super) struct Placed {
     /// Where it is entered.
     pub(super) code: *const u8,
-    /// Its first address and its bytes.
-    pub(super) place: (usize, usize),
+    /// First address and bytes of what is run often, and of what is not.
+    pub(super) places: [(usize, usize); 2],
 }
 
 /// The memory of one CPU.
@@ -39,6 +39,8 @@ pub(super) struct Cache {
     /// Where it runs.
     run: usize,
     used: usize,
+    /// Where what is rarely run begins.
+    cold: usize,
     /// What the fixed part at the beginning takes.
     fixed: usize,
     slow: usize,
@@ -62,6 +64,7 @@ impl Cache {
             write,
             run,
             used: 0,
+            cold: SIZE,
             fixed: 0,
             slow: 0,
             fill: 0,
@@ -85,7 +88,7 @@ impl Cache {
 
     /// Bytes in use.
     pub(super) fn used(&self) -> usize {
-        self.used
+        self.used + (SIZE - self.cold)
     }
 
     /// Address and bytes of what every cache has.
@@ -100,12 +103,12 @@ impl Cache {
 
     /// Gives all memory back. Nothing may lead into it any more.
     pub(super) fn clear(&mut self) {
-        self.used = self.fixed;
+        (self.used, self.cold) = (self.fixed, SIZE);
     }
 
     fn put(&mut self, bytes: &[u8]) -> Option<usize> {
         let at = self.used.next_multiple_of(16);
-        if at + bytes.len() > SIZE {
+        if at + bytes.len() > self.cold {
             return None;
         }
         // SAFETY: the bytes fit into the mapping behind what is in use.
@@ -114,37 +117,73 @@ impl Cache {
         Some(self.run + at)
     }
 
-    /// Places a region: its cells, its stubs, its code. None where there is no room.
-    pub(super) fn place(&mut self, region: &Compiled, cells: &[u64]) -> Option<Placed> {
+    /// Places a translation: its cells and its code, and from the other end its stubs and what is rarely run of it. None where
+    /// there is no room.
+    pub(super) fn place(&mut self, new: &Compiled, cells: &[u64]) -> Option<Placed> {
         let base = self.run + self.used.next_multiple_of(16);
-        let stubs = base + 8 * cells.len();
-        let code = (stubs + host::STUB * region.exits.len()).next_multiple_of(16);
-        let mut bytes = Vec::with_capacity(code - base + region.code.len());
+        let code = (base + 8 * cells.len()).next_multiple_of(16);
+        let (often, rarely) = new.code.split_at(new.cold_from);
+        let stubs_size = host::STUB * new.exits.len();
+        let far_at = self.cold.checked_sub(stubs_size + rarely.len())? & !15;
+        let (stubs, cold_code) = (self.run + far_at, self.run + far_at + stubs_size);
+        let mut bytes = Vec::with_capacity(code - base + often.len());
         cells.iter().for_each(|cell| bytes.extend_from_slice(&cell.to_le_bytes()));
-        for (k, &exit) in region.exits.iter().enumerate() {
-            bytes.extend_from_slice(&host::stub(stubs + host::STUB * k, exit, self.unlinked));
-        }
         bytes.resize(code - base, 0);
-        let start = bytes.len();
-        bytes.extend_from_slice(&region.code);
-        for hole in &region.holes {
+        bytes.extend_from_slice(often);
+        let mut far = Vec::with_capacity(stubs_size + rarely.len());
+        for (k, &exit) in new.exits.iter().enumerate() {
+            far.extend_from_slice(&host::stub(stubs + host::STUB * k, exit, self.unlinked));
+        }
+        far.extend_from_slice(rarely);
+        // Where something is that has been translated, and what it is part of.
+        let split = |offset: usize| match offset.checked_sub(new.cold_from) {
+            None => (code, offset),
+            Some(offset) => (cold_code, offset),
+        };
+        let apart = cold_code.wrapping_sub(code + new.cold_from);
+        for &place in &new.across {
+            let (part, offset) = split(place);
+            let (bytes, by) = match part == code {
+                true => (&mut bytes[code - base..], apart),
+                false => (&mut far[stubs_size..], apart.wrapping_neg()),
+            };
+            let field = bytes.get_mut(offset..offset + 4)?;
+            let distance = i32::from_le_bytes(field.try_into().ok()?).wrapping_add(by as i32);
+            field.copy_from_slice(&distance.to_le_bytes());
+        }
+        for hole in &new.holes {
+            let (part, offset) = split(hole.offset);
             let (target, kind) = match hole.name {
                 Name::Slow => (self.slow, Fix::Call),
                 Name::Leave => (self.leave, Fix::Jump),
                 Name::Lookup => (self.lookup, Fix::Jump),
-                Name::Exit(k) => (stubs + host::STUB * k as usize, Fix::Jump),
+                Name::Exit(k) => {
+                    let stub = host::STUB * k as usize;
+                    let site = (part + offset - self.run) as u32;
+                    host::set_site(far.get_mut(stub..stub + host::STUB)?, site);
+                    (stubs + stub, Fix::Jump)
+                }
                 Name::Cell(k) => (base + 8 * k as usize, hole.fix),
                 // Its code has no hole.
                 Name::Unit(_) => return None,
             };
-            if !host::fill(&mut bytes[start..], hole.offset, code, kind, target, hole.addend) {
+            let bytes = if part == code { &mut bytes[code - base..] } else { &mut far[stubs_size..] };
+            if !host::fill(bytes, offset, part, kind, target, hole.addend) {
                 return None;
             }
         }
+        if base - self.run + bytes.len() > far_at {
+            return None;
+        }
+        // SAFETY: these bytes are between what is in use at either end.
+        unsafe { self.write.add(far_at).copy_from_nonoverlapping(far.as_ptr(), far.len()) };
+        self.cold = far_at;
         let at = self.put(&bytes)?;
         debug_assert_eq!(at, base);
         host::synchronise(base, bytes.len());
-        Some(Placed { code: (code + region.entry) as *const u8, place: (base, bytes.len()) })
+        host::synchronise(stubs, far.len());
+        let places = [(base, bytes.len()), (stubs, far.len())];
+        Some(Placed { code: (code + new.entry) as *const u8, places })
     }
 
     /// What exit a stub belongs to: its target relative to the page.
@@ -163,9 +202,21 @@ impl Cache {
         unsafe { self.write.add(offset + at).cast::<u32>().read_unaligned() }
     }
 
-    /// Has a stub jump to the code of a region.
+    /// Has a stub, and where the host can do that the jump to it, lead to the code of a region.
     pub(super) fn link(&mut self, stub: usize, code: *const u8) {
         self.set(stub, host::jump_word(stub, code as usize));
+        self.lead(stub, code as usize);
+    }
+
+    /// The jump to a stub leads there from now on.
+    fn lead(&mut self, stub: usize, to: usize) {
+        let Some(site) = host::STUB_SITE.map(|at| self.word(stub, at) as usize) else { return };
+        if site == 0 || site > SIZE - 4 {
+            return;
+        }
+        let distance = host::distance_at(self.run + site, to);
+        // SAFETY: within the mapping; the CPU that would run it does not.
+        unsafe { self.write.add(site).cast::<[u8; 4]>().write_unaligned(distance) };
     }
 
     /// Has a stub that is not linked look its target up in the jump cache, for good.
@@ -183,6 +234,7 @@ impl Cache {
     /// Has it return to the dispatcher again.
     pub(super) fn unlink(&mut self, stub: usize) {
         self.set(stub, host::jump_word(stub, stub + 8));
+        self.lead(stub, stub);
     }
 
     fn set(&mut self, stub: usize, word: u64) {

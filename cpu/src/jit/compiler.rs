@@ -109,7 +109,8 @@ impl Compiler {
                 return None;
             }
         }
-        Some(Compiled { code, entry, holes, exits: needed.exits, cells: needed.cells })
+        let (cold_from, across) = (code.len(), Vec::new());
+        Some(Compiled { code, cold_from, across, entry, holes, exits: needed.exits, cells: needed.cells })
     }
 
     /// The function between translated code and [`runtime::fill`]: it saves what the host's convention does not.

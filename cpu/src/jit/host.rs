@@ -61,7 +61,8 @@ const NEAR: usize = offset_of!(Cpu, near);
 const _: () = assert!(size_of::<TlbEntry>() == 32 && size_of::<NearPage>() == 32);
 const _: () = assert!(offset_of!(TlbEntry, read) == 0 && offset_of!(TlbEntry, write) == 8);
 const _: () = assert!(offset_of!(NearPage, tag) == 0 && offset_of!(NearPage, addend) == 8);
-const _: () = assert!(offset_of!(NearPage, room) == 16 && offset_of!(TlbEntry, addend) == 16);
+const _: () = assert!(offset_of!(NearPage, room) == 16 && offset_of!(NearPage, room_16) == 24);
+const _: () = assert!(offset_of!(TlbEntry, addend) == 16);
 
 /// An instruction of the host's x87 unit, which Cranelift takes for a call.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other hosts have none"))]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     blocks::Head,
-    jumps::{FOLD, JUMPS, JUMPS_OF_PAGE, JumpEntry, STEP, Way},
+    jumps::{FOLD, JUMPS, JUMPS_OF_PAGE, JumpEntry, NOBODY, SHORT, SHORT_FOLD, STEP, ShortEntry, Way},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -18,17 +18,35 @@ use cranelift_codegen::{
 use cranelift_frontend::FunctionBuilder;
 use std::mem::offset_of;
 
-/// Emits the function of a CPU and a linear address: see `jumps::jump_index`.
+/// Emits the function of a CPU and a linear address: see `jumps::short` and `jumps::jump_index`.
 pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let exit =
         b.import_signature(Signature { params: vec![AbiParam::new(I64)], ..Signature::new(CallConv::Winch) });
     let leave = import(b, Name::Leave, exit);
-    let [entry, same, right, fresh, translated, go, miss] = std::array::from_fn(|_| b.create_block());
+    let [entry, known, unknown, same, right, keep, fresh, translated, go, miss] =
+        std::array::from_fn(|_| b.create_block());
     [fresh, translated, miss].into_iter().for_each(|block| b.set_cold_block(block));
     b.append_block_param(go, I64);
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
+    // The small table.
+    let folded = b.ins().ushr_imm_u(rip, i64::from(SHORT_FOLD));
+    let folded = b.ins().bxor(rip, folded);
+    let folded = b.ins().band_imm_u(folded, SHORT as i64 - 1);
+    let bytes = b.ins().ishl_imm_u(folded, i64::from(size_of::<ShortEntry>().trailing_zeros()));
+    let table = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, short)));
+    let short = b.ins().iadd(table, bytes);
+    let nobody = b.ins().iconst(I64, NOBODY as i64);
+    let key = b.ins().bxor(rip, nobody);
+    let its = b.ins().load(I64, STATE, short, at(offset_of!(ShortEntry, key)));
+    let equal = b.ins().icmp(IntCC::Equal, its, key);
+    b.ins().brif(equal, known, &[], unknown, &[]);
+    b.switch_to_block(known);
+    let code = b.ins().load(I64, STATE, short, at(offset_of!(ShortEntry, code)));
+    b.ins().jump(go, &[code.into()]);
+    // The large one.
+    b.switch_to_block(unknown);
     let fold = |b: &mut FunctionBuilder<'_>, near: i64, far: i64| {
         let (low, high) = (b.ins().ushr_imm_u(rip, near), b.ins().ushr_imm_u(rip, far));
         b.ins().bxor(low, high)
@@ -55,7 +73,11 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     b.ins().brif(equal, right, &[], miss, &[]);
     b.switch_to_block(right);
     let code = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, code)));
-    b.ins().brif(code, go, &[code.into()], fresh, &[]);
+    b.ins().brif(code, keep, &[], fresh, &[]);
+    b.switch_to_block(keep);
+    b.ins().store(STATE, key, short, at(offset_of!(ShortEntry, key)));
+    b.ins().store(STATE, code, short, at(offset_of!(ShortEntry, code)));
+    b.ins().jump(go, &[code.into()]);
     // It may have been translated since the entry was made.
     b.switch_to_block(fresh);
     let insn = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, insn)));

@@ -74,7 +74,7 @@ use absent::{compiler, system, vectors, x87};
 use cache::{Cache, Placed};
 use compiler::Compiler;
 use placements::Told;
-use region::Region;
+use region::{Reach, Region};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use service::{Compiled, Inbox, Source};
@@ -99,6 +99,12 @@ pub const HAS_TRANSLATOR: bool = cfg!(feature = "jit");
 /// How often a block begins before it is translated in one pass: what it costs is won back after some thirty times.
 const ONE_PASS: u32 = 20;
 
+/// How often it has begun when it is translated once more in one pass, with those behind it in its page.
+const PATHS: u32 = 2000;
+
+/// Most instructions of those.
+const PATH: usize = 250;
+
 /// How the translator is to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translate {
@@ -106,6 +112,8 @@ pub struct Translate {
     pub threshold: u32,
     /// How often it begins before it is translated alone, in one pass, on hosts for which there is that; None: never.
     pub one_pass: Option<u32>,
+    /// How often it begins before it is translated so with those behind it in its page; None: never.
+    pub paths: Option<u32>,
     /// The CPU waits for each translation, and Cranelift's verifier looks at it: for tests.
     pub at_once: bool,
 }
@@ -121,7 +129,7 @@ impl Translate {
 impl Default for Translate {
     fn default() -> Self {
         let threshold = if quick::EXISTS { Self::FROM_ONE_PASS } else { Self::FROM_INTERPRETER };
-        Translate { threshold, one_pass: Some(ONE_PASS), at_once: false }
+        Translate { threshold, one_pass: Some(ONE_PASS), paths: Some(PATHS), at_once: false }
     }
 }
 
@@ -219,33 +227,43 @@ struct Live {
     blocks: Vec<*const Insn>,
     /// Stubs of other regions that jump here.
     incoming: Vec<usize>,
-    /// Entries of the jump cache that have its code.
-    jumps: Vec<(usize, usize)>,
+    /// Entries of the jump cache that have its code, and the addresses for which they were made.
+    jumps: Vec<((usize, usize), u64)>,
 }
 
 /// A block translated in one pass.
 #[derive(Debug)]
 struct Quick {
     code: *const u8,
+    /// Its code as a block alone, which `code` may be.
+    alone: *const u8,
+    /// It is still counted for its path.
+    begins_path: bool,
+    /// The other blocks of its path.
+    others: Vec<*const Insn>,
     /// Stubs that jump here.
     incoming: Vec<usize>,
-    /// Entries of the jump cache that have its code.
-    jumps: Vec<(usize, usize)>,
+    /// Entries of the jump cache that have its code, and the addresses for which they were made.
+    jumps: Vec<((usize, usize), u64)>,
 }
 
 impl Default for Quick {
     fn default() -> Self {
-        Quick { code: null(), incoming: Vec::new(), jumps: Vec::new() }
+        Quick {
+            code: null(),
+            alone: null(),
+            begins_path: false,
+            others: Vec::new(),
+            incoming: Vec::new(),
+            jumps: Vec::new(),
+        }
     }
 }
 
 /// Entries of the jump cache that have some code have other code from now on, or none.
-fn lead(jumps: &mut JumpCache, places: &[(usize, usize)], from: *const u8, to: *const u8) {
+fn lead(jumps: &mut JumpCache, places: &[((usize, usize), u64)], from: *const u8, to: *const u8) {
     for &place in places {
-        let jump = jumps.entry(place);
-        if jump.code == from {
-            jump.code = to;
-        }
+        jumps.lead(place, from, to);
     }
 }
 
@@ -301,7 +319,11 @@ pub struct Counters {
     pub one_pass: u64,
     /// Their instructions.
     pub one_pass_instructions: u64,
-    /// Bytes of their code.
+    /// Paths of several blocks translated in one pass.
+    pub paths: u64,
+    /// Their instructions.
+    pub path_instructions: u64,
+    /// Bytes of the code of both.
     pub one_pass_bytes: u64,
     /// How often translated code was entered.
     pub entered: u64,
@@ -329,6 +351,8 @@ impl AddAssign for Counters {
         self.dropped += other.dropped;
         self.one_pass += other.one_pass;
         self.one_pass_instructions += other.one_pass_instructions;
+        self.paths += other.paths;
+        self.path_instructions += other.path_instructions;
         self.one_pass_bytes += other.one_pass_bytes;
         self.entered += other.entered;
         self.unlinked += other.unlinked;
@@ -356,7 +380,7 @@ impl std::fmt::Display for Counters {
         write!(
             f,
             "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; {} blocks of {} instructions in one pass, {} KiB; entered {} times, left {} times by an exit \
+             dropped; {} blocks of {} instructions and {} paths of {} in one pass, {} KiB; entered {} times, left {} times by an exit \
              without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left \
              to the interpreter",
             self.translated,
@@ -369,6 +393,8 @@ impl std::fmt::Display for Counters {
             self.cleared,
             self.one_pass,
             self.one_pass_instructions,
+            self.paths,
+            self.path_instructions,
             self.one_pass_bytes >> 10,
             self.entered,
             self.unlinked,
@@ -462,8 +488,11 @@ impl Jit {
         }
         let left = head.left();
         // What has not been translated in one pass counts from fewer: most often it has hardly begun.
-        let alone = head.code.get().is_null();
-        let threshold = if alone { self.first_threshold() } else { self.threshold() };
+        let threshold = match self.quick.get(&first) {
+            _ if head.code.get().is_null() => self.first_threshold(),
+            Some(quick) if quick.begins_path => self.path_threshold(),
+            _ => self.threshold(),
+        };
         let counted = match left {
             _ if left <= threshold => threshold - left,
             ..=AGAIN => (AGAIN - left).saturating_add(threshold),
@@ -480,16 +509,24 @@ impl Jit {
         }
     }
 
+    /// How often a block begins before it is translated as the beginning of a path.
+    fn path_threshold(&self) -> i32 {
+        let paths = self.options.paths.and_then(|times| i32::try_from(times).ok()).unwrap_or(i32::MAX);
+        paths.max(self.first_threshold()).min(self.threshold())
+    }
+
     /// A block is gone: so are the translations made of it.
     pub(crate) fn forget(&mut self, block: *const Insn, jumps: &mut JumpCache) {
         let threshold = self.first_threshold();
         self.candidates.remove(&block);
         self.rings.retire(block);
-        if let Some(alone) = self.quick.remove(&block) {
-            alone.incoming.iter().for_each(|&stub| self.cache.unlink(stub));
-            lead(jumps, &alone.jumps, alone.code, null());
+        if let Some(quick) = self.quick.remove(&block) {
+            quick.incoming.iter().for_each(|&stub| self.cache.unlink(stub));
+            lead(jumps, &quick.jumps, quick.code, null());
+            self.leave(block, &quick.others);
         }
         for entry in self.members.remove(&block).unwrap_or_default() {
+            self.leave_path(entry, jumps);
             let Some(region) = self.regions.remove(&entry) else { continue };
             self.statistics.dropped += 1;
             // SAFETY: a dropped block's memory stays until the dispatcher frees it, after this.
@@ -498,12 +535,32 @@ impl Jit {
                 self.cache.unlink(stub);
             }
             lead(jumps, &region.jumps, region.placed.code, null());
-            for other in region.blocks {
-                if let Some(members) = self.members.get_mut(&other) {
-                    members.retain(|e| *e != entry);
-                }
+            self.leave(entry, &region.blocks);
+        }
+    }
+
+    /// What begins with `entry` is not made of these blocks any more.
+    fn leave(&mut self, entry: *const Insn, blocks: &[*const Insn]) {
+        for other in blocks {
+            if let Some(members) = self.members.get_mut(other) {
+                members.retain(|e| *e != entry);
             }
         }
+    }
+
+    /// Another block of a path is gone: its entry is a block alone again.
+    fn leave_path(&mut self, entry: *const Insn, jumps: &mut JumpCache) {
+        let Some(quick) = self.quick.get_mut(&entry).filter(|quick| !quick.others.is_empty()) else { return };
+        self.statistics.dropped += 1;
+        let others = std::mem::take(&mut quick.others);
+        let path = std::mem::replace(&mut quick.code, quick.alone);
+        for &stub in &quick.incoming {
+            self.cache.link(stub, quick.alone);
+        }
+        lead(jumps, &quick.jumps, path, quick.alone);
+        // SAFETY: the entry's block lives; the head stands in front of its first instruction.
+        unsafe { Head::of(entry).translate(entry, quick.alone) };
+        self.leave(entry, &others);
     }
 
     /// Drops everything. No translated code runs.
@@ -558,19 +615,27 @@ impl Jit {
             head.count_anew(self.threshold());
             return;
         };
-        self.told.placed(placed.place, Some(region.linear()));
+        placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
         self.statistics.translated += 1;
         self.statistics.instructions += region.len() as u64;
         for &block in &blocks {
             self.members.entry(block).or_default().push(entry);
         }
-        // What led to the block translated alone leads here from now on.
-        let alone = self.quick.remove(&entry).unwrap_or_default();
-        for &stub in &alone.incoming {
+        // What led to its translation in one pass leads here from now on.
+        let quick = self.quick.remove(&entry).unwrap_or_default();
+        for &stub in &quick.incoming {
             self.cache.link(stub, placed.code);
         }
-        lead(jumps, &alone.jumps, alone.code, placed.code);
-        self.regions.insert(entry, Live { placed, blocks, incoming: alone.incoming, jumps: alone.jumps });
+        lead(jumps, &quick.jumps, quick.code, placed.code);
+        for other in &quick.others {
+            // Once for the path; the region has its own.
+            if let Some(members) = self.members.get_mut(other)
+                && let Some(at) = members.iter().position(|e| *e == entry)
+            {
+                members.swap_remove(at);
+            }
+        }
+        self.regions.insert(entry, Live { placed, blocks, incoming: quick.incoming, jumps: quick.jumps });
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
     }
@@ -582,7 +647,7 @@ impl Jit {
     /// # Safety
     /// `first` is the first instruction of a block that lives.
     unsafe fn translate_alone(&mut self, first: *const Insn, mode: Mode, linear: u64) -> bool {
-        let threshold = self.threshold();
+        let (threshold, next) = (self.threshold(), self.path_threshold());
         let Some(translator) = &mut self.quick_translator else { return false };
         // SAFETY: the caller's promise; a block ends with an instruction that has LAST set, and its links follow.
         let (head, insns, links) = unsafe {
@@ -601,15 +666,69 @@ impl Jit {
             head.count_anew(threshold);
             return true;
         };
-        self.told.placed(placed.place, Some(linear));
+        placed.places.iter().for_each(|&place| self.told.placed(place, Some(linear)));
         self.statistics.one_pass += 1;
         self.statistics.one_pass_instructions += links.n as u64;
         self.statistics.one_pass_bytes += compiled.code.len() as u64;
-        self.quick.insert(first, Quick { code: placed.code, ..Quick::default() });
-        head.count_anew(threshold.saturating_sub(self.first_threshold()).max(1));
+        let begins_path = next < threshold;
+        let quick = Quick { code: placed.code, alone: placed.code, begins_path, ..Quick::default() };
+        self.quick.insert(first, quick);
+        head.count_anew(next.saturating_sub(self.first_threshold()).max(1));
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(first, placed.code) };
         true
+    }
+
+    /// Whether a block that has become hot is to begin a path: it is asked once.
+    fn begins_path(&mut self, first: *const Insn, head: &Head) -> bool {
+        let begins = self.begins(first, head);
+        let threshold = self.threshold();
+        let Some(quick) = self.quick.get_mut(&first).filter(|quick| quick.begins_path) else { return false };
+        quick.begins_path = false;
+        // It goes on counting for its region.
+        head.count_anew(threshold.saturating_sub_unsigned(begins).max(1));
+        true
+    }
+
+    /// Translates a path in one pass. No translated code runs.
+    ///
+    /// # Safety
+    /// The region is made of blocks that live.
+    unsafe fn translate_path(&mut self, region: &Region, jumps: &mut JumpCache) {
+        let blocks: Vec<*const Insn> = region.blocks().map(|(.., first)| first).collect();
+        let (Some((&entry, others)), Some(translator)) = (blocks.split_first(), &mut self.quick_translator)
+        else {
+            return;
+        };
+        let rings = &mut self.rings;
+        let counted: Vec<(u64, u64)> = region
+            .ends()
+            .map(|(first, indirect)| {
+                // SAFETY: the caller's promise; a head stands in front of a first instruction.
+                let count = unsafe { Head::of(first) }.count_address();
+                (count, if indirect { rings.address(first) } else { 0 })
+            })
+            .collect();
+        let Some(compiled) = translator.translate_path(region, &counted) else { return };
+        let (Some(placed), Some(quick)) = (self.cache.place(&compiled, &[]), self.quick.get_mut(&entry))
+        else {
+            self.full = true;
+            return;
+        };
+        placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
+        self.statistics.paths += 1;
+        self.statistics.path_instructions += region.len() as u64;
+        self.statistics.one_pass_bytes += compiled.code.len() as u64;
+        for &stub in &quick.incoming {
+            self.cache.link(stub, placed.code);
+        }
+        lead(jumps, &quick.jumps, quick.code, placed.code);
+        (quick.code, quick.others) = (placed.code, others.to_vec());
+        for &block in others {
+            self.members.entry(block).or_default().push(entry);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { Head::of(entry).translate(entry, placed.code) };
     }
 }
 
@@ -702,7 +821,7 @@ impl Cpu {
             let first = self.translated.resume;
             // SAFETY: as above; a head stands in front of a first instruction.
             let (i, head) = unsafe { (&*first, Head::of(first)) };
-            self.within(Doing::Translating, |c| c.translate_block(i, head));
+            self.within(Doing::Translating, |c| c.translate_hot(i, head));
             return first;
         }
         let unlinked = status == Status::Unlinked as u32;
@@ -787,11 +906,33 @@ impl Cpu {
             (None, Some(alone)) => (alone.code, &mut alone.jumps),
             (None, None) => return null(),
         };
-        if !jumps.contains(&place) {
-            jumps.push(place);
+        if !jumps.contains(&(place, rip)) {
+            jumps.push((place, rip));
         }
         jump.code = code;
         code
+    }
+
+    /// A block translated in one pass has become hot: it begins a path, or has it translated as a region.
+    #[cold]
+    #[inline(never)]
+    fn translate_hot(&mut self, i: &Insn, head: &Head) {
+        if !self.jit.as_mut().is_some_and(|jit| jit.begins_path(i, head)) {
+            return self.translate_block(i, head);
+        }
+        let Some(jit) = &self.jit else { return };
+        let warm = jit.path_threshold() as u32 / WARM;
+        let reach = Reach { warm, pages: false, instructions: PATH, choosy: false };
+        let place = (i.ip, self.page_relative(i.ip.into()));
+        let code = Decoded { cpu: self, mode: self.mode };
+        let region = Region::gather(head.page(), place, self.mode, &code, reach);
+        if let (Some(jit), Some(region)) = (&mut self.jit, region.filter(Region::is_path)) {
+            // SAFETY: it has just been gathered from blocks that live.
+            unsafe { jit.translate_path(&region, &mut self.jumps) };
+            if jit.full {
+                self.attention_owner.mention(Request::TRANSLATED);
+            }
+        }
     }
 
     /// A block is hot: has it translated.
@@ -846,8 +987,10 @@ impl Cpu {
     /// The region of a block at an offset of a page, seen at a linear address.
     fn gather(&self, page: u64, place: (u16, u64), mode: Mode) -> Option<Region> {
         // Without blocks that are translated alone there are no counts to choose by.
-        let choosy = self.jit.as_ref().is_some_and(|jit| jit.quick_translator.is_some() && jit.own.is_none());
-        Region::gather(page, place, mode, &Decoded { cpu: self, mode }, choosy)
+        let jit = self.jit.as_ref()?;
+        let choosy = jit.quick_translator.is_some() && jit.own.is_none();
+        let reach = Reach { warm: jit.warm(), pages: true, instructions: INSTRUCTIONS, choosy };
+        Region::gather(page, place, mode, &Decoded { cpu: self, mode }, reach)
     }
 
     fn install(&mut self, region: Region, compiled: Option<Compiled>) {

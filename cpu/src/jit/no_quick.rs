@@ -1,6 +1,9 @@
 //! One-pass translation on hosts for which there is none: nothing is translated in one pass.
 
-use super::service::{Compiled, Source};
+use super::{
+    region::Region,
+    service::{Compiled, Source},
+};
 
 /// Whether there is one-pass translation.
 pub(super) const EXISTS: bool = false;
@@ -14,6 +17,9 @@ impl Translator {
         None
     }
     pub(super) fn translate(&mut self, _: Source<'_>) -> Option<Compiled> {
+        match *self {}
+    }
+    pub(super) fn translate_path(&mut self, _: &Region, _: &[(u64, u64)]) -> Option<Compiled> {
         match *self {}
     }
 }

@@ -60,8 +60,6 @@ pub(crate) struct Part {
     pub(crate) targets: Targets,
     /// How often it has begun, [`u32::MAX`] where that is not known any more.
     pub(crate) begins: u32,
-    /// It runs often enough to be worth translating where a hotter block leads to it.
-    pub(crate) warm: bool,
     /// What tells it from other blocks at the same place.
     pub(crate) id: u32,
     /// Where its first instruction is in the interpreter's memory.
@@ -141,6 +139,19 @@ pub(crate) trait Code {
     fn begins(&self, page: u64, offset: u16) -> u32;
 }
 
+/// How far a region reaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// How often blocks have begun that a hotter one takes along.
+    pub(crate) warm: u32,
+    /// Into other pages.
+    pub(crate) pages: bool,
+    /// Most instructions.
+    pub(crate) instructions: usize,
+    /// No region is formed that is better left as single blocks, or would be left as soon as it was entered.
+    pub(crate) choosy: bool,
+}
+
 /// A region, ready to be translated.
 #[derive(Clone, Debug)]
 pub(crate) struct Region {
@@ -199,7 +210,7 @@ fn is_call(last: &Insn) -> bool {
     matches!(Op::from_number(last.op), Op::Call | Op::Call32 | Op::CallTo | Op::CallTo32)
 }
 
-fn is_return(last: &Insn) -> bool {
+pub(super) fn is_return(last: &Insn) -> bool {
     matches!(Op::from_number(last.op), Op::Ret | Op::Ret32)
 }
 
@@ -216,14 +227,13 @@ fn is_followed(part: &Part) -> bool {
 }
 
 impl Region {
-    /// Gathers the region of the block at an offset of a page, which has been seen at `linear`. `choosy`: None if it is better left
-    /// as single blocks, or would be left as soon as it was entered.
+    /// Gathers the region of the block at an offset of a page, which has been seen at `linear`.
     pub(crate) fn gather(
         page: u64,
         (start, linear): (u16, u64),
         mode: Mode,
         code: &impl Code,
-        choosy: bool,
+        reach: Reach,
     ) -> Option<Region> {
         let page_at = |distance: i32| code.page_at(linear.wrapping_add_signed(i64::from(distance) << 12));
         let entry = code.part(page, start)?;
@@ -231,7 +241,7 @@ impl Region {
             return None;
         }
         let mut parts: Vec<(i32, Part)> = vec![(0, entry)];
-        let mut room = INSTRUCTIONS.saturating_sub(parts[0].1.insns.len());
+        let mut room = reach.instructions.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
         // Where each step is checked against the code segment's limit, a block stands alone.
         while at < parts.len() && mode.contains(Mode::FLAT) {
@@ -240,12 +250,16 @@ impl Region {
             for (distance, offset, page) in wanted {
                 let known = |p: &(i32, Part)| p.0 == distance && p.1.start == offset;
                 let elsewhere = |p: &(i32, Part)| p.0 == distance && p.1.page != page;
-                if parts.len() >= BLOCKS || parts.iter().any(|p| known(p) || elsewhere(p)) {
+                let out = distance != 0 && !reach.pages;
+                if out || parts.len() >= BLOCKS || parts.iter().any(|p| known(p) || elsewhere(p)) {
                     continue;
                 }
-                if let Some(next) =
-                    code.part(page, offset).filter(|next| next.warm && next.insns.len() <= room)
-                {
+                let fits = |next: &Part| {
+                    next.begins >= reach.warm
+                        && next.insns.len() <= room
+                        && (reach.pages || next.second.is_none())
+                };
+                if let Some(next) = code.part(page, offset).filter(fits) {
                     room -= next.insns.len();
                     parts.push((distance, next));
                 }
@@ -255,7 +269,7 @@ impl Region {
             parts.into_iter().map(|(distance, part)| Node::new(distance, part, mode)).collect();
         cut(&mut nodes);
         order(&mut nodes);
-        if choosy && !is_worth_it(&nodes, code) {
+        if reach.choosy && !is_worth_it(&nodes, code) {
             return None;
         }
         let mut region = Region { linear, mode, nodes, cycles: 0, used: 0, floats: false };
@@ -287,6 +301,17 @@ impl Region {
     /// Its blocks: page, page offset, identity, first instruction.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (u64, u16, u32, *const Insn)> + '_ {
         self.nodes.iter().map(|Node { part, .. }| (part.page, part.start, part.id, part.first))
+    }
+
+    /// Its blocks' first instructions, and whether an indirect branch of their own ends them.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (*const Insn, bool)> + '_ {
+        let indirect = |node: &Node| !node.cut && node.part.insns.last().is_some_and(is_indirect);
+        self.nodes.iter().map(move |node| (node.part.first, indirect(node)))
+    }
+
+    /// Whether it is more than a block alone.
+    pub(crate) fn is_path(&self) -> bool {
+        self.nodes.len() > 1 || self.nodes.iter().any(|node| node.closes_cycle)
     }
 
     /// Guest instructions.

@@ -19,6 +19,10 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Compiled {
     pub(super) code: Vec<u8>,
+    /// From here on it is rarely run, and stands apart.
+    pub(super) cold_from: usize,
+    /// Distances, 32 bits each, that lead from one part to the other.
+    pub(super) across: Vec<usize>,
     /// Where its prologue ends.
     pub(super) entry: usize,
     pub(super) holes: Vec<Hole>,

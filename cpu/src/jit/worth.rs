@@ -86,7 +86,7 @@ mod tests {
     use crate::{
         decode,
         jit::{
-            region::{Code, Part, Region},
+            region::{Code, INSTRUCTIONS, Part, Reach, Region},
             targets::Target,
         },
         mode::Mode,
@@ -116,7 +116,6 @@ mod tests {
                 fall_page: Some(PAGE),
                 targets: targets.iter().map(|&offset| Target { offset, times: 1 }).collect(),
                 begins: *begins,
-                warm: true,
                 id: 0,
                 first: null(),
             })
@@ -130,7 +129,8 @@ mod tests {
     }
 
     fn is_region(page: &Page) -> bool {
-        Region::gather(PAGE, (0x100, PAGE + 0x100), MODE, page, true).is_some()
+        let reach = Reach { warm: 0, pages: true, instructions: INSTRUCTIONS, choosy: true };
+        Region::gather(PAGE, (0x100, PAGE + 0x100), MODE, page, reach).is_some()
     }
 
     /// inc rax; cmp rax, rbx; jne 0x100; ret

@@ -320,6 +320,11 @@ impl Mmu {
         if global { self.global_generation } else { self.generation() }
     }
 
+    /// The number of the current address space among those that are kept.
+    pub(crate) fn slot(&self) -> usize {
+        self.current
+    }
+
     /// Which table of the jump cache serves the lower and the upper half of linear addresses, and what makes its entries valid.
     /// A kernel's code is global most often: then its jumps stay known from one address space to the next.
     pub(crate) fn jump_tables(&self) -> [(usize, u64); 2] {

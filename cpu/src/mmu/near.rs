@@ -19,6 +19,9 @@ pub(crate) const SPAN: u64 = 32;
 /// Addresses this far into a page and no further are answered: so none of these bytes lies beyond.
 pub(crate) const ROOM: u64 = PAGE - (SPAN - 1);
 
+/// The same where 16 bytes are enough.
+pub(crate) const ROOM_16: u64 = PAGE - 15;
+
 /// A page that was used last.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -29,7 +32,8 @@ pub(crate) struct NearPage {
     pub(crate) addend: u64,
     /// [`ROOM`], or 0 where nothing is known.
     pub(crate) room: u64,
-    unused: u64,
+    /// [`ROOM_16`], or 0, or anything on hosts without one-pass translation.
+    pub(crate) room_16: u64,
 }
 
 const PAGES: usize = 36;
@@ -41,7 +45,7 @@ const _: () = assert!(size_of::<NearPage>() == 32 && PAGES == 2 * (ABSOLUTE as u
 pub(crate) struct Near([NearPage; PAGES]);
 
 impl Near {
-    pub(super) const EMPTY: Near = Near([NearPage { tag: 0, addend: 0, room: 0, unused: 0 }; PAGES]);
+    pub(super) const EMPTY: Near = Near([NearPage { tag: 0, addend: 0, room: 0, room_16: 0 }; PAGES]);
 
     /// Where it stands what is known of `begin`, a register or one of the constants above.
     #[cfg(feature = "jit")]
@@ -51,7 +55,7 @@ impl Near {
 
     fn forget(&mut self) {
         for page in &mut self.0 {
-            page.room = 0;
+            (page.room, page.room_16) = (0, 0);
         }
     }
 
@@ -59,7 +63,7 @@ impl Near {
     pub(crate) fn note(&mut self, index: usize, linear: u64, host: *const u8) {
         if let Some(page) = self.0.get_mut(index) {
             let addend = (host as u64).wrapping_sub(linear);
-            *page = NearPage { tag: linear & !(PAGE - 1), addend, room: ROOM, unused: 0 };
+            *page = NearPage { tag: linear & !(PAGE - 1), addend, room: ROOM, room_16: ROOM_16 };
         }
     }
 }

@@ -46,7 +46,7 @@ pub fn options() -> [Options; 9] {
 pub fn translated(threshold: u32) -> Options {
     Options {
         cpus: 1,
-        jit: Some(Translate { threshold, at_once: true, one_pass: None }),
+        jit: Some(Translate { threshold, at_once: true, one_pass: None, paths: None }),
         ..Options::default()
     }
 }
@@ -54,6 +54,6 @@ pub fn translated(threshold: u32) -> Options {
 /// Blocks are translated in one pass when they run for the first time, and with what follows them when they have run so
 /// often.
 pub fn translated_alone(threshold: u32) -> Options {
-    let jit = Translate { threshold, at_once: true, one_pass: Some(0) };
+    let jit = Translate { threshold, at_once: true, one_pass: Some(0), paths: Some(2) };
     Options { cpus: 1, jit: Some(jit), ..Options::default() }
 }

@@ -16,6 +16,16 @@ pub(in crate::jit) const STUB: usize = 24;
 pub(in crate::jit) const STUB_TARGET: usize = 16;
 /// And the number of its guest-physical page, four bytes.
 pub(in crate::jit) const STUB_PAGE: usize = 20;
+/// Jumps go by their stubs.
+pub(in crate::jit) const STUB_SITE: Option<usize> = None;
+
+/// There is nothing to note.
+pub(in crate::jit) fn set_site(_: &mut [u8], _: u32) {}
+
+/// Nobody asks.
+pub(in crate::jit) fn distance_at(_: usize, _: usize) -> [u8; 4] {
+    [0; 4]
+}
 
 /// Translated code computes nothing in floating point on this host.
 pub(in crate::jit) fn leave_floats(_: &mut Cpu) {}

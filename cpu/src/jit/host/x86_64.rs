@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     jit::{Passage, Status},
-    mmu::{OTHER, TlbEntry},
+    mmu::{OTHER, TlbEntry, near::ROOM_16},
     state::{Cpu, Mxcsr, reg},
 };
 #[cfg(feature = "jit")]
@@ -14,7 +14,7 @@ use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
 
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
-pub(in crate::jit) const STUB: usize = 24;
+pub(in crate::jit) const STUB: usize = 32;
 /// How often the other place in the TLB answers before its entry goes where it belongs.
 const PATIENCE: i32 = 16;
 const TURNS: usize = offset_of!(Cpu, translated) + offset_of!(Passage, turns);
@@ -23,6 +23,18 @@ const TURNS: usize = offset_of!(Cpu, translated) + offset_of!(Passage, turns);
 pub(in crate::jit) const STUB_TARGET: usize = 16;
 /// And the number of its guest-physical page, four bytes.
 pub(in crate::jit) const STUB_PAGE: usize = 20;
+/// And where the jump that leads to it has its distance, relative to the memory for code; 0 where there is none.
+pub(in crate::jit) const STUB_SITE: Option<usize> = Some(24);
+
+/// Notes that in a stub.
+pub(in crate::jit) fn set_site(stub: &mut [u8], site: u32) {
+    stub[24..28].copy_from_slice(&site.to_le_bytes());
+}
+
+/// What a jump has there whose distance stands at `site`.
+pub(in crate::jit) fn distance_at(site: usize, to: usize) -> [u8; 4] {
+    relative(site + 4, to).to_le_bytes()
+}
 
 /// Between translated code and Rust that computes in floating point or looks at MXCSR: the flags that translated code has
 /// raised become the guest's, and Rust finds its own MXCSR.
@@ -168,6 +180,7 @@ pub(in crate::jit) unsafe extern "sysv64" fn probe() {
         "mov [rax], r8",
         "mov [rax + 8], rcx",
         "mov qword ptr [rax + 16], {room}",
+        "mov qword ptr [rax + 24], {room_16}",
         "add rcx, rsi",
         "mov [rdi + {answer}], rcx",
         "pop r8",
@@ -225,6 +238,7 @@ pub(in crate::jit) unsafe extern "sysv64" fn probe() {
         tlb = const TLB,
         near = const NEAR,
         room = const ROOM,
+        room_16 = const ROOM_16,
         answer = const ANSWER,
         fill = const FILL,
     )
@@ -245,6 +259,7 @@ pub(in crate::jit) fn stub(at: usize, (page, target): (u32, i32), unlinked_at: u
     bytes[STUB_CALL..STUB_CALL + 4].copy_from_slice(&relative(at + 13, unlinked_at).to_le_bytes());
     bytes[STUB_TARGET..STUB_TARGET + 4].copy_from_slice(&target.to_le_bytes());
     bytes[STUB_PAGE..STUB_PAGE + 4].copy_from_slice(&page.to_le_bytes());
+    set_site(&mut bytes, 0);
     bytes
 }
 

@@ -90,13 +90,15 @@ const TWO: u32 = 0x0f00;
 pub(super) struct Assembler {
     bytes: Vec<u8>,
     at: usize,
+    /// Branches that have been told where they lead.
+    patched: Vec<(usize, usize)>,
     /// There was no room for all of it.
     pub(super) full: bool,
 }
 
 impl Assembler {
     pub(super) fn new(room: usize) -> Self {
-        Assembler { bytes: vec![0; room], at: 0, full: false }
+        Assembler { bytes: vec![0; room], at: 0, patched: Vec::new(), full: false }
     }
 
     /// How much there is.
@@ -106,6 +108,7 @@ impl Assembler {
     /// Begins anew, or goes back to where it was.
     pub(super) fn cut(&mut self, at: usize) {
         self.at = at;
+        self.patched.retain(|(place, _)| *place < at);
     }
     /// Changes a byte that has been written.
     pub(super) fn set_byte(&mut self, at: usize, byte: u8) {
@@ -394,11 +397,18 @@ impl Assembler {
     }
     /// Has the branch at `place` lead to `to`.
     pub(super) fn patch(&mut self, place: usize, to: usize) {
+        self.patched.push((place, to));
         let distance = to.wrapping_sub(place + 4) as u32;
         match self.bytes.get_mut(place..place + 4) {
             Some(field) => field.copy_from_slice(&distance.to_le_bytes()),
             None => self.full = true,
         }
+    }
+
+    /// Distances that lead from the part in front of a place to the part behind it, or back.
+    pub(super) fn across(&self, boundary: usize) -> Vec<usize> {
+        let across = self.patched.iter().filter(|(place, to)| (*place < boundary) != (*to < boundary));
+        across.map(|(place, _)| *place).collect()
     }
 
     // x87, by the 11 bits of the opcode.

@@ -347,20 +347,18 @@ impl Emit for Writer {
             Bit::Known(true) => self.jump(i),
             Bit::Known(false) => {
                 self.finish(i);
-                self.go(self.fall);
+                self.follow(self.fall, true);
             }
             _ => {
                 self.prepare(c);
                 self.finish(i);
-                let cc = self.condition_now(c);
-                self.go_if(cc, self.taken);
-                self.go(self.fall);
+                self.part_ways(c);
             }
         }
     }
     fn jump(&mut self, i: &Insn) {
         self.finish(i);
-        self.go(self.taken);
+        self.follow(self.taken, true);
     }
     fn check_target(&mut self, to: Val) -> Emitted<Self> {
         if self.mode.is_64() {
@@ -376,6 +374,9 @@ impl Emit for Writer {
     fn jump_to(&mut self, i: &Insn, to: Val) {
         let to = self.host(to);
         self.finish(i);
+        self.note_target(to);
+        self.return_to(to);
+        self.settle();
         self.go_to(to);
     }
     fn next_rip(&mut self, i: &Insn) -> Val {

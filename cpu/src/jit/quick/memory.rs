@@ -87,36 +87,41 @@ impl Writer {
         }
     }
 
-    /// Where in the host's memory an access goes: by way of RAX, which holds until something else is computed.
+    /// Where in the host's memory an access goes, perhaps by way of RAX, which holds until something else is computed.
     pub(super) fn probe(&mut self, linear: Val, size: u64, write: bool, begin: u8) -> At {
+        if let Some(at) = self.probe_in_group(linear, size, write, begin) {
+            return at;
+        }
         let linear = self.host(linear);
         let noted = Near::index(begin, write);
         let site = match begin {
             near::ABSOLUTE => self.look_in_tlb(linear, size, write),
-            _ => self.look_near(linear, noted),
+            _ => self.look_near(linear, noted, size),
         };
         let back = self.asm.len();
         // The slow path notes the page.
         let what = (noted as u64) << 8 | size << 1 | u64::from(write);
-        self.miss(Cold::Miss { site, back, linear, what, index: self.index });
+        let bail = self.bails.len() - 1;
+        self.miss(Cold::Miss { site, back, linear, what, bail });
         At::sum(RAX, linear)
     }
 
     /// RAX := the addend of a page that was used last, or a jump.
-    fn look_near(&mut self, linear: Host, index: usize) -> usize {
+    pub(super) fn look_near(&mut self, linear: Host, index: usize, size: u64) -> usize {
+        let room = if size <= 16 { offset_of!(NearPage, room_16) } else { offset_of!(NearPage, room) };
         let page = (index * size_of::<NearPage>()) as i32;
         let field = |offset: usize| At::new(RAX, page + offset as i32);
         self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, near)));
         self.asm.copy(RCX, linear);
         self.asm.alu_load(Alu::Sub, Q, RCX, field(offset_of!(NearPage, tag)));
-        self.asm.alu_load(Alu::Cmp, Q, RCX, field(offset_of!(NearPage, room)));
+        self.asm.alu_load(Alu::Cmp, Q, RCX, field(room));
         let site = self.asm.jump_if(cond::NOT_BELOW);
         self.asm.load(Q, RAX, field(offset_of!(NearPage, addend)));
         site
     }
 
     /// RAX := the addend of the TLB's entry, or a jump.
-    fn look_in_tlb(&mut self, linear: Host, size: u64, write: bool) -> usize {
+    pub(super) fn look_in_tlb(&mut self, linear: Host, size: u64, write: bool) -> usize {
         let shift = size_of::<TlbEntry>().trailing_zeros() as u8;
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         self.asm.copy(RAX, linear);

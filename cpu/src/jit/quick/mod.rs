@@ -1,6 +1,7 @@
-//! One-pass translation, for code that is warm: the same semantics as everywhere, a block at a time, in one pass over its
-//! instructions, on the CPU's own thread. It costs some hundredth of what Cranelift takes and runs several times as fast as
-//! the interpreter; blocks that turn out hot are translated again, by Cranelift, as parts of regions.
+//! One-pass translation, for code that is warm: the same semantics as everywhere, in one pass over its instructions, on the
+//! CPU's own thread: a block at a time, later with the blocks of its page that follow it (`paths.rs`). It costs some hundredth
+//! of what Cranelift takes and runs several times as fast as the interpreter; blocks that turn out hot are translated again,
+//! by Cranelift, as parts of regions.
 //!
 //! Between two instructions all of the CPU state is in memory, but for flags that nobody has asked for (`flags.rs`). Copies of
 //! guest registers stay in host registers while there is room (`values.rs`). So a way out is short: it says which
@@ -9,7 +10,9 @@
 mod assembler;
 mod evaluate;
 mod flags;
+mod grouped;
 mod memory;
+mod paths;
 mod values;
 mod vectors;
 mod x87;
@@ -18,7 +21,7 @@ use super::{
     Passage, Status,
     cache::{Hole, Name},
     host::Fix,
-    region::{FLAGS, Step, Way},
+    region::{Region, Step, Way},
     runtime,
     service::{Compiled, Source},
     targets::SEEN,
@@ -35,17 +38,17 @@ use crate::{
 };
 use assembler::{Alu, Assembler, At, Host, RAX, RBP, RCX, RDI, RDX, RSI, Shift, cond};
 use flags::{Change, Pending, Raw};
+use grouped::{Groups, Origin, Touch};
+use paths::{Leaving, Place};
 use smallvec::SmallVec;
 use std::mem::offset_of;
 use values::{Fixed, HELD, Held, Node, Two, Val};
 
 /// Bytes of the longest translation.
-const ROOM: usize = 48 << 10;
+const ROOM: usize = 64 << 10;
 /// Blocks that have functions called for what a region has inline count as if they had begun 1 << this times: they are part of
 /// one sooner.
 const CALLING: u8 = 4;
-/// What an instruction and its ways out may take.
-const MARGIN: usize = 2 << 10;
 
 /// RBP points so far into the CPU that all that is needed often is within reach of a short displacement.
 const BIAS: i32 = 128;
@@ -57,19 +60,31 @@ struct Unsupported;
 /// Code that is rarely run, written behind the block.
 #[derive(Clone, Copy, Debug)]
 enum Cold {
-    /// An access missed the TLB.
-    Miss { site: usize, back: usize, linear: Host, what: u64, index: usize },
-    /// A called function did not return as usual.
-    Called { site: usize, index: usize, ip: u16, len: u8 },
+    /// An access missed the TLB. `bail`: the instruction's number among all.
+    Miss { site: usize, back: usize, linear: Host, what: u64, bail: usize },
+    /// A called function did not return as usual. `ran`: how many instructions have run that are not counted yet.
+    Called { site: usize, ran: u32, ip: u16, len: u8 },
     /// What ended the block sends the CPU to the dispatcher.
     Ended { site: usize },
     /// A branch that leads out of the page.
     Far { site: usize, offset: i32 },
+    /// The attention word wants the CPU, in front of a block at this page offset.
+    Due { site: usize, start: u16, flags: Option<Raw> },
+    /// A block has become hot, whose first instruction is at this address.
+    Hot { site: usize, first: u64, flags: Option<Raw> },
+    /// A way from one block to another, or out.
+    Way { site: usize, from: usize, offset: i32, to: Option<usize>, leaving: Leaving },
 }
 
 /// Where an instruction is left to the interpreter.
 #[derive(Clone, Debug, Default)]
 struct Bail {
+    /// Address of the instruction in the interpreter's block.
+    insn: u64,
+    /// It is the first of its block.
+    first: bool,
+    /// Instructions that have run in blocks before this and are not counted yet.
+    owed: u32,
     sites: SmallVec<[usize; 4]>,
     raw: Option<Raw>,
     /// Somebody will jump here.
@@ -94,6 +109,12 @@ impl Translator {
     pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
         self.0.translate(source)
     }
+
+    /// Translates all blocks of a region that is within one page. By block: where it counts how often it may begin, and the
+    /// ring of its indirect branch, as [`Source`] has them.
+    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<Compiled> {
+        self.0.translate_path(region, counted)
+    }
 }
 
 /// What writes translations, and what it keeps between them.
@@ -102,21 +123,32 @@ struct Writer {
     asm: Assembler,
     mode: Mode,
     page: u32,
+    /// All blocks, and which one is in hand.
+    places: Vec<Place>,
+    block: usize,
+    /// Of the block in hand: the address of its first instruction, where it counts, its ring.
     first: u64,
     count: u64,
-    /// 1 << this is what a time counts.
-    weight: u8,
-    /// Where in the code that stands, a byte.
-    time: usize,
     ring: u64,
-    taken: i32,
-    fall: i32,
+    /// Page offsets to which it leads, and the blocks that are there.
+    taken: (i32, Option<usize>),
+    fall: (i32, Option<usize>),
+    /// Blocks to which its RET may lead.
+    returns: SmallVec<[usize; 2]>,
+    /// Instructions of blocks before it on the way here that are not counted yet.
+    owed: u32,
     nodes: Vec<Node>,
     held: [Held; HELD],
     /// By host register: the guest register that it holds.
     holds: [Option<u8>; 16],
     /// By host register: how many bytes its value fits.
     bound: [u8; 16],
+    /// By host register: where its value comes from, of an address that has been computed.
+    known_as: [Option<Origin>; 16],
+    groups: Groups,
+    last_origin: u32,
+    /// By instruction of the block in hand.
+    touches: Vec<Touch>,
     /// Host registers that the instruction in hand uses.
     pinned: u16,
     /// Those that the flags follow from.
@@ -131,6 +163,8 @@ struct Writer {
     index: usize,
     /// The instruction in hand needs more than there is.
     failed: bool,
+    /// It has led on to other blocks.
+    parted: bool,
     /// By instruction.
     live: Vec<bool>,
     bails: Vec<Bail>,
@@ -149,6 +183,7 @@ struct Mark {
     held: [Held; HELD],
     holds: [Option<u8>; 16],
     bound: [u8; 16],
+    groups: Groups,
     cold: usize,
     holes: usize,
     exits: usize,
@@ -161,17 +196,23 @@ impl Writer {
             asm: Assembler::new(ROOM),
             mode: Mode::default(),
             page: 0,
+            places: Vec::new(),
+            block: 0,
             first: 0,
             count: 0,
-            weight: 0,
-            time: 0,
             ring: 0,
-            taken: 0,
-            fall: 0,
+            taken: (0, None),
+            fall: (0, None),
+            returns: SmallVec::new(),
+            owed: 0,
             nodes: Vec::new(),
             held: [Held::Nowhere; HELD],
             holds: [None; 16],
             bound: [8; 16],
+            known_as: [None; 16],
+            groups: Groups::default(),
+            last_origin: 0,
+            touches: Vec::new(),
             pinned: 0,
             kept: 0,
             victim: 0,
@@ -182,6 +223,7 @@ impl Writer {
             new_flags: SmallVec::new(),
             index: 0,
             failed: false,
+            parted: false,
             live: Vec::new(),
             bails: Vec::new(),
             cold: Vec::new(),
@@ -189,62 +231,6 @@ impl Writer {
             exits: Vec::new(),
             counts_bits: super::host::counts_bits(),
             unit_is_live: false,
-        }
-    }
-
-    fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
-        let Source { insns, links, mode, page, count, ring } = source;
-        let first = insns.first()?;
-        self.asm.cut(0);
-        self.asm.full = false;
-        (self.mode, self.page, self.first) = (mode, page, std::ptr::from_ref(first) as u64);
-        (self.taken, self.fall) = (links.taken_offset, links.fall_offset);
-        (self.count, self.ring) = (count, ring);
-        self.forget_copies();
-        self.drop_flags();
-        self.bails.clear();
-        self.cold.clear();
-        self.holes.clear();
-        self.exits.clear();
-        self.unit_is_live = false;
-        let steps: SmallVec<[Step; 16]> = insns.iter().map(|i| Step::new(i, mode)).collect();
-        if steps[0].way == Way::Leave {
-            return None;
-        }
-        self.weight = 0;
-        self.look_ahead(insns, &steps);
-        let entry = self.enter(first);
-        for (index, (i, step)) in insns.iter().zip(&steps).enumerate() {
-            self.index = index;
-            let ended = self.instruction(i, step);
-            if self.asm.full || self.asm.len() > ROOM - MARGIN {
-                return None;
-            }
-            if ended {
-                break;
-            }
-        }
-        self.asm.set_byte(self.time, 1 << self.weight);
-        self.write_cold(first.ip.into(), entry);
-        (!self.asm.full).then(|| Compiled {
-            code: self.asm.code().to_vec(),
-            entry: 0,
-            holes: self.holes.clone(),
-            exits: self.exits.clone(),
-            cells: Vec::new(),
-        })
-    }
-
-    /// Behind which instructions somebody wants the flags.
-    fn look_ahead(&mut self, insns: &[Insn], steps: &[Step]) {
-        self.live.clear();
-        self.live.resize(steps.len(), true);
-        let mut live = true;
-        for (k, (step, i)) in steps.iter().zip(insns).enumerate().rev() {
-            self.live[k] = live;
-            // What has to do with vectors may turn out to be called, and to fault.
-            let leaves = step.may_leave || Op::from_number(i.op).needs() != Needs::Nothing;
-            live = leaves || step.reads & FLAGS != 0 || live && !step.kills_flags;
         }
     }
 
@@ -283,29 +269,19 @@ impl Writer {
         self.hole(at, name);
     }
 
-    // The way of a block.
-
-    /// What every block begins with: the look at the attention word, and the count. Gives where each leads to.
-    fn enter(&mut self, first: &Insn) -> [usize; 2] {
-        debug_assert!(first.len != 0);
-        self.asm.lea(Q, RBP, At::new(RDI, BIAS));
-        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
-        self.asm.load(D, RCX, At::new(RAX, offset_of!(Attention, budget) as i32));
-        self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
-        let due = self.asm.jump_if(cond::SIGN);
-        self.asm.constant(RAX, self.count);
-        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
-        self.time = self.asm.len() - 1;
-        [due, self.asm.jump_if(cond::NOT_GREATER)]
-    }
-
     /// Translates one instruction; true if it ended the block.
     fn instruction(&mut self, i: &Insn, step: &Step) -> bool {
         self.nodes.clear();
-        (self.pinned, self.vectors, self.failed) = (0, 0, false);
+        (self.pinned, self.vectors, self.failed, self.parted) = (0, 0, false, false);
         self.new_registers.clear();
         self.new_flags.clear();
-        self.bails.push(Bail { raw: self.raw_flags(), ..Bail::default() });
+        self.bails.push(Bail {
+            insn: self.insn_address(self.index),
+            first: self.index == 0,
+            owed: self.owed,
+            raw: self.raw_flags(),
+            ..Bail::default()
+        });
         let mut way = step.way;
         if way == Way::Emit {
             let mark = Mark {
@@ -313,12 +289,13 @@ impl Writer {
                 held: self.held,
                 holds: self.holds,
                 bound: self.bound,
+                groups: self.groups,
                 cold: self.cold.len(),
                 holes: self.holes.len(),
                 exits: self.exits.len(),
                 unit_is_live: self.unit_is_live,
             };
-            let flags = (self.pending, self.stored, self.kept);
+            let before = self.leaving();
             let done = match Op::from_number(i.op).needs() {
                 Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
                 _ => sem::emit(self, i).map(|flow| flow.is_some()),
@@ -334,15 +311,17 @@ impl Writer {
                 }
                 _ => {}
             }
+            // Other blocks would have to be told.
+            self.asm.full |= self.parted;
             self.back_to(mark);
-            (self.pending, self.stored, self.kept) = flags;
+            self.take_over(before);
             way = match Op::from_number(i.op).class() {
                 Class::Straight | Class::Plain => Way::Call,
                 Class::Ending | Class::Leave => Way::Leave,
             };
         }
         if way == Way::Call && step.way == Way::Emit {
-            self.weight = CALLING;
+            self.places[self.block].weight = CALLING;
         }
         match way {
             Way::Call => self.call(i, step.quiet),
@@ -358,6 +337,7 @@ impl Writer {
     fn back_to(&mut self, mark: Mark) {
         self.asm.cut(mark.asm);
         (self.held, self.holds, self.bound) = (mark.held, mark.holds, mark.bound);
+        self.groups = mark.groups;
         self.cold.truncate(mark.cold);
         self.holes.truncate(mark.holes);
         self.exits.truncate(mark.exits);
@@ -382,13 +362,15 @@ impl Writer {
         }
         let registers = std::mem::take(&mut self.new_registers);
         let last = |k: usize, r: u8| registers[k + 1..].iter().all(|(other, _)| *other != r);
-        let mut values: SmallVec<[(usize, Fixed); 4]> = SmallVec::new();
+        let mut values: SmallVec<[(usize, Fixed, Option<Origin>); 4]> = SmallVec::new();
         for (k, &(r, v)) in registers.iter().enumerate() {
             if last(k, r) {
-                values.push((r.into(), self.fixed(v)));
+                let origin = self.origin(v);
+                values.push((r.into(), self.fixed(v), origin));
             }
         }
-        for (guest, v) in values {
+        for (guest, v, origin) in values {
+            self.set_origin(guest, origin);
             match v {
                 Fixed::In(host) => {
                     self.asm.store(Q, host, Self::register_place(guest));
@@ -411,16 +393,6 @@ impl Writer {
         } else if !changes.is_empty() {
             self.drop_flags();
         }
-    }
-
-    /// The block's last instruction is done: the flags become words, its instructions come off the budget.
-    fn finish(&mut self, i: &Insn) {
-        self.commit();
-        self.flush_flags();
-        // A synthetic end is no instruction.
-        let n = self.index + usize::from(i.len != 0);
-        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
-        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, offset_of!(Attention, budget) as i32), n as i32);
     }
 
     // Ways out.
@@ -460,24 +432,27 @@ impl Writer {
         }
     }
 
-    /// To a linear address, which is noted.
+    /// To a linear address.
     fn go_to(&mut self, to: Host) {
         if to != RSI {
             self.asm.copy(RSI, to);
         }
+        self.jump_to_name(Name::Lookup);
+    }
+
+    /// Notes where the block's indirect branch leads: by RAX, RCX and RDX.
+    fn note_target(&mut self, to: Host) {
+        self.asm.copy32(RDX, to);
+        self.asm.alu_load(Alu::Sub, D, RDX, Self::register_place(reg::PAGE.into()));
         if self.ring != 0 {
             // The count changes each time, so it says whose turn it is.
             self.asm.constant(RAX, self.count);
             self.asm.load(D, RAX, At::new(RAX, 0));
-            self.asm.shift(Shift::Right, D, RAX, self.weight);
+            self.asm.shift(Shift::Right, D, RAX, self.places[self.block].weight);
             self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
-            self.asm.shift(Shift::Left, D, RAX, 2);
             self.asm.constant(RCX, self.ring);
-            self.asm.copy32(RDX, RSI);
-            self.asm.alu_load(Alu::Sub, D, RDX, Self::register_place(reg::PAGE.into()));
-            self.asm.store(D, RDX, At::sum(RCX, RAX));
+            self.asm.store(D, RDX, At { base: Some(RCX), index: Some((RAX, 2)), disp: 0 });
         }
-        self.jump_to_name(Name::Lookup);
     }
 
     fn page_relative(&mut self, offset: i32) -> Val {
@@ -511,7 +486,7 @@ impl Writer {
         self.flush_flags();
         let function = if quiet { runtime::step_quietly } else { runtime::step } as *const ();
         let site = self.call_function(function);
-        self.cold.push(Cold::Called { site, index: self.index, ip: i.ip, len: i.len });
+        self.cold.push(Cold::Called { site, ran: self.owed + self.index as u32, ip: i.ip, len: i.len });
         self.unit_is_live = false;
         self.forget_copies();
         self.drop_flags();
@@ -521,7 +496,7 @@ impl Writer {
     fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
         self.flush_flags();
         self.asm.constant(RCX, function as usize as u64);
-        self.asm.constant(RDX, self.index as u64 + 1);
+        self.asm.constant(RDX, u64::from(self.owed) + self.index as u64 + 1);
         let end = if quiet { runtime::end_quietly } else { runtime::end } as *const ();
         let site = self.call_function(end);
         self.cold.push(Cold::Ended { site });
@@ -556,35 +531,36 @@ impl Writer {
         self.asm.patch(site, here);
     }
 
-    fn write_cold(&mut self, start: i32, [due, hot]: [usize; 2]) {
-        // The attention word wants the CPU.
-        self.land_here(due);
-        self.asm.constant(RAX, u64::from(Status::Continue as u32));
-        self.asm.constant(RCX, 0);
-        self.asm.constant(RDX, start as u64);
-        let mut leaving: SmallVec<[usize; 4]> = SmallVec::new();
-        leaving.push(self.asm.jump());
-        // It has become hot.
-        self.land_here(hot);
-        self.asm.constant(RAX, u64::from(Status::Hot as u32));
-        self.asm.constant(RCX, self.first);
+    fn write_cold(&mut self) {
+        let mut leaving: SmallVec<[usize; 16]> = SmallVec::new();
         let mut resuming: SmallVec<[usize; 16]> = SmallVec::new();
-        resuming.push(self.asm.jump());
-        let mut bails = std::mem::take(&mut self.bails);
-        for (index, bail) in bails.iter_mut().enumerate().filter(|(_, bail)| bail.used) {
-            resuming.push(self.write_bail(index, bail));
+        // Ways may have cold code of their own, which joins the rest.
+        let mut at = 0;
+        while at < self.cold.len() {
+            if let Cold::Way { site, from, offset, to, leaving } = self.cold[at] {
+                self.land_here(site);
+                self.block = from;
+                self.take_over(leaving);
+                self.follow((offset, to), false);
+            }
+            at += 1;
         }
-        for cold in std::mem::take(&mut self.cold) {
-            match cold {
-                Cold::Miss { site, back, linear, what, index } => {
+        let mut bails = std::mem::take(&mut self.bails);
+        for bail in bails.iter_mut().filter(|bail| bail.used) {
+            resuming.push(self.write_bail(bail));
+        }
+        let mut at = 0;
+        while at < self.cold.len() {
+            match self.cold[at] {
+                Cold::Miss { site, back, linear, what, bail } => {
                     self.land_here(site);
                     let fails = self.write_miss(linear, what, back);
-                    let at = bails.get(index).map_or(0, |bail| bail.at);
+                    let at = bails.get(bail).map_or(0, |bail| bail.at);
                     self.asm.patch(fails, at);
                 }
-                Cold::Called { site, index, ip, len } => {
+                Cold::Called { site, ran, ip, len } => {
                     self.land_here(site);
-                    leaving.push(self.write_called(index, ip, len));
+                    leaving.push(self.write_called(ran, ip, len));
                 }
                 Cold::Ended { site } => {
                     self.land_here(site);
@@ -595,8 +571,26 @@ impl Writer {
                     self.land_here(site);
                     self.go(offset);
                 }
+                Cold::Due { site, start, flags } => {
+                    self.land_here(site);
+                    let kind = self.hand_flags(flags);
+                    self.asm.constant(RAX, u64::from(Status::Continue as u32 | kind << 8));
+                    self.asm.constant(RCX, 0);
+                    self.asm.constant(RDX, start.into());
+                    leaving.push(self.asm.jump());
+                }
+                Cold::Hot { site, first, flags } => {
+                    self.land_here(site);
+                    let kind = self.hand_flags(flags);
+                    self.asm.constant(RAX, u64::from(Status::Hot as u32 | kind << 8));
+                    self.asm.constant(RCX, first);
+                    resuming.push(self.asm.jump());
+                }
+                Cold::Way { .. } => {}
             }
+            at += 1;
         }
+        self.cold.clear();
         // With the instruction's address in RCX.
         resuming.into_iter().for_each(|site| self.land_here(site));
         self.asm.store(Q, RCX, Self::passage(offset_of!(Passage, resume)));
@@ -621,42 +615,50 @@ impl Writer {
         self.jump_to_name(Name::Leave);
     }
 
-    fn write_bail(&mut self, index: usize, bail: &mut Bail) -> usize {
+    fn write_bail(&mut self, bail: &mut Bail) -> usize {
         bail.at = self.asm.len();
         for &site in &bail.sites {
             self.asm.patch(site, bail.at);
         }
-        let mut kind = 0;
-        if let Some((raw, first, second)) = bail.raw {
-            kind = raw;
-            for (k, v) in [Some(first), second].into_iter().flatten().enumerate() {
-                let place = Self::passage(offset_of!(Passage, raw) + 8 * k);
-                match v {
-                    Fixed::In(host) => self.asm.store(Q, host, place),
-                    Fixed::Known(v) => {
-                        self.asm.constant(RAX, v);
-                        self.asm.store(Q, RAX, place);
-                    }
-                }
-            }
+        let kind = self.hand_flags(bail.raw);
+        if bail.owed != 0 {
+            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+            let budget = At::new(RAX, offset_of!(Attention, budget) as i32);
+            self.asm.alu_memory(Alu::Sub, D, budget, bail.owed as i32);
         }
-        let status = if index == 0 { Status::ResumeFirst } else { Status::Resume };
+        let status = if bail.first { Status::ResumeFirst } else { Status::Resume };
         self.asm.constant(RAX, u64::from(status as u32 | kind << 8));
-        self.asm.constant(RCX, self.insn_address(index));
+        self.asm.constant(RCX, bail.insn);
         self.asm.jump()
     }
 
+    /// Leaves what the flags follow from for whoever makes words of it; its kind.
+    fn hand_flags(&mut self, raw: Option<Raw>) -> u32 {
+        let Some((kind, first, second)) = raw else { return 0 };
+        for (k, v) in [Some(first), second].into_iter().flatten().enumerate() {
+            let place = Self::passage(offset_of!(Passage, raw) + 8 * k);
+            match v {
+                Fixed::In(host) => self.asm.store(Q, host, place),
+                Fixed::Known(v) => {
+                    self.asm.constant(RAX, v);
+                    self.asm.store(Q, RAX, place);
+                }
+            }
+        }
+        kind
+    }
+
     /// RAX says how the function ended.
-    fn write_called(&mut self, index: usize, ip: u16, len: u8) -> usize {
+    fn write_called(&mut self, ran: u32, ip: u16, len: u8) -> usize {
         self.asm.alu_constant(Alu::Cmp, D, RAX, runtime::STOPPED as i32);
         // It wrote code, perhaps this, and is done.
         self.asm.constant(RAX, u64::from(Status::Continue as u32));
-        self.asm.constant(RCX, index as u64 + 1);
+        self.asm.constant(RCX, u64::from(ran) + 1);
         self.asm.constant(RDX, u64::from(ip) + u64::from(len));
         let dropped = self.asm.jump_if(cond::NOT_EQUAL);
         // It faulted: nothing has changed.
         self.asm.constant(RAX, u64::from(Status::Stopped as u32));
-        self.asm.constant(RCX, index as u64);
+        self.asm.constant(RCX, ran.into());
         self.asm.constant(RDX, ip.into());
         self.land_here(dropped);
         self.asm.jump()

@@ -113,7 +113,11 @@ impl Writer {
 
     /// One that nothing is in. It stays what it is until the instruction is done.
     pub(super) fn temporary(&mut self) -> Host {
-        let taken = self.pinned | self.kept;
+        let mut taken = self.pinned | self.kept | self.groups.registers();
+        if POOL & !taken == 0 {
+            self.groups.drop_but(self.pinned);
+            taken = self.pinned | self.kept | self.groups.registers();
+        }
         let holding = self.holds.iter().enumerate().fold(0, |set, (h, guest)| match guest {
             Some(_) => set | 1 << h,
             None => set,
@@ -134,7 +138,13 @@ impl Writer {
         self.release(host);
         self.pinned |= 1 << host.0;
         self.bound[usize::from(host.0 & 15)] = 8;
+        self.known_as[usize::from(host.0 & 15)] = None;
         host
+    }
+
+    /// Whether a host register is a copy of all of a guest register.
+    pub(super) fn holds_all(&self, guest: usize, host: Host) -> bool {
+        self.held[guest.min(HELD - 1)] == Held::All(host)
     }
 
     /// A host register is no copy of a guest register any more.
@@ -160,6 +170,7 @@ impl Writer {
     pub(super) fn forget_copies(&mut self) {
         self.held = [Held::Nowhere; HELD];
         self.holds = [None; 16];
+        self.forget_origins();
     }
 
     fn pin(&mut self, host: Host) {
@@ -336,6 +347,7 @@ impl Writer {
             }
             Val::Node(n) => usize::from(n),
         };
+        let origin = self.origin(v);
         let host = match self.nodes.get(n).copied() {
             Some(Node::In(host)) => return host,
             Some(Node::Two(op, w, a, b)) => self.compute(op, w, a, b),
@@ -349,6 +361,7 @@ impl Writer {
             }
         };
         self.nodes[n] = Node::In(host);
+        self.known_as[usize::from(host.0 & 15)] = origin;
         host
     }
 

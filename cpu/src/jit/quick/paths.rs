@@ -1,0 +1,443 @@
+//! Blocks that follow each other, translated together in one pass: a path.
+//!
+//! A block that only one other leads to takes over what that one has in host registers, and what its flags follow from. Where
+//! ways join, the CPU state has everything; the attention word is looked at where a way goes back. Instructions are counted
+//! where a path is left, or joined.
+
+use super::{
+    Cold, ROOM, Writer,
+    assembler::{Alu, At, Host, RAX, RBP, RCX, RDI, cond},
+    flags::Pending,
+    grouped::Groups,
+    values::{Bit, HELD, Held},
+};
+use crate::{
+    attention::Attention,
+    insn::Insn,
+    jit::{
+        region::{self, FLAGS, Region, Step, Way},
+        service::{Compiled, Source},
+    },
+    mode::Mode,
+    ram::PAGE,
+    sem::{Needs, Op},
+    state::{Cpu, reg},
+    width::{D, Q},
+};
+use smallvec::SmallVec;
+use std::mem::offset_of;
+
+/// What a block may take at the most, with its ways out.
+const MARGIN: usize = 2 << 10;
+
+/// A block to translate.
+#[derive(Debug)]
+struct Piece<'a> {
+    insns: &'a [Insn],
+    ring: u64,
+    taken: (i32, Option<usize>),
+    fall: (i32, Option<usize>),
+    returns: SmallVec<[usize; 2]>,
+    /// It ends in front of another block, without an instruction of its own.
+    cut: bool,
+    /// Somebody wants the flags behind it.
+    live: bool,
+}
+
+/// What is known of a block while those around it are written.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Page offset and address of its first instruction.
+    start: u16,
+    first: u64,
+    /// Address of the count of how often it may still begin.
+    count: u64,
+    /// 1 << this is what a time counts, a byte in the code at each of these places.
+    pub(super) weight: u8,
+    times: SmallVec<[usize; 2]>,
+    /// How often it had begun.
+    begins: u32,
+    /// Several ways lead here.
+    joins: bool,
+    /// Somebody wants the flags at its beginning.
+    flags_live: bool,
+    /// Something that has been written leads here.
+    reached: bool,
+    /// What the only block that leads here has left.
+    left: Option<Box<Left>>,
+    /// Where it stands, and the branches that are to lead there.
+    at: Option<usize>,
+    sites: SmallVec<[usize; 2]>,
+}
+
+impl Place {
+    fn new(first: u64, start: u16, count: u64) -> Self {
+        Place {
+            start,
+            first,
+            count,
+            weight: 0,
+            times: SmallVec::new(),
+            begins: 0,
+            joins: true,
+            flags_live: true,
+            reached: false,
+            left: None,
+            at: None,
+            sites: SmallVec::new(),
+        }
+    }
+}
+
+/// What is not in the CPU state yet where a block ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    pending: Pending,
+    stored: bool,
+    kept: u16,
+    owed: u32,
+}
+
+/// All that a block leaves to one that nothing else leads to.
+#[derive(Debug)]
+struct Left {
+    held: [Held; HELD],
+    holds: [Option<u8>; 16],
+    bound: [u8; 16],
+    groups: Groups,
+    unit_is_live: bool,
+    leaving: Leaving,
+}
+
+impl Writer {
+    /// A block alone.
+    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
+        let Source { insns, links, mode, page, count, ring } = source;
+        let first = insns.first()?;
+        self.places.clear();
+        self.places.push(Place::new(std::ptr::from_ref(first) as u64, first.ip, count));
+        let piece = Piece {
+            insns,
+            ring,
+            taken: (links.taken_offset, None),
+            fall: (links.fall_offset, None),
+            returns: SmallVec::new(),
+            cut: false,
+            live: true,
+        };
+        self.write(&[piece], mode, page)
+    }
+
+    /// Those of a region.
+    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<Compiled> {
+        self.places.clear();
+        let mut pieces = Vec::with_capacity(region.nodes.len());
+        for (k, (node, &(count, ring))) in region.nodes.iter().zip(counted).enumerate() {
+            let part = &node.part;
+            if node.distance != 0 || part.second.is_some() {
+                return None;
+            }
+            let mut place = Place::new(part.first as u64, part.start, count);
+            place.begins = part.begins;
+            // The first is led to from outside.
+            place.joins = k == 0 || node.predecessors != 1;
+            place.flags_live = node.flags_live;
+            self.places.push(place);
+            pieces.push(Piece {
+                insns: &part.insns,
+                ring,
+                taken: (part.taken, node.taken),
+                fall: (part.fall, node.fall),
+                returns: match part.insns.last() {
+                    Some(last) if !node.cut && region::is_return(last) => {
+                        node.targets.iter().copied().collect()
+                    }
+                    _ => SmallVec::new(),
+                },
+                cut: node.cut,
+                // Where a way goes back the attention word is looked at.
+                live: node.closes_cycle || region.flags_live_out(k),
+            });
+        }
+        self.write(&pieces, region.mode(), (region.page() / PAGE) as u32)
+    }
+
+    fn write(&mut self, pieces: &[Piece<'_>], mode: Mode, page: u32) -> Option<Compiled> {
+        self.asm.cut(0);
+        self.asm.full = false;
+        (self.mode, self.page) = (mode, page);
+        self.bails.clear();
+        self.cold.clear();
+        self.holes.clear();
+        self.exits.clear();
+        for (k, piece) in pieces.iter().enumerate() {
+            let steps: SmallVec<[Step; 16]> = piece.insns.iter().map(|i| Step::new(i, mode)).collect();
+            if k == 0 && steps.first()?.way == Way::Leave {
+                return None;
+            }
+            if !self.begin(k, piece) {
+                continue;
+            }
+            self.look_ahead(piece.insns, &steps, piece.live);
+            self.look_for_touches(piece.insns, &steps);
+            let mut ended = false;
+            for (index, (i, step)) in piece.insns.iter().zip(&steps).enumerate() {
+                self.index = index;
+                ended = self.instruction(i, step);
+                if self.asm.full || self.asm.len() > ROOM - MARGIN {
+                    return None;
+                }
+                if ended {
+                    break;
+                }
+            }
+            if !ended && piece.cut {
+                self.owed += piece.insns.len() as u32;
+                self.follow(self.taken, true);
+            }
+        }
+        let cold_from = self.asm.len();
+        self.write_cold();
+        for place in &self.places {
+            for &at in &place.times {
+                self.asm.set_byte(at, 1 << place.weight);
+            }
+            for &site in &place.sites {
+                self.asm.patch(site, place.at?);
+            }
+        }
+        (!self.asm.full).then(|| Compiled {
+            code: self.asm.code().to_vec(),
+            cold_from,
+            across: self.asm.across(cold_from),
+            entry: 0,
+            holes: self.holes.clone(),
+            exits: self.exits.clone(),
+            cells: Vec::new(),
+        })
+    }
+
+    /// Behind which instructions somebody wants the flags.
+    fn look_ahead(&mut self, insns: &[Insn], steps: &[Step], mut live: bool) {
+        self.live.clear();
+        self.live.resize(steps.len(), true);
+        for (k, (step, i)) in steps.iter().zip(insns).enumerate().rev() {
+            self.live[k] = live;
+            // What has to do with vectors may turn out to be called, and to fault.
+            let leaves = step.may_leave || Op::from_number(i.op).needs() != Needs::Nothing;
+            live = leaves || step.reads & FLAGS != 0 || live && !step.kills_flags;
+        }
+    }
+
+    // The beginning of a block.
+
+    /// Begins a block; false if nothing leads there.
+    fn begin(&mut self, k: usize, piece: &Piece<'_>) -> bool {
+        self.block = k;
+        let place = &mut self.places[k];
+        if k != 0 && !place.reached {
+            return false;
+        }
+        (self.first, self.count, self.ring) = (place.first, place.count, piece.ring);
+        (self.taken, self.fall) = (piece.taken, piece.fall);
+        self.returns = piece.returns.clone();
+        let flags_live = place.flags_live;
+        match place.left.take() {
+            Some(left) => {
+                (self.held, self.holds, self.bound) = (left.held, left.holds, left.bound);
+                self.groups = left.groups;
+                self.unit_is_live = left.unit_is_live;
+                self.take_over(left.leaving);
+                if !flags_live {
+                    self.drop_flags();
+                }
+                self.places[k].at = Some(self.asm.len());
+                self.count_begin(k);
+            }
+            None => {
+                self.forget_copies();
+                self.drop_flags();
+                self.unit_is_live = false;
+                self.owed = 0;
+                if k == 0 {
+                    self.enter();
+                }
+                self.places[k].at = Some(self.asm.len());
+            }
+        }
+        true
+    }
+
+    /// What every translation begins with: the look at the attention word, and the count.
+    fn enter(&mut self) {
+        self.asm.lea(Q, RBP, At::new(RDI, super::BIAS));
+        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+        self.asm.load(D, RCX, Self::budget(RAX));
+        self.look_at_attention(0, None);
+        self.count_and_look(0, None);
+    }
+
+    fn budget(attention: Host) -> At {
+        At::new(attention, offset_of!(Attention, budget) as i32)
+    }
+
+    /// With the attention word's address in RAX, and the budget in RCX: out where it wants the CPU, in front of a block.
+    fn look_at_attention(&mut self, to: usize, flags: Option<super::Raw>) {
+        self.asm.alu_load(Alu::Or, D, RCX, At::new(RAX, offset_of!(Attention, request) as i32));
+        let site = self.asm.jump_if(cond::SIGN);
+        let start = self.places[to].start;
+        self.cold.push(Cold::Due { site, start, flags });
+    }
+
+    /// Counts that a block begins.
+    fn count_begin(&mut self, block: usize) {
+        self.asm.constant(RAX, self.places[block].count);
+        self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
+        let at = self.asm.len() - 1;
+        self.places[block].times.push(at);
+    }
+
+    /// And leaves where it has become hot.
+    fn count_and_look(&mut self, block: usize, flags: Option<super::Raw>) {
+        self.count_begin(block);
+        let site = self.asm.jump_if(cond::NOT_GREATER);
+        let first = self.places[block].first;
+        self.cold.push(Cold::Hot { site, first, flags });
+    }
+
+    // Its end.
+
+    /// The block's last instruction is done.
+    pub(super) fn finish(&mut self, i: &Insn) {
+        self.commit();
+        // A synthetic end is no instruction.
+        self.owed += self.index as u32 + u32::from(i.len != 0);
+    }
+
+    /// Brings the CPU state up to date: flags are words, instructions come off the budget.
+    pub(super) fn settle(&mut self) {
+        self.flush_flags();
+        self.pay();
+    }
+
+    fn pay(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if owed != 0 {
+            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+            self.asm.alu_memory(Alu::Sub, D, Self::budget(RAX), owed as i32);
+        }
+    }
+
+    pub(super) fn leaving(&self) -> Leaving {
+        Leaving { pending: self.pending, stored: self.stored, kept: self.kept, owed: self.owed }
+    }
+
+    /// Goes on from what another block has left.
+    pub(super) fn take_over(&mut self, left: Leaving) {
+        (self.pending, self.stored, self.kept) = (left.pending, left.stored, left.kept);
+        self.owed = left.owed;
+    }
+
+    /// Leaves everything to a block that nothing else leads to.
+    fn hand_over(&mut self, to: usize) {
+        self.parted = true;
+        let left = Left {
+            held: self.held,
+            holds: self.holds,
+            bound: self.bound,
+            groups: self.groups,
+            unit_is_live: self.unit_is_live,
+            leaving: self.leaving(),
+        };
+        let place = &mut self.places[to];
+        place.left = Some(Box::new(left));
+        place.reached = true;
+    }
+
+    /// Goes on at a page offset, where a block of these may be. `inline`: what is written next is the next block.
+    pub(super) fn follow(&mut self, (offset, to): (i32, Option<usize>), inline: bool) {
+        let Some(to) = to else {
+            self.settle();
+            return self.go(offset);
+        };
+        let back = to <= self.block;
+        if !self.places[to].joins {
+            self.hand_over(to);
+        } else if back {
+            let flags = self.raw_flags();
+            let owed = std::mem::take(&mut self.owed) as i32;
+            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+            self.asm.load(D, RCX, Self::budget(RAX));
+            self.asm.alu_constant(Alu::Sub, D, RCX, owed);
+            self.asm.store(D, RCX, Self::budget(RAX));
+            self.look_at_attention(to, flags);
+            self.count_and_look(to, flags);
+            if self.places[to].flags_live {
+                self.flush_flags();
+            }
+        } else {
+            if self.places[to].flags_live {
+                self.flush_flags();
+            }
+            self.pay();
+            self.count_begin(to);
+        }
+        (self.places[to].reached, self.parted) = (true, true);
+        if !inline || to != self.block + 1 {
+            let site = self.asm.jump();
+            self.places[to].sites.push(site);
+        }
+    }
+
+    /// Under a condition to one place, else to the other.
+    pub(super) fn part_ways(&mut self, c: Bit) {
+        let (taken, fall) = (self.taken, self.fall);
+        if (taken.1, fall.1) == (None, None) {
+            self.settle();
+            let cc = self.condition_now(c);
+            self.go_if(cc, taken.0);
+            return self.go(fall.0);
+        }
+        let begins = |way: (i32, Option<usize>)| way.1.map_or(0, |to| self.places[to].begins);
+        // The one that is taken more often is written here.
+        let turned = begins(taken) > begins(fall) && fall.1 != Some(self.block + 1);
+        let cc = self.condition_now(c);
+        let (cc, away, on) = if turned { (cc ^ 1, fall, taken) } else { (cc, taken, fall) };
+        let site = self.asm.jump_if(cc);
+        self.go_by(site, away);
+        self.follow(on, true);
+    }
+
+    /// A branch at `site` leads there.
+    fn go_by(&mut self, site: usize, (offset, to): (i32, Option<usize>)) {
+        match to {
+            Some(to) if !self.places[to].joins => {
+                self.hand_over(to);
+                self.places[to].sites.push(site);
+            }
+            _ => {
+                if let Some(to) = to {
+                    self.places[to].reached = true;
+                }
+                self.parted = true;
+                self.cold.push(Cold::Way { site, from: self.block, offset, to, leaving: self.leaving() });
+            }
+        }
+    }
+
+    /// Goes on behind the calls that a RET may lead back to, if it leads to one of them.
+    pub(super) fn return_to(&mut self, to: Host) {
+        let returns = std::mem::take(&mut self.returns);
+        if returns.is_empty() {
+            return;
+        }
+        self.asm.copy(RAX, to);
+        self.asm.alu_load(Alu::Sub, Q, RAX, Self::register_place(reg::PAGE.into()));
+        for site in returns {
+            let start = i32::from(self.places[site].start);
+            self.asm.alu_constant(Alu::Cmp, Q, RAX, start);
+            let equal = self.asm.jump_if(cond::EQUAL);
+            self.go_by(equal, (start, Some(site)));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What translated code looks in before the jump cache: tables that fit into the host's first-level cache, from linear address to
+//! code; two for each address space, for CPL 3 and for the others. A table is valid for one mode: others are rarely met within
+//! an address space and a privilege. Nothing but translated code makes entries.
+
+use super::Way;
+use crate::mmu::SLOTS;
+use std::ptr::null;
+
+/// Entries of a table.
+pub(crate) const SHORT: usize = 1024;
+/// By how much addresses are folded to find theirs.
+pub(crate) const SHORT_FOLD: u32 = 11;
+/// Keys are linear addresses, exclusive or this, which is no canonical address: an entry of zeros answers nobody.
+pub(crate) const NOBODY: u64 = 1 << 63;
+
+/// An entry of a table.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct ShortEntry {
+    /// The linear address, exclusive or [`NOBODY`].
+    pub(crate) key: u64,
+    pub(crate) code: *const u8,
+}
+
+const _: () = assert!(size_of::<ShortEntry>() == 16);
+
+/// Where an address stands.
+const fn index(rip: u64) -> usize {
+    (rip ^ rip >> SHORT_FOLD) as usize % SHORT
+}
+
+/// Tables of a CPU.
+const TABLES: usize = 2 * SLOTS;
+
+/// All tables of a CPU.
+pub(super) struct Short {
+    tables: Vec<Box<[ShortEntry; SHORT]>>,
+    /// The contexts for which entries have been made; zeros where none ever was.
+    stamps: [[u64; 2]; TABLES],
+}
+
+/// An empty table, whose memory is given out as it is used.
+#[allow(unsafe_code, reason = "a vector of empty entries would be written, entry by entry")]
+fn table() -> Box<[ShortEntry; SHORT]> {
+    // SAFETY: an entry is an integer and a raw pointer, for each of which zero bytes are a value.
+    unsafe { Box::new_zeroed().assume_init() }
+}
+
+impl Short {
+    pub(super) fn new() -> Self {
+        Short { tables: (0..TABLES).map(|_| table()).collect(), stamps: [[0; 2]; TABLES] }
+    }
+
+    /// The table of an address space for CPL 3 or the others; what was noted for other contexts is gone.
+    pub(super) fn table(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> *const ShortEntry {
+        let place = 2 * slot + usize::from(user);
+        let (table, stamp) = (&mut self.tables[place], &mut self.stamps[place]);
+        let contexts = ways.map(|way| way.context);
+        if *stamp != contexts {
+            if *stamp != [0; 2] {
+                empty(table);
+            }
+            *stamp = contexts;
+        }
+        table.as_ptr()
+    }
+
+    /// No table has entries any more.
+    pub(super) fn clear(&mut self) {
+        let used = self.tables.iter_mut().zip(self.stamps).filter(|(_, stamp)| *stamp != [0; 2]);
+        used.for_each(|(table, _)| empty(table));
+    }
+
+    /// The entries of an address that have some code have other code from now on, or none.
+    pub(super) fn lead(&mut self, rip: u64, from: *const u8, to: *const u8) {
+        for table in &mut self.tables {
+            let entry = &mut table[index(rip)];
+            if entry.code == from {
+                let key = if to.is_null() { 0 } else { entry.key };
+                *entry = ShortEntry { key, code: to };
+            }
+        }
+    }
+}
+
+fn empty(table: &mut [ShortEntry; SHORT]) {
+    table.fill(ShortEntry { key: 0, code: null() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODE: *const u8 = 0x1000 as *const u8;
+    const OTHER: *const u8 = 0x2000 as *const u8;
+
+    fn ways(contexts: [u64; 2]) -> [Way; 2] {
+        contexts.map(|context| Way { entries: null(), context })
+    }
+
+    /// As translated code does it.
+    fn note(short: &mut Short, place: usize, rip: u64) {
+        short.tables[place][index(rip)] = ShortEntry { key: rip ^ NOBODY, code: CODE };
+    }
+
+    fn code(short: &Short, place: usize, rip: u64) -> *const u8 {
+        let entry = &short.tables[place][index(rip)];
+        if entry.key == rip ^ NOBODY { entry.code } else { null() }
+    }
+
+    #[test]
+    fn entries_are_those_of_one_context() {
+        let mut short = Short::new();
+        short.table(1, true, &ways([5 << 16, 6 << 16]));
+        short.table(1, false, &ways([5 << 16, 6 << 16]));
+        note(&mut short, 3, 0x40_0000);
+        // The other privilege, and back.
+        short.table(1, false, &ways([5 << 16, 6 << 16]));
+        assert!(code(&short, 2, 0x40_0000).is_null());
+        short.table(1, true, &ways([5 << 16, 6 << 16]));
+        assert_eq!(code(&short, 3, 0x40_0000), CODE);
+        // Another mode, another address space in the slot, other global code.
+        for other in [[5 << 16 | 1, 6 << 16 | 1], [7 << 16, 6 << 16], [7 << 16, 8 << 16]] {
+            note(&mut short, 3, 0x40_0000);
+            short.table(1, true, &ways(other));
+            assert!(code(&short, 3, 0x40_0000).is_null(), "{other:x?}");
+        }
+    }
+
+    #[test]
+    fn code_that_goes_is_not_led_to() {
+        let mut short = Short::new();
+        for (slot, user) in [(0, false), (2, true)] {
+            short.table(slot, user, &ways([1 << 16; 2]));
+            note(&mut short, 2 * slot + usize::from(user), 0x1234);
+        }
+        short.lead(0x1234, OTHER, null());
+        assert_eq!(code(&short, 0, 0x1234), CODE, "it has none of that code");
+        short.lead(0x1234, CODE, OTHER);
+        assert_eq!((code(&short, 0, 0x1234), code(&short, 5, 0x1234)), (OTHER, OTHER));
+        short.lead(0x1234, OTHER, null());
+        assert!(code(&short, 0, 0x1234).is_null() && code(&short, 5, 0x1234).is_null());
+        assert!(code(&short, 0, u64::MAX).is_null() && code(&short, 0, 0).is_null());
+    }
+
+    #[test]
+    fn nothing_is_in_a_table_that_was_emptied() {
+        let mut short = Short::new();
+        short.table(0, false, &ways([1 << 16; 2]));
+        note(&mut short, 0, 0x77);
+        short.clear();
+        assert!(code(&short, 0, 0x77).is_null());
+    }
+}
