@@ -239,6 +239,9 @@ struct Quick {
     alone: *const u8,
     /// It is still counted for its path.
     begins_path: bool,
+    /// How often it had begun when its count was set last, and what that was set to.
+    begun: u32,
+    count: i32,
     /// The other blocks of its path.
     others: Vec<*const Insn>,
     /// Stubs that jump here.
@@ -253,6 +256,8 @@ impl Default for Quick {
             code: null(),
             alone: null(),
             begins_path: false,
+            begun: 0,
+            count: 0,
             others: Vec::new(),
             incoming: Vec::new(),
             jumps: Vec::new(),
@@ -487,18 +492,26 @@ impl Jit {
             return u32::MAX;
         }
         let left = head.left();
+        if let Some(quick) = self.quick.get(&first) {
+            return quick.begun.saturating_add_signed(quick.count.saturating_sub(left));
+        }
         // What has not been translated in one pass counts from fewer: most often it has hardly begun.
-        let threshold = match self.quick.get(&first) {
-            _ if head.code.get().is_null() => self.first_threshold(),
-            Some(quick) if quick.begins_path => self.path_threshold(),
-            _ => self.threshold(),
-        };
+        let threshold = self.first_threshold();
         let counted = match left {
             _ if left <= threshold => threshold - left,
             ..=AGAIN => (AGAIN - left).saturating_add(threshold),
             _ => (HOTTEST - left).saturating_add(threshold),
         };
         counted.max(0) as u32
+    }
+
+    /// A block may begin so often until something is done about it.
+    fn count_anew(&mut self, first: *const Insn, head: &Head, times: i32) {
+        let begun = self.begins(first, head);
+        if let Some(quick) = self.quick.get_mut(&first) {
+            (quick.begun, quick.count) = (begun, times);
+        }
+        head.count_anew(times);
     }
 
     /// How often a block begins before anything is done about it.
@@ -548,9 +561,11 @@ impl Jit {
         }
     }
 
-    /// Another block of a path is gone: its entry is a block alone again.
-    fn leave_path(&mut self, entry: *const Insn, jumps: &mut JumpCache) {
-        let Some(quick) = self.quick.get_mut(&entry).filter(|quick| !quick.others.is_empty()) else { return };
+    /// A path is no more: its entry is a block alone again. False if there is none.
+    fn leave_path(&mut self, entry: *const Insn, jumps: &mut JumpCache) -> bool {
+        let Some(quick) = self.quick.get_mut(&entry).filter(|quick| !quick.others.is_empty()) else {
+            return false;
+        };
         self.statistics.dropped += 1;
         let others = std::mem::take(&mut quick.others);
         let path = std::mem::replace(&mut quick.code, quick.alone);
@@ -561,6 +576,21 @@ impl Jit {
         // SAFETY: the entry's block lives; the head stands in front of its first instruction.
         unsafe { Head::of(entry).translate(entry, quick.alone) };
         self.leave(entry, &others);
+        true
+    }
+
+    /// A block has a region of its own: paths lead there from now on, they do not go on in the block.
+    fn leave_paths_through(&mut self, block: *const Insn, jumps: &mut JumpCache) {
+        for entry in self.members.get(&block).cloned().unwrap_or_default() {
+            if entry != block && self.leave_path(entry, jumps) {
+                // SAFETY: the entry's block lives, since the path did.
+                self.count_anew(entry, unsafe { Head::of(entry) }, 1);
+                if let Some(quick) = self.quick.get_mut(&entry) {
+                    // Another is made when it begins next.
+                    quick.begins_path = true;
+                }
+            }
+        }
     }
 
     /// Drops everything. No translated code runs.
@@ -600,8 +630,9 @@ impl Jit {
             if alive(region.page(), region.start()).is_some_and(|(_, first)| first == entry)
                 && !self.regions.contains_key(&entry)
             {
+                let times = self.threshold();
                 // SAFETY: the block lives.
-                unsafe { Head::of(entry) }.count_anew(self.threshold());
+                self.count_anew(entry, unsafe { Head::of(entry) }, times);
             }
             return;
         }
@@ -612,7 +643,8 @@ impl Jit {
             compiled.cells.iter().map(|&(node, k)| unsafe { blocks[node].add(k) } as u64).collect();
         let Some(placed) = self.cache.place(&compiled, &cells) else {
             self.full = true;
-            head.count_anew(self.threshold());
+            let times = self.threshold();
+            self.count_anew(entry, head, times);
             return;
         };
         placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
@@ -636,6 +668,7 @@ impl Jit {
             }
         }
         self.regions.insert(entry, Live { placed, blocks, incoming: quick.incoming, jumps: quick.jumps });
+        self.leave_paths_through(entry, jumps);
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
     }
@@ -671,22 +704,25 @@ impl Jit {
         self.statistics.one_pass_instructions += links.n as u64;
         self.statistics.one_pass_bytes += compiled.code.len() as u64;
         let begins_path = next < threshold;
-        let quick = Quick { code: placed.code, alone: placed.code, begins_path, ..Quick::default() };
+        let begun = self.first_threshold();
+        let count = next.saturating_sub(begun).max(1);
+        let (code, begun) = (placed.code, begun.max(0) as u32);
+        let quick = Quick { code, alone: code, begins_path, begun, count, ..Quick::default() };
         self.quick.insert(first, quick);
-        head.count_anew(next.saturating_sub(self.first_threshold()).max(1));
+        head.count_anew(count);
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(first, placed.code) };
         true
     }
 
-    /// Whether a block that has become hot is to begin a path: it is asked once.
+    /// Whether a block that has become hot, or part of a path, is to begin one: it is asked once.
     fn begins_path(&mut self, first: *const Insn, head: &Head) -> bool {
         let begins = self.begins(first, head);
         let threshold = self.threshold();
         let Some(quick) = self.quick.get_mut(&first).filter(|quick| quick.begins_path) else { return false };
         quick.begins_path = false;
         // It goes on counting for its region.
-        head.count_anew(threshold.saturating_sub_unsigned(begins).max(1));
+        self.count_anew(first, head, threshold.saturating_sub_unsigned(begins).max(1));
         true
     }
 
@@ -729,6 +765,10 @@ impl Jit {
         }
         // SAFETY: the caller's promise.
         unsafe { Head::of(entry).translate(entry, placed.code) };
+        for block in region.inner() {
+            // SAFETY: as above. It is not the entry.
+            self.begins_path(block, unsafe { Head::of(block) });
+        }
     }
 }
 
@@ -922,7 +962,7 @@ impl Cpu {
         }
         let Some(jit) = &self.jit else { return };
         let warm = jit.path_threshold() as u32 / WARM;
-        let reach = Reach { warm, pages: false, instructions: PATH, choosy: false };
+        let reach = Reach { warm, pages: false, regions: false, instructions: PATH, choosy: false };
         let place = (i.ip, self.page_relative(i.ip.into()));
         let code = Decoded { cpu: self, mode: self.mode };
         let region = Region::gather(head.page(), place, self.mode, &code, reach);
@@ -939,9 +979,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn translate_block(&mut self, i: &Insn, head: &Head) {
-        head.count_anew(HOTTEST);
         let (mode, linear) = (self.mode, self.page_relative(i.ip.into()));
         let Some(jit) = &mut self.jit else { return };
+        jit.count_anew(i, head, HOTTEST);
         if jit.own.is_none() {
             jit.candidates.insert(i, (mode, linear));
             if jit.asked == 0 {
@@ -979,7 +1019,7 @@ impl Cpu {
                     jit.asked += 1;
                     jit.service.ask(region, &jit.inbox);
                 }
-                None => head.count_anew(AGAIN),
+                None => jit.count_anew(first, head, AGAIN),
             }
         }
     }
@@ -989,7 +1029,8 @@ impl Cpu {
         // Without blocks that are translated alone there are no counts to choose by.
         let jit = self.jit.as_ref()?;
         let choosy = jit.quick_translator.is_some() && jit.own.is_none();
-        let reach = Reach { warm: jit.warm(), pages: true, instructions: INSTRUCTIONS, choosy };
+        let reach =
+            Reach { warm: jit.warm(), pages: true, regions: true, instructions: INSTRUCTIONS, choosy };
         Region::gather(page, place, mode, &Decoded { cpu: self, mode }, reach)
     }
 

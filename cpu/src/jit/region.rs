@@ -146,6 +146,8 @@ pub(crate) struct Reach {
     pub(crate) warm: u32,
     /// Into other pages.
     pub(crate) pages: bool,
+    /// Into blocks at which regions begin.
+    pub(crate) regions: bool,
     /// Most instructions.
     pub(crate) instructions: usize,
     /// No region is formed that is better left as single blocks, or would be left as soon as it was entered.
@@ -256,6 +258,7 @@ impl Region {
                 }
                 let fits = |next: &Part| {
                     next.begins >= reach.warm
+                        && (reach.regions || next.begins != u32::MAX)
                         && next.insns.len() <= room
                         && (reach.pages || next.second.is_none())
                 };
@@ -307,6 +310,19 @@ impl Region {
     pub(crate) fn ends(&self) -> impl Iterator<Item = (*const Insn, bool)> + '_ {
         let indirect = |node: &Node| !node.cut && node.part.insns.last().is_some_and(is_indirect);
         self.nodes.iter().map(move |node| (node.part.first, indirect(node)))
+    }
+
+    /// Blocks that hardly anything but others of the region leads to, without its entry.
+    pub(crate) fn inner(&self) -> impl Iterator<Item = *const Insn> + '_ {
+        let led_to = |k: usize| {
+            let leads = self.nodes.iter().filter(move |node| node.successors().contains(&k));
+            leads.fold(0u32, |sum, node| sum.saturating_add(node.part.begins))
+        };
+        let inner = move |&k: &usize| {
+            let begins = self.nodes[k].part.begins;
+            begins / 2 <= led_to(k)
+        };
+        (1..self.nodes.len()).filter(inner).map(|k| self.nodes[k].part.first)
     }
 
     /// Whether it is more than a block alone.

@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn is_region(page: &Page) -> bool {
-        let reach = Reach { warm: 0, pages: true, instructions: INSTRUCTIONS, choosy: true };
+        let reach = Reach { warm: 0, pages: true, regions: true, instructions: INSTRUCTIONS, choosy: true };
         Region::gather(PAGE, (0x100, PAGE + 0x100), MODE, page, reach).is_some()
     }
 

@@ -70,8 +70,8 @@ enum Cold {
     Far { site: usize, offset: i32 },
     /// The attention word wants the CPU, in front of a block at this page offset.
     Due { site: usize, start: u16, flags: Option<Raw> },
-    /// A block has become hot, whose first instruction is at this address.
-    Hot { site: usize, first: u64, flags: Option<Raw> },
+    /// A block has become hot, whose first instruction is at this address; instructions are not counted yet.
+    Hot { site: usize, first: u64, flags: Option<Raw>, owed: u32 },
     /// A way from one block to another, or out.
     Way { site: usize, from: usize, offset: i32, to: Option<usize>, leaving: Leaving },
 }
@@ -579,9 +579,10 @@ impl Writer {
                     self.asm.constant(RDX, start.into());
                     leaving.push(self.asm.jump());
                 }
-                Cold::Hot { site, first, flags } => {
+                Cold::Hot { site, first, flags, owed } => {
                     self.land_here(site);
                     let kind = self.hand_flags(flags);
+                    self.take_off_budget(owed);
                     self.asm.constant(RAX, u64::from(Status::Hot as u32 | kind << 8));
                     self.asm.constant(RCX, first);
                     resuming.push(self.asm.jump());
@@ -621,11 +622,7 @@ impl Writer {
             self.asm.patch(site, bail.at);
         }
         let kind = self.hand_flags(bail.raw);
-        if bail.owed != 0 {
-            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
-            let budget = At::new(RAX, offset_of!(Attention, budget) as i32);
-            self.asm.alu_memory(Alu::Sub, D, budget, bail.owed as i32);
-        }
+        self.take_off_budget(bail.owed);
         let status = if bail.first { Status::ResumeFirst } else { Status::Resume };
         self.asm.constant(RAX, u64::from(status as u32 | kind << 8));
         self.asm.constant(RCX, bail.insn);

@@ -252,7 +252,7 @@ impl Writer {
                     self.drop_flags();
                 }
                 self.places[k].at = Some(self.asm.len());
-                self.count_begin(k);
+                self.count_begin(k, self.raw_flags());
             }
             None => {
                 self.forget_copies();
@@ -274,7 +274,7 @@ impl Writer {
         self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
         self.asm.load(D, RCX, Self::budget(RAX));
         self.look_at_attention(0, None);
-        self.count_and_look(0, None);
+        self.count_begin(0, None);
     }
 
     fn budget(attention: Host) -> At {
@@ -289,20 +289,15 @@ impl Writer {
         self.cold.push(Cold::Due { site, start, flags });
     }
 
-    /// Counts that a block begins.
-    fn count_begin(&mut self, block: usize) {
+    /// Counts that a block begins, and leaves in front of it where it has become hot.
+    fn count_begin(&mut self, block: usize, flags: Option<super::Raw>) {
         self.asm.constant(RAX, self.places[block].count);
         self.asm.alu_memory(Alu::Sub, D, At::new(RAX, 0), 1);
         let at = self.asm.len() - 1;
         self.places[block].times.push(at);
-    }
-
-    /// And leaves where it has become hot.
-    fn count_and_look(&mut self, block: usize, flags: Option<super::Raw>) {
-        self.count_begin(block);
         let site = self.asm.jump_if(cond::NOT_GREATER);
         let first = self.places[block].first;
-        self.cold.push(Cold::Hot { site, first, flags });
+        self.cold.push(Cold::Hot { site, first, flags, owed: self.owed });
     }
 
     // Its end.
@@ -322,6 +317,11 @@ impl Writer {
 
     fn pay(&mut self) {
         let owed = std::mem::take(&mut self.owed);
+        self.take_off_budget(owed);
+    }
+
+    /// Takes instructions off the budget. Uses RAX.
+    pub(super) fn take_off_budget(&mut self, owed: u32) {
         if owed != 0 {
             self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
             self.asm.alu_memory(Alu::Sub, D, Self::budget(RAX), owed as i32);
@@ -371,7 +371,7 @@ impl Writer {
             self.asm.alu_constant(Alu::Sub, D, RCX, owed);
             self.asm.store(D, RCX, Self::budget(RAX));
             self.look_at_attention(to, flags);
-            self.count_and_look(to, flags);
+            self.count_begin(to, flags);
             if self.places[to].flags_live {
                 self.flush_flags();
             }
@@ -380,7 +380,7 @@ impl Writer {
                 self.flush_flags();
             }
             self.pay();
-            self.count_begin(to);
+            self.count_begin(to, self.raw_flags());
         }
         (self.places[to].reached, self.parted) = (true, true);
         if !inline || to != self.block + 1 {
