@@ -475,6 +475,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 self.pages_changed();
                 Ok(false)
             }
+            Way::Emit if self.read_time(Op::from_number(i.op)) => {
+                self.commit();
+                Ok(false)
+            }
             Way::Emit if self.system(Op::from_number(i.op)) => {
                 self.commit();
                 // It may have changed the class of accesses.
@@ -784,6 +788,14 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let (slow, cpu) = (self.slow, self.cpu);
         self.b.ins().call(slow, &[cpu, linear, what]);
         self.load_state(I64, at(PASSAGE + offset_of!(Passage, answer)))
+    }
+
+    /// The guest's time-stamp counter.
+    pub(super) fn call_time(&mut self) -> Value {
+        let function = self.constant(I64, runtime::time as *const () as i64);
+        let (systemv, cpu) = (self.systemv, self.cpu);
+        let call = self.b.ins().call_indirect(systemv, function, &[cpu, cpu, cpu]);
+        self.b.inst_results(call)[0]
     }
 
     /// A pure function of plain Rust.

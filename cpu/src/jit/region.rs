@@ -482,6 +482,9 @@ fn is_quiet(op: Op, effects: &Effects) -> bool {
     if op.class() == Class::Leave {
         return !matches!(op, Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors);
     }
+    if matches!(op, Op::Rdtsc | Op::Rdtscp) {
+        return true;
+    }
     if op.needs() == Needs::X87 {
         return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
     }

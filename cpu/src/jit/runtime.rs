@@ -126,6 +126,15 @@ pub(super) unsafe extern "C" fn code_at(cpu: *mut Cpu, rip: u64, _: u64) -> *con
     unsafe { &mut *cpu }.code_at(rip)
 }
 
+/// The time-stamp counter, where RDTSC is allowed. Neither MXCSR nor the host's floating point are touched.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn time(cpu: *const Cpu, _: u64, _: u64) -> i64 {
+    // SAFETY: as in `step`.
+    unsafe { &*cpu }.tsc() as i64
+}
+
 /// Calls a pure function of Rust's own convention.
 ///
 /// # Safety
