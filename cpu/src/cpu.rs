@@ -116,6 +116,8 @@ impl Cpu {
             supervisor_nears: [near; 2],
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
+            reach: [[0; 2]; 8],
+            code_reach: 0,
             ways: [Way { entries: jumps.entries(0), context: u64::MAX }; 2],
             fetch_generations: [u64::MAX; 2],
             rip: 0,

@@ -42,6 +42,9 @@ mod placements;
 mod quick;
 mod region;
 mod runtime;
+mod segmented;
+#[cfg(feature = "jit")]
+mod segments;
 mod service;
 #[cfg(feature = "jit")]
 mod system;

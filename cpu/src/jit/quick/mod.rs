@@ -10,6 +10,8 @@ mod assembler;
 mod evaluate;
 mod flags;
 mod memory;
+mod segments;
+mod time;
 mod values;
 mod vectors;
 mod x87;
@@ -19,7 +21,7 @@ use super::{
     cache::{Hole, Name},
     host::Fix,
     region::{FLAGS, Step, Way},
-    runtime,
+    runtime, segmented,
     service::{Compiled, Source},
     targets::SEEN,
 };
@@ -111,6 +113,8 @@ struct Writer {
     ring: u64,
     taken: i32,
     fall: i32,
+    /// See [`segmented::span`].
+    span: (i32, i32),
     nodes: Vec<Node>,
     held: [Held; HELD],
     /// By host register: the guest register that it holds.
@@ -152,6 +156,8 @@ struct Mark {
     cold: usize,
     holes: usize,
     exits: usize,
+    /// Ways to the interpreter in front of the instruction.
+    sites: usize,
     unit_is_live: bool,
 }
 
@@ -168,6 +174,7 @@ impl Writer {
             ring: 0,
             taken: 0,
             fall: 0,
+            span: (0, 0),
             nodes: Vec::new(),
             held: [Held::Nowhere; HELD],
             holds: [None; 16],
@@ -195,6 +202,11 @@ impl Writer {
     fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
         let Source { insns, links, mode, page, count, ring } = source;
         let first = insns.first()?;
+        // The interpreter's own instructions, and these as they are translated.
+        let mut canonical: SmallVec<[Insn; 16]> = insns.iter().cloned().collect();
+        segmented::make_canonical(&mut canonical, mode);
+        let insns = canonical.as_slice();
+        self.span = segmented::span(insns, links.taken_offset);
         self.asm.cut(0);
         self.asm.full = false;
         (self.mode, self.page, self.first) = (mode, page, std::ptr::from_ref(first) as u64);
@@ -306,6 +318,9 @@ impl Writer {
         self.new_registers.clear();
         self.new_flags.clear();
         self.bails.push(Bail { raw: self.raw_flags(), ..Bail::default() });
+        if self.index == 0 {
+            self.check_block();
+        }
         let mut way = step.way;
         if way == Way::Emit {
             let mark = Mark {
@@ -316,11 +331,13 @@ impl Writer {
                 cold: self.cold.len(),
                 holes: self.holes.len(),
                 exits: self.exits.len(),
+                sites: self.bails.last().map_or(0, |bail| bail.sites.len()),
                 unit_is_live: self.unit_is_live,
             };
             let flags = (self.pending, self.stored, self.kept);
             let done = match Op::from_number(i.op).needs() {
                 Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
+                _ if self.read_time(i) => Ok(false),
                 _ => sem::emit(self, i).map(|flow| flow.is_some()),
             };
             match done {
@@ -368,8 +385,8 @@ impl Writer {
         self.new_registers.clear();
         self.new_flags.clear();
         if let Some(bail) = self.bails.last_mut() {
-            bail.sites.clear();
-            bail.used = false;
+            bail.sites.truncate(mark.sites);
+            bail.used = mark.sites != 0;
         }
     }
 
