@@ -158,7 +158,11 @@ pub struct AddressSpace {
 }
 
 /// A table that a thread keeps.
-type Kept = Cache<Arc<ArcSwap<Vec<Range>>>, Arc<Vec<Range>>>;
+struct Kept {
+    table: Cache<Arc<ArcSwap<Vec<Range>>>, Arc<Vec<Range>>>,
+    /// Where in it the last access went: most often the next one goes there, too.
+    last: usize,
+}
 
 /// Most address spaces of a machine.
 const SPACES: usize = 2;
@@ -238,37 +242,44 @@ impl AddressSpace {
 
     /// Reads `data.len()` bytes at `addr`. Bytes that nobody answers for are all ones.
     pub fn read(&self, addr: u64, data: &mut [u8]) {
-        self.with_table(|ranges| self.read_from(ranges, addr, data));
+        self.with_table(|ranges, last| self.read_from(ranges, last, addr, data));
     }
 
     /// Writes `data` at `addr`. Bytes that nobody answers for vanish.
     pub fn write(&self, addr: u64, data: &[u8]) {
-        self.with_table(|ranges| self.write_to(ranges, addr, data));
+        self.with_table(|ranges, last| self.write_to(ranges, last, addr, data));
     }
 
-    /// Works on the table in use.
+    /// Works on the table in use, and where in it to look first.
     #[inline]
-    fn with_table(&self, work: impl FnOnce(&[Range])) {
+    fn with_table(&self, work: impl FnOnce(&[Range], &mut usize)) {
         // A device that asks for another device finds none kept, and goes the other way.
-        let Some(mut kept) = KEPT.take() else { return work(&self.ranges.load()) };
-        let is_own = |kept: &Option<Kept>| kept.as_ref().is_some_and(|kept| std::ptr::eq(kept.arc_swap(), &*self.ranges));
-        match kept.iter().position(is_own).and_then(|k| kept[k].as_mut()) {
-            Some(kept) => work(kept.load()),
+        let Some(mut kept) = KEPT.take() else { return work(&self.ranges.load(), &mut 0) };
+        let own = kept.iter().position(|kept| kept.as_ref().is_some_and(|kept| self.is_own(kept)));
+        match own.and_then(|k| kept[k].as_mut()) {
+            Some(Kept { table, last }) => work(table.load(), last),
             None => self.keep_table(&mut kept, work),
         }
         KEPT.set(Some(kept));
     }
 
+    fn is_own(&self, kept: &Kept) -> bool {
+        std::ptr::eq(kept.table.arc_swap(), &*self.ranges)
+    }
+
     #[cold]
-    fn keep_table(&self, kept: &mut [Option<Kept>; SPACES], work: impl FnOnce(&[Range])) {
+    fn keep_table(&self, kept: &mut [Option<Kept>; SPACES], work: impl FnOnce(&[Range], &mut usize)) {
         match kept.iter_mut().find(|kept| kept.is_none()) {
-            Some(free) => work(free.insert(Cache::new(Arc::clone(&self.ranges))).load()),
-            None => work(&self.ranges.load()),
+            Some(free) => {
+                let kept = free.insert(Kept { table: Cache::new(Arc::clone(&self.ranges)), last: 0 });
+                work(kept.table.load(), &mut kept.last);
+            }
+            None => work(&self.ranges.load(), &mut 0),
         }
     }
 
-    fn read_from(&self, ranges: &[Range], addr: u64, data: &mut [u8]) {
-        if let Some(range) = find_whole(ranges, addr, data.len()) {
+    fn read_from(&self, ranges: &[Range], last: &mut usize, addr: u64, data: &mut [u8]) {
+        if let Some(range) = find_whole(ranges, last, addr, data.len()) {
             range.read(addr - range.base, data);
             return;
         }
@@ -288,8 +299,8 @@ impl AddressSpace {
         }
     }
 
-    fn write_to(&self, ranges: &[Range], addr: u64, data: &[u8]) {
-        if let Some(range) = find_whole(ranges, addr, data.len()) {
+    fn write_to(&self, ranges: &[Range], last: &mut usize, addr: u64, data: &[u8]) {
+        if let Some(range) = find_whole(ranges, last, addr, data.len()) {
             range.write(addr - range.base, data);
             return;
         }
@@ -337,10 +348,16 @@ fn find(ranges: &[Range], addr: u64) -> Option<&Range> {
     (range.base <= addr).then_some(range)
 }
 
-/// The range that holds all `len` bytes at `addr`, when `len` is a width that devices have.
-fn find_whole(ranges: &[Range], addr: u64, len: usize) -> Option<&Range> {
+/// The range that holds all `len` bytes at `addr`, when `len` is a width that devices have; `place` is looked at first, and
+/// becomes where it is.
+fn find_whole<'a>(ranges: &'a [Range], place: &mut usize, addr: u64, len: usize) -> Option<&'a Range> {
     let last = addr.checked_add((len as u64).checked_sub(1)?)?;
-    find(ranges, addr).filter(|range| last <= range.last && matches!(len, 1 | 2 | 4 | 8))
+    let holds = |range: &&Range| range.base <= addr && last <= range.last && matches!(len, 1 | 2 | 4 | 8);
+    if let Some(range) = ranges.get(*place).filter(holds) {
+        return Some(range);
+    }
+    *place = ranges.partition_point(|range| range.last < addr);
+    ranges.get(*place).filter(holds)
 }
 
 enum Piece<'a> {

@@ -145,7 +145,11 @@ impl Measured {
         self.given_up |= ahead > LOST_NS;
         // What it is ahead is gone when the next moment comes, if that can be.
         let slower = ahead.min(SPAN_NS / SLOWEST);
-        Moment { tsc, ns: begin, rate: rate - (u128::from(rate) * u128::from(slower) / u128::from(SPAN_NS)) as u64 }
+        Moment {
+            tsc,
+            ns: begin,
+            rate: rate - (u128::from(rate) * u128::from(slower) / u128::from(SPAN_NS)) as u64,
+        }
     }
 }
 

@@ -149,13 +149,7 @@ impl Emit for Emitter<'_, '_> {
         let at = self.operand_address(i, None, i.w.0.into(), true);
         self.guest_modify(i.w, i, at, f)
     }
-    fn address(
-        &mut self,
-        i: &Insn,
-        by: Option<Val>,
-        size: u8,
-        write: bool,
-    ) -> Result<Val, Untranslatable> {
+    fn address(&mut self, i: &Insn, by: Option<Val>, size: u8, write: bool) -> Result<Val, Untranslatable> {
         Ok(Computed(self.operand_address(i, by, size.into(), write)))
     }
     fn offset(&mut self, i: &Insn) -> Val {

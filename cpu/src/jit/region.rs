@@ -256,8 +256,7 @@ impl Region {
                 if parts.len() >= BLOCKS || parts.iter().any(|p| known(p) || elsewhere(p)) {
                     continue;
                 }
-                if let Some(next) =
-                    part_at(page, offset).filter(|next| next.warm && next.insns.len() <= room)
+                if let Some(next) = part_at(page, offset).filter(|next| next.warm && next.insns.len() <= room)
                 {
                     room -= next.insns.len();
                     parts.push((distance, next));
@@ -549,6 +548,9 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
     };
     let touches_memory = effects.memory_read || effects.memory_written;
     // Alignment checks are the interpreter's.
+    if touches_memory && i.goes_to_device() {
+        return apart;
+    }
     if touches_memory && (mode.contains(Mode::ALIGN) || !mode.is_64() && i.has(attr::IMM64)) {
         return apart;
     }

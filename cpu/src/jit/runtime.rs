@@ -180,7 +180,10 @@ impl Cpu {
             (self.fault, self.why) = (fault, Why::Continue);
             return None;
         };
-        let Place::Ram(host, physical) = place else { return None };
+        let Place::Ram(host, physical) = place else {
+            self.translated.device = true;
+            return None;
+        };
         if !write || self.probe(linear, size, true).is_some() {
             return Some(host);
         }

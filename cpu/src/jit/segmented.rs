@@ -6,12 +6,7 @@
 //! whether the code itself is within the limit of CS, is looked at once, where the code is entered: within it CS does not change.
 
 use super::region::goes_on;
-use crate::{
-    insn::Insn,
-    mode::Mode,
-    sem::Op,
-    state::seg,
-};
+use crate::{insn::Insn, mode::Mode, sem::Op, state::seg};
 
 /// Whether offsets in CS are to be compared with its limit.
 pub(super) fn checks_code(mode: Mode) -> bool {

@@ -12,6 +12,7 @@ use crate::{
     fault::Stop,
     flags::Arith,
     insn::{Insn, Kind},
+    jit::segmented,
     state::{Cpu, seg},
     vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
     width::{B, D, Q, Width},
@@ -382,8 +383,8 @@ impl Emit for Writer {
         self.go_to(to);
     }
     fn next_rip(&mut self, i: &Insn) -> Val {
-        let linear = self.page_relative(i32::from(i.ip) + i32::from(i.len));
-        self.offset_in_code(linear)
+        let place = i32::from(i.ip) + i32::from(i.len);
+        if segmented::checks_code(self.mode) { self.offset_in_code(place) } else { self.page_relative(place) }
     }
     fn plain(&mut self, _: &Insn, _: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self> {
         Err(Unsupported)

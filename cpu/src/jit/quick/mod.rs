@@ -29,7 +29,7 @@ use crate::{
     attention::Attention,
     fault::Done,
     flags::Flags,
-    insn::Insn,
+    insn::{self, Insn},
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::{Cpu, reg},
@@ -200,11 +200,12 @@ impl Writer {
     }
 
     fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
-        let Source { insns, links, mode, page, count, ring } = source;
+        let Source { insns, links, mode, page, devices, count, ring } = source;
         let first = insns.first()?;
         // The interpreter's own instructions, and these as they are translated.
         let mut canonical: SmallVec<[Insn; 16]> = insns.iter().cloned().collect();
         segmented::make_canonical(&mut canonical, mode);
+        insn::mark_devices(&mut canonical, devices);
         let insns = canonical.as_slice();
         self.span = segmented::span(insns, links.taken_offset);
         self.asm.cut(0);

@@ -3,7 +3,7 @@
 use super::{
     Writer,
     assembler::{Alu, At, RAX, cond},
-    values::{Two, Val},
+    values::Val,
 };
 use crate::{
     jit::segmented,
@@ -23,9 +23,7 @@ impl Writer {
         let reach = offset_of!(Cpu, reach) + 16 * (segment & 7) + 8 * usize::from(write);
         self.asm.alu_load(Alu::Cmp, Q, RAX, Self::place(reach));
         self.bail(cond::ABOVE);
-        let base = self.base_of(segment);
-        let linear = self.two(Two::Add, Q, offset, base);
-        self.cut(D, linear)
+        self.behind_base(segment, offset)
     }
 
     /// Leaves a block to the interpreter whose code, or where its branch leads, is beyond the limit of CS.
@@ -43,24 +41,21 @@ impl Writer {
         self.bail(cond::ABOVE);
     }
 
-    /// The offset in CS of a linear address.
-    pub(super) fn offset_in_code(&mut self, linear: Val) -> Val {
-        if !segmented::checks_code(self.mode) {
-            return linear;
-        }
-        let base = self.base_of(seg::CS);
-        let offset = self.two(Two::Sub, Q, linear, base);
-        self.cut(D, offset)
+    /// The offset in CS of a place in the page.
+    pub(super) fn offset_in_code(&mut self, place: i32) -> Val {
+        // Registers are few: one does.
+        let to = self.temporary();
+        self.asm.load(Q, to, Self::register_place(reg::PAGE.into()));
+        self.asm.alu_constant(Alu::Add, Q, to, place);
+        self.asm.alu_load(Alu::Sub, Q, to, Self::segment_place(seg::CS as u8));
+        self.asm.copy32(to, to);
+        self.bind(to, 4);
+        self.standing(to)
     }
 
     /// The linear address of an offset in CS.
     pub(super) fn linear_in_code(&mut self, offset: Val) -> Val {
-        if !segmented::checks_code(self.mode) {
-            return offset;
-        }
-        let base = self.base_of(seg::CS);
-        let linear = self.two(Two::Add, Q, offset, base);
-        self.cut(D, linear)
+        if segmented::checks_code(self.mode) { self.behind_base(seg::CS, offset) } else { offset }
     }
 
     /// Leaves a branch to an offset beyond the limit of CS to the interpreter.
@@ -72,9 +67,14 @@ impl Writer {
         }
     }
 
-    fn base_of(&mut self, segment: usize) -> Val {
-        let base = self.temporary();
-        self.asm.load(Q, base, Self::segment_place(segment as u8));
-        self.standing(base)
+    /// A segment's base and an offset.
+    fn behind_base(&mut self, segment: usize, offset: Val) -> Val {
+        let offset = self.host(offset);
+        let to = self.temporary();
+        self.asm.load(Q, to, Self::segment_place(segment as u8));
+        self.asm.alu(Alu::Add, Q, to, offset);
+        self.asm.copy32(to, to);
+        self.bind(to, 4);
+        self.standing(to)
     }
 }
