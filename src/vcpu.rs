@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use softmetal_cpu::{Cpu, Doing, Exit};
+use softmetal_devices::bus;
 
 use crate::accel::{Counts, Processor, Switchboard, Trouble};
 use crate::journal::{self, Replayer, Tape};
@@ -116,6 +117,7 @@ fn execute(
     timers: Option<&CountedTimers>,
     switchboard: &Arc<Switchboard>,
 ) {
+    bus::keep_tables();
     let (attention, place) = {
         let engine = engine.lock();
         engine.begin();

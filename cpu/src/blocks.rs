@@ -11,7 +11,7 @@ use crate::{
     decode::{self, Decoded},
     fault::{Fault, Stop},
     group::granules,
-    insn::{Insn, Links, Step, Stub, attr},
+    insn::{Insn, Links, Step, Stub, attr, mark_devices},
     interp,
     jit::{self, Part},
     mmu::{Access, Class, Mapping},
@@ -624,11 +624,14 @@ impl Cpu {
         let block = self.blocks.find(page, offset, mode)?;
         let (links, jit) = (block.links(), self.jit.as_ref());
         let begins = jit.map_or(0, |jit| jit.begins(block.first(), block.head()));
+        let mut insns = block.insns();
+        let devices = jit.map_or(0, |jit| jit.devices(block.first(), insns.len()));
+        mark_devices(&mut insns, devices);
         Some(Part {
             page,
             start: block.start,
             second: self.blocks.second(page, offset, mode),
-            insns: block.insns(),
+            insns,
             taken_page: block.leads_to(true),
             fall_page: block.leads_to(false),
             taken: links.taken_offset,

@@ -118,6 +118,8 @@ impl Cpu {
             supervisor_nears: [near; 2],
             attention: Arc::as_ptr(&attention),
             seg_base: [0; 8],
+            reach: [[0; 2]; 8],
+            code_reach: 0,
             ways,
             short,
             fetch_generations: [u64::MAX; 2],

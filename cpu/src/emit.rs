@@ -101,9 +101,9 @@ pub(crate) trait Emit: Sized {
         at: Self::Val,
         f: impl Fn(&mut Self, Self::Val) -> Self::Val,
     ) -> Result<(Self::Val, Self::Val), Self::Stop>;
-    /// Loads from the stack, 64-bit mode.
+    /// Loads from the stack, at an offset in SS.
     fn stack_load(&mut self, w: Width, at: Self::Val) -> Result<Self::Val, Self::Stop>;
-    /// Stores to the stack, 64-bit mode.
+    /// Stores to the stack, at an offset in SS.
     fn stack_store(&mut self, w: Width, at: Self::Val, v: Self::Val) -> Emitted<Self>;
 
     // Integers: operands and results have width w.
@@ -196,11 +196,11 @@ pub(crate) trait Emit: Sized {
     fn branch(&mut self, i: &Insn, c: Self::Bit) -> Self::Flow;
     /// To the immediate target.
     fn jump(&mut self, i: &Insn) -> Self::Flow;
-    /// #GP(0) for a branch target that is not canonical (64-bit mode).
+    /// #GP(0) for a branch target that is not canonical (64-bit mode), or beyond the limit of CS.
     fn check_target(&mut self, to: Self::Val) -> Emitted<Self>;
-    /// To a computed linear address (64-bit mode), checked before.
+    /// To a computed offset in CS, checked before.
     fn jump_to(&mut self, i: &Insn, to: Self::Val) -> Self::Flow;
-    /// Linear address of the next instruction.
+    /// Offset of the next instruction in CS.
     fn next_rip(&mut self, i: &Insn) -> Self::Val;
     /// Plain Rust over the CPU state.
     fn plain(&mut self, i: &Insn, f: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self>;

@@ -53,6 +53,17 @@ pub(crate) mod attr {
     pub(crate) const LAST: u8 = 128;
 }
 
+/// A bit of [`Insn::scale`] in the copies that are translated: the instruction goes to a device.
+const DEVICE: u8 = 4;
+
+/// Sets it where `set` has a bit.
+pub(crate) fn mark_devices(insns: &mut [Insn], set: u64) {
+    if set != 0 {
+        let marked = insns.iter_mut().take(64).enumerate().filter(|(k, _)| set >> k & 1 != 0);
+        marked.for_each(|(_, i)| i.scale |= DEVICE);
+    }
+}
+
 /// One predecoded instruction.
 #[derive(Clone, Debug)]
 #[repr(C)]
@@ -67,7 +78,7 @@ pub(crate) struct Insn {
     /// Register numbers of the address; 16 reads zero.
     pub(crate) base: u8,
     pub(crate) index: u8,
-    /// Bits 1:0 scale, 5:4 kind of operand 0, 7:6 kind of operand 1.
+    /// Bits 1:0 scale, 2 see [`mark_devices`], 5:4 kind of operand 0, 7:6 kind of operand 1.
     pub(crate) scale: u8,
     pub(crate) seg: u8,
     /// Address size in bytes.
@@ -138,5 +149,9 @@ impl Insn {
     #[inline(always)]
     pub(crate) fn has(&self, bits: u8) -> bool {
         self.attr & bits != 0
+    }
+    /// Whether translated code is to call its function, because it goes to devices: see [`mark_devices`].
+    pub(crate) fn goes_to_device(&self) -> bool {
+        self.scale & DEVICE != 0
     }
 }

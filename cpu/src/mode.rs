@@ -122,7 +122,28 @@ impl Cpu {
         for s in [seg::FS, seg::GS] {
             self.seg_base[s] = self.segments[s].base;
         }
+        if !long {
+            self.refresh_reach();
+        }
         self.refresh_tlb();
+    }
+
+    /// What translated code compares offsets with, as [`Cpu::segment_check`] does: segments that expand down are left to that.
+    fn refresh_reach(&mut self) {
+        let protected = self.mode.contains(Mode::PROTECTED);
+        for (segment, reach) in self.segments.iter().zip(&mut self.reach) {
+            let (kind, size) = (segment.kind(), u64::from(segment.limit) + 1);
+            let code = kind & 8 != 0;
+            let [readable, writable] = match protected {
+                true if segment.attributes & Segment::UNUSABLE != 0 => [false; 2],
+                true => [!code || kind & 2 != 0, !code && kind & 2 != 0],
+                false => [true; 2],
+            };
+            let up = kind & 0xc != 4;
+            *reach = [readable && up, writable && up].map(|allowed| if allowed { size } else { 0 });
+        }
+        let size = u64::from(self.segments[seg::CS].limit) + 1;
+        self.code_reach = if self.mode.contains(Mode::CODE32) { size } else { size.min(0x1_0000) };
     }
 
     /// Whether offsets in a segment are linear addresses that need no check. CS cannot be written, and not always be read.

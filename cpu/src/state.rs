@@ -392,6 +392,11 @@ pub struct Cpu {
     pub(crate) attention: *const Attention,
     /// Bases added to addresses, by segment number: 0 where the mode ignores the base.
     pub(crate) seg_base: [u64; 8],
+    /// How many bytes from its base a segment may be read, and written: 0 where each access is to be looked at. Not in 64-bit mode.
+    pub(crate) reach: [[u64; 2]; 8],
+    /// How many bytes from the base of CS instructions may stand at, and branches of the mode's operand size lead to. Not in
+    /// 64-bit mode.
+    pub(crate) code_reach: u64,
     /// What Cranelift's code looks at before the TLB.
     pub(crate) near: *mut Near,
     /// What `tlb` and `near` are below CPL 3, with RFLAGS.AC clear and set.

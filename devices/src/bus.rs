@@ -1,13 +1,15 @@
 //! The address spaces of the machine: who answers at which port and at which physical address.
 //!
 //! Look-ups take no lock: the sorted table of ranges is replaced as a whole when a device comes, goes or moves (a
-//! guest moves PCI devices a few dozen times in its life and looks up millions of times).
+//! guest moves PCI devices a few dozen times in its life and looks up millions of times). A processor's thread keeps the table
+//! that it used last, and looks only whether it is still the one in use.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use log::trace;
 use parking_lot::Mutex;
 
@@ -148,11 +150,31 @@ impl Range {
 pub struct AddressSpace {
     name: &'static str,
     /// Sorted by base, disjoint. Readers take the current table; `changes` serialises those who replace it.
-    ranges: ArcSwap<Vec<Range>>,
+    ranges: Arc<ArcSwap<Vec<Range>>>,
     /// Held by who changes the table: the accesses of all devices that have ever been here.
     changes: Mutex<Vec<Known>>,
     /// Accesses that nobody answered.
     unanswered: Accesses,
+}
+
+/// A table that a thread keeps.
+struct Kept {
+    table: Cache<Arc<ArcSwap<Vec<Range>>>, Arc<Vec<Range>>>,
+    /// Where in it the last access went: most often the next one goes there, too.
+    last: usize,
+}
+
+/// Most address spaces of a machine.
+const SPACES: usize = 2;
+
+thread_local! {
+    /// The tables that this thread keeps; None where it keeps none, and while they are in use.
+    static KEPT: Cell<Option<Box<[Option<Kept>; SPACES]>>> = const { Cell::new(None) };
+}
+
+/// The calling thread keeps the tables that it uses, and the devices in them, until it ends: for a processor's.
+pub fn keep_tables() {
+    KEPT.set(Some(Box::default()));
 }
 
 /// A device that is or was in an address space. It may come and go as often as the guest likes.
@@ -174,7 +196,7 @@ impl AddressSpace {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            ranges: ArcSwap::from_pointee(Vec::new()),
+            ranges: Arc::new(ArcSwap::from_pointee(Vec::new())),
             changes: Mutex::default(),
             unanswered: Accesses::default(),
         }
@@ -220,14 +242,50 @@ impl AddressSpace {
 
     /// Reads `data.len()` bytes at `addr`. Bytes that nobody answers for are all ones.
     pub fn read(&self, addr: u64, data: &mut [u8]) {
-        let ranges = self.ranges.load();
-        if let Some(range) = find_whole(&ranges, addr, data.len()) {
+        self.with_table(|ranges, last| self.read_from(ranges, last, addr, data));
+    }
+
+    /// Writes `data` at `addr`. Bytes that nobody answers for vanish.
+    pub fn write(&self, addr: u64, data: &[u8]) {
+        self.with_table(|ranges, last| self.write_to(ranges, last, addr, data));
+    }
+
+    /// Works on the table in use, and where in it to look first.
+    #[inline]
+    fn with_table(&self, work: impl FnOnce(&[Range], &mut usize)) {
+        // A device that asks for another device finds none kept, and goes the other way.
+        let Some(mut kept) = KEPT.take() else { return work(&self.ranges.load(), &mut 0) };
+        let own = kept.iter().position(|kept| kept.as_ref().is_some_and(|kept| self.is_own(kept)));
+        match own.and_then(|k| kept[k].as_mut()) {
+            Some(Kept { table, last }) => work(table.load(), last),
+            None => self.keep_table(&mut kept, work),
+        }
+        KEPT.set(Some(kept));
+    }
+
+    fn is_own(&self, kept: &Kept) -> bool {
+        std::ptr::eq(kept.table.arc_swap(), &*self.ranges)
+    }
+
+    #[cold]
+    fn keep_table(&self, kept: &mut [Option<Kept>; SPACES], work: impl FnOnce(&[Range], &mut usize)) {
+        match kept.iter_mut().find(|kept| kept.is_none()) {
+            Some(free) => {
+                let kept = free.insert(Kept { table: Cache::new(Arc::clone(&self.ranges)), last: 0 });
+                work(kept.table.load(), &mut kept.last);
+            }
+            None => work(&self.ranges.load(), &mut 0),
+        }
+    }
+
+    fn read_from(&self, ranges: &[Range], last: &mut usize, addr: u64, data: &mut [u8]) {
+        if let Some(range) = find_whole(ranges, last, addr, data.len()) {
             range.read(addr - range.base, data);
             return;
         }
         // A piece at a time: (where, how much) falls in one range or in none.
         let mut done = 0;
-        while let Some((piece, len)) = next_piece(&ranges, addr, done, data.len()) {
+        while let Some((piece, len)) = next_piece(ranges, addr, done, data.len()) {
             let part = &mut data[done..done + len];
             match piece {
                 Piece::Device(range, offset) => range.read(offset, part),
@@ -241,15 +299,13 @@ impl AddressSpace {
         }
     }
 
-    /// Writes `data` at `addr`. Bytes that nobody answers for vanish.
-    pub fn write(&self, addr: u64, data: &[u8]) {
-        let ranges = self.ranges.load();
-        if let Some(range) = find_whole(&ranges, addr, data.len()) {
+    fn write_to(&self, ranges: &[Range], last: &mut usize, addr: u64, data: &[u8]) {
+        if let Some(range) = find_whole(ranges, last, addr, data.len()) {
             range.write(addr - range.base, data);
             return;
         }
         let mut done = 0;
-        while let Some((piece, len)) = next_piece(&ranges, addr, done, data.len()) {
+        while let Some((piece, len)) = next_piece(ranges, addr, done, data.len()) {
             let part = &data[done..done + len];
             match piece {
                 Piece::Device(range, offset) => range.write(offset, part),
@@ -292,10 +348,16 @@ fn find(ranges: &[Range], addr: u64) -> Option<&Range> {
     (range.base <= addr).then_some(range)
 }
 
-/// The range that holds all `len` bytes at `addr`, when `len` is a width that devices have.
-fn find_whole(ranges: &[Range], addr: u64, len: usize) -> Option<&Range> {
+/// The range that holds all `len` bytes at `addr`, when `len` is a width that devices have; `place` is looked at first, and
+/// becomes where it is.
+fn find_whole<'a>(ranges: &'a [Range], place: &mut usize, addr: u64, len: usize) -> Option<&'a Range> {
     let last = addr.checked_add((len as u64).checked_sub(1)?)?;
-    find(ranges, addr).filter(|range| last <= range.last && matches!(len, 1 | 2 | 4 | 8))
+    let holds = |range: &&Range| range.base <= addr && last <= range.last && matches!(len, 1 | 2 | 4 | 8);
+    if let Some(range) = ranges.get(*place).filter(holds) {
+        return Some(range);
+    }
+    *place = ranges.partition_point(|range| range.last < addr);
+    ranges.get(*place).filter(holds)
 }
 
 enum Piece<'a> {
@@ -393,6 +455,56 @@ mod tests {
         let mut data = [0; 8];
         space.read(u64::MAX - 1, &mut data);
         assert_eq!(data, [2, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_thread_that_keeps_tables_sees_what_comes_and_goes() {
+        keep_tables();
+        let spaces = [AddressSpace::new("ports"), AddressSpace::new("memory"), AddressSpace::new("third")];
+        for space in &spaces {
+            let device = probe();
+            let read = || {
+                let mut data = [0; 1];
+                space.read(0x102, &mut data);
+                data[0]
+            };
+            assert_eq!(read(), 0xff);
+            space.insert(0x100, 4, "here", device.clone()).unwrap();
+            assert_eq!(read(), 2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    space.remove(0x100);
+                    space.insert(0x102, 4, "there", device.clone()).unwrap();
+                });
+            });
+            assert_eq!(read(), 0);
+            space.remove(0x102);
+            assert_eq!(read(), 0xff);
+        }
+    }
+
+    #[test]
+    fn a_device_may_ask_for_another() {
+        struct Relay(Arc<AddressSpace>);
+        impl Device for Relay {
+            fn read(&mut self, _: u64, data: &mut [u8]) {
+                self.0.read(0x200, data);
+            }
+            fn write(&mut self, _: u64, _: &[u8]) {
+                self.0.remove(0x200);
+            }
+        }
+        keep_tables();
+        let space = Arc::new(AddressSpace::new("memory"));
+        space.insert(0x200, 1, "far", probe()).unwrap();
+        space.insert(0x100, 1, "near", Arc::new(Mutex::new(Relay(space.clone())))).unwrap();
+        let mut data = [7];
+        space.read(0x100, &mut data);
+        assert_eq!(data, [0]);
+        space.write(0x100, &data);
+        space.read(0x100, &mut data);
+        assert_eq!(data, [0xff]);
+        space.remove(0x100);
     }
 
     #[test]

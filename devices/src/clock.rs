@@ -4,12 +4,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::host_tsc;
+use crate::{host_time::HostTime, host_tsc};
 
 /// Nanoseconds in a second.
 pub const NS_PER_SEC: u64 = 1_000_000_000;
@@ -33,8 +33,8 @@ pub struct Clock {
 
 /// Where time comes from.
 enum Source {
-    /// The host's monotonic clock, counted from this moment.
-    Host(Instant),
+    /// The host's monotonic clock.
+    Host(HostTime),
     /// Nanoseconds that [`Clock::advance`] added up.
     Manual(AtomicU64),
     /// A counter elsewhere, a nanosecond each, and what [`Clock::advance`] added.
@@ -59,7 +59,7 @@ impl Clock {
 
     /// A clock that follows the host's monotonic clock, its TSC at a given frequency.
     pub fn host_with_tsc(tsc_hz: u64) -> Arc<Clock> {
-        Clock::new(Source::Host(Instant::now()), tsc_hz)
+        Clock::new(Source::Host(HostTime::new()), tsc_hz)
     }
 
     /// A clock that moves by a nanosecond with each step of `counter`, which never goes back, and by
@@ -189,7 +189,7 @@ impl Clock {
 
     fn source_ns(&self) -> u64 {
         match &self.source {
-            Source::Host(start) => start.elapsed().as_nanos() as u64,
+            Source::Host(time) => time.ns(),
             Source::Manual(elapsed) => elapsed.load(Ordering::Relaxed),
             Source::Counted(counter, skipped) => counter().wrapping_add(skipped.load(Ordering::Relaxed)),
         }

@@ -15,6 +15,34 @@ pub(crate) fn frequency() -> Option<u64> {
     None
 }
 
+/// Whether the host's TSC counts at one rate, on all processors together.
+pub(crate) fn even() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let even = x86::invariant() && x86::kernel_trusts_it();
+    #[cfg(not(target_arch = "x86_64"))]
+    let even = false;
+    even
+}
+
+/// The host's TSC, read behind all that stands before it.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn read() -> u64 {
+    // SAFETY: LFENCE is there on all x86-64 processors; RDTSC only reads a counter, and Linux lets user mode execute it unless
+    // a process asked otherwise.
+    unsafe {
+        std::arch::x86_64::_mm_lfence();
+        std::arch::x86_64::_rdtsc()
+    }
+}
+
+/// Nobody asks where [`even`] says no.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(crate) fn read() -> u64 {
+    0
+}
+
 #[cfg(target_arch = "x86_64")]
 const MHZ: u64 = 1_000_000;
 
@@ -43,6 +71,20 @@ mod x86 {
             }
         }
         None
+    }
+
+    /// SDM 2A "CPUID": the TSC ticks at a constant rate in all states of the processor.
+    pub(super) fn invariant() -> bool {
+        const LEAF_POWER: u32 = 0x8000_0007;
+        const INVARIANT_TSC: u32 = 1 << 8;
+        __cpuid(0x8000_0000).eax >= LEAF_POWER && __cpuid(LEAF_POWER).edx & INVARIANT_TSC != 0
+    }
+
+    /// Linux derives its own time from the TSC, which it does not where processors were seen to disagree.
+    pub(super) fn kernel_trusts_it() -> bool {
+        const SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+        let source = std::fs::read_to_string(SOURCE).unwrap_or_default();
+        matches!(source.trim(), "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page")
     }
 
     /// Counts TSC ticks over a few milliseconds of the host's monotonic clock.

@@ -5,6 +5,7 @@ pub mod char;
 pub mod chipset;
 pub mod clock;
 pub mod dma;
+mod host_time;
 mod host_tsc;
 pub mod interrupts;
 pub mod irq;

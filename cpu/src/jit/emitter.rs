@@ -377,20 +377,28 @@ impl<'a, 'b> Emitter<'a, 'b> {
         self.leave_at(rip, Status::Continue, 0);
         self.to(on);
         if self.region.floats {
-            self.demand_masked_exceptions();
+            let unmasked = self.has_unmasked_exceptions();
+            self.refuse_if(unmasked);
+        }
+        if let Some(beyond) = self.is_beyond_limit() {
+            self.refuse_if(beyond);
         }
         self.reload(self.region.used | FLAGS);
         let first = self.way_to(0, None);
         self.b.ins().jump(first, &[]);
     }
 
-    /// Leaves the first block to the interpreter where a floating-point exception would have to be raised.
-    fn demand_masked_exceptions(&mut self) {
+    /// Whether a floating-point exception would have to be raised.
+    fn has_unmasked_exceptions(&mut self) -> Value {
         let mxcsr = self.load_state(I32, at(offset_of!(Cpu, mxcsr)));
         let masks = self.b.ins().band_imm_u(mxcsr, i64::from(Mxcsr::MASKS));
-        let unmasked = self.b.ins().icmp_imm_u(IntCC::NotEqual, masks, i64::from(Mxcsr::MASKS));
+        self.b.ins().icmp_imm_u(IntCC::NotEqual, masks, i64::from(Mxcsr::MASKS))
+    }
+
+    /// Leaves the first block to the interpreter if `c`.
+    fn refuse_if(&mut self, c: Value) {
         let (out, on) = (self.cold(), self.b.create_block());
-        self.b.ins().brif(unmasked, out, &[], on, &[]);
+        self.b.ins().brif(c, out, &[], on, &[]);
         self.to(out);
         let cell = self.insn_cell(0);
         let insn = self.b.ins().load(I64, STATE, cell, 0);
@@ -473,6 +481,10 @@ impl<'a, 'b> Emitter<'a, 'b> {
                 (self.unit_is_live, self.mmx_is_ready) = (false, false);
                 self.dirty = step.dirty_behind(self.dirty);
                 self.pages_changed();
+                Ok(false)
+            }
+            Way::Emit if self.read_time(Op::from_number(i.op)) => {
+                self.commit();
                 Ok(false)
             }
             Way::Emit if self.system(Op::from_number(i.op)) => {
@@ -784,6 +796,14 @@ impl<'a, 'b> Emitter<'a, 'b> {
         let (slow, cpu) = (self.slow, self.cpu);
         self.b.ins().call(slow, &[cpu, linear, what]);
         self.load_state(I64, at(PASSAGE + offset_of!(Passage, answer)))
+    }
+
+    /// The guest's time-stamp counter.
+    pub(super) fn call_time(&mut self) -> Value {
+        let function = self.constant(I64, runtime::time as *const () as i64);
+        let (systemv, cpu) = (self.systemv, self.cpu);
+        let call = self.b.ins().call_indirect(systemv, function, &[cpu, cpu, cpu]);
+        self.b.inst_results(call)[0]
     }
 
     /// A pure function of plain Rust.

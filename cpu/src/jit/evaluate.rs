@@ -9,7 +9,7 @@ use crate::{
     fault::Stop,
     flags::Arith,
     insn::{Insn, Kind},
-    state::Cpu,
+    state::{Cpu, seg},
     vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
     width::{B, D, Q, Width},
 };
@@ -96,13 +96,13 @@ impl Emitter<'_, '_> {
         Computed(self.value(w, Computed(high)))
     }
 
-    fn stack_pointer(&mut self, at: Val) -> Value {
+    fn on_stack(&mut self, at: Val, w: Width, write: bool) -> Value {
         let at = self.wide(Q, at);
-        self.wrap(at)
+        if self.region.mode.is_64() { at } else { self.in_segment(seg::SS, at, w.0.into(), write) }
     }
 
     fn guest(&mut self, t: Type, i: &Insn) -> Value {
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, t.bytes().into(), false);
         self.guest_load(t, at, Self::begins_with(i))
     }
 }
@@ -132,7 +132,7 @@ impl Emit for Emitter<'_, '_> {
         match i.dst_kind() {
             Kind::Reg => self.set(i.w, i.dst, v),
             _ => {
-                let at = self.operand_address(i, None);
+                let at = self.operand_address(i, None, i.w.0.into(), true);
                 let v = self.value(i.w, v);
                 self.guest_store(v, at, Self::begins_with(i));
             }
@@ -146,11 +146,11 @@ impl Emit for Emitter<'_, '_> {
             self.set(i.w, i.dst, new);
             return Ok((old, new));
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, i.w.0.into(), true);
         self.guest_modify(i.w, i, at, f)
     }
-    fn address(&mut self, i: &Insn, by: Option<Val>, _: u8, _: bool) -> Result<Val, Untranslatable> {
-        Ok(Computed(self.operand_address(i, by)))
+    fn address(&mut self, i: &Insn, by: Option<Val>, size: u8, write: bool) -> Result<Val, Untranslatable> {
+        Ok(Computed(self.operand_address(i, by, size.into(), write)))
     }
     fn offset(&mut self, i: &Insn) -> Val {
         self.operand_offset(i)
@@ -203,11 +203,11 @@ impl Emit for Emitter<'_, '_> {
         self.guest_modify(w, i, at, f)
     }
     fn stack_load(&mut self, w: Width, at: Val) -> Result<Val, Untranslatable> {
-        let at = self.stack_pointer(at);
+        let at = self.on_stack(at, w, false);
         Ok(Computed(self.guest_load(integer(w), at, STACK)))
     }
     fn stack_store(&mut self, w: Width, at: Val, v: Val) -> Emitted<Self> {
-        let (at, v) = (self.stack_pointer(at), self.value(w, v));
+        let (at, v) = (self.on_stack(at, w, true), self.value(w, v));
         self.guest_store(v, at, STACK);
         Ok(())
     }
@@ -490,7 +490,10 @@ impl Emit for Emitter<'_, '_> {
         self.go_taken();
     }
     fn check_target(&mut self, to: Val) -> Emitted<Self> {
-        if let (Computed(v), true) = (to, self.region.mode.is_64()) {
+        if !self.region.mode.is_64() {
+            let to = self.wide(Q, to);
+            self.check_limit(to);
+        } else if let Computed(v) = to {
             let v = self.value(Q, Computed(v));
             let up = self.b.ins().ishl_imm_u(v, 16);
             let back = self.b.ins().sshr_imm_u(up, 16);
@@ -501,11 +504,13 @@ impl Emit for Emitter<'_, '_> {
     }
     fn jump_to(&mut self, i: &Insn, to: Val) {
         let to = self.wide(if self.region.mode.is_64() { Q } else { D }, to);
+        let to = self.linear_in_code(to);
         self.commit_last(i);
         self.go_to_address(to);
     }
     fn next_rip(&mut self, i: &Insn) -> Val {
-        Computed(self.page_relative(i32::from(i.ip) + i32::from(i.len)))
+        let linear = self.page_relative(i32::from(i.ip) + i32::from(i.len));
+        Computed(self.offset_in_code(linear))
     }
     fn plain(&mut self, _: &Insn, _: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self> {
         Err(Untranslatable)
@@ -545,7 +550,7 @@ impl Emit for Emitter<'_, '_> {
         if i.src_kind() == Kind::Reg {
             return Ok(self.xmm(i.src));
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 16, false);
         self.check_aligned(i, at, 16);
         Ok(self.guest_load(I8X16, at, Self::begins_with(i)))
     }
@@ -567,7 +572,7 @@ impl Emit for Emitter<'_, '_> {
             self.set_xmm(i.dst, v);
             return Ok(());
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 16, true);
         self.check_aligned(i, at, 16);
         self.guest_store(v, at, Self::begins_with(i));
         Ok(())
@@ -576,7 +581,7 @@ impl Emit for Emitter<'_, '_> {
         if i.src_kind() == Kind::Reg {
             return Ok([self.xmm(i.src), self.xmm(i.src | HIGH)]);
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 32, false);
         self.check_aligned(i, at, 32);
         let host = self.host_address(at, 32, false, Self::begins_with(i));
         let low = self.load_host(I8X16, host);
@@ -589,7 +594,7 @@ impl Emit for Emitter<'_, '_> {
             self.set_xmm(i.dst | HIGH, v[1]);
             return Ok(());
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 32, true);
         self.check_aligned(i, at, 32);
         let host = self.host_address(at, 32, true, Self::begins_with(i));
         self.store_host(v[0], host);
@@ -598,7 +603,7 @@ impl Emit for Emitter<'_, '_> {
         Ok(())
     }
     fn put_lane(&mut self, w: Width, i: &Insn, v: Val) -> Emitted<Self> {
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, w.0.into(), true);
         let v = self.narrow_lane(w, v);
         self.guest_store(v, at, Self::begins_with(i));
         Ok(())

@@ -4,7 +4,6 @@ use super::emitter::{Bit, Emitter, GUEST, Untranslatable, Val, at, integer};
 use crate::{
     insn::{Insn, Kind, attr},
     mmu::near::{self, Near},
-    mode::Mode,
     state::{Cpu, reg},
     width::{Q, Width},
 };
@@ -58,23 +57,26 @@ impl Emitter<'_, '_> {
         }
     }
 
-    /// The memory operand's linear address, `by` bytes on.
-    pub(super) fn operand_address(&mut self, i: &Insn, by: Option<Val>) -> Value {
+    /// The memory operand's linear address, `by` bytes on, for so many bytes.
+    pub(super) fn operand_address(&mut self, i: &Insn, by: Option<Val>, size: u64, write: bool) -> Value {
         let offset = self.operand_offset(i);
         let mut a = self.wide(Q, offset);
         if let Some(by) = by {
             let by = self.wide(Q, by);
             a = self.b.ins().iadd(a, by);
-            if i.asize == 4 {
-                let cut = self.cut(4, Val::Computed(a));
+            if matches!(i.asize, 2 | 4) {
+                let cut = self.cut(i.asize, Val::Computed(a));
                 a = self.wide(Q, cut);
             }
         }
-        if self.memory_kind(i) == Kind::Far && self.region.mode.is_64() && i.seg < 6 {
+        if !self.region.mode.is_64() {
+            return self.in_segment(i.seg.into(), a, size, write);
+        }
+        if self.memory_kind(i) == Kind::Far && i.seg < 6 {
             let base = self.load_state(I64, at(offset_of!(Cpu, seg_base)) + 8 * i32::from(i.seg));
             a = self.b.ins().iadd(a, base);
         }
-        if self.region.mode.contains(Mode::LONG) { a } else { self.wrap(a) }
+        a
     }
 
     /// What the address of the memory operand begins with, for [`Near`].

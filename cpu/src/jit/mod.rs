@@ -17,6 +17,7 @@ mod cache;
 mod carried;
 #[cfg(feature = "jit")]
 mod compiler;
+mod devices;
 #[cfg(feature = "jit")]
 mod emitter;
 #[cfg(feature = "jit")]
@@ -42,6 +43,9 @@ mod placements;
 mod quick;
 mod region;
 mod runtime;
+mod segmented;
+#[cfg(feature = "jit")]
+mod segments;
 mod service;
 #[cfg(feature = "jit")]
 mod system;
@@ -60,8 +64,8 @@ pub(crate) use targets::Targets;
 
 use crate::{
     attention::{Attention, Request},
-    blocks::Head,
-    insn::{Insn, Links, attr},
+    blocks::{BLOCK, Head},
+    insn::{Insn, Links},
     jumps::JumpCache,
     mode::Mode,
     ram::PAGE,
@@ -73,6 +77,7 @@ use crate::{
 use absent::{compiler, system, vectors, x87};
 use cache::{Cache, Placed};
 use compiler::Compiler;
+use devices::Devices;
 use placements::Told;
 use region::{Reach, Region};
 use rustc_hash::FxHashMap;
@@ -188,6 +193,8 @@ pub(crate) struct Passage {
     /// And otherwise: what Rust expects.
     #[cfg(target_arch = "x86_64")]
     pub(crate) host_mxcsr: u32,
+    /// The slow path has come to a device.
+    pub(crate) device: bool,
     /// Translated code is not entered: the count of instructions must stop soon.
     pub(crate) off: bool,
 }
@@ -214,6 +221,7 @@ impl Default for Passage {
             mxcsr: crate::state::Mxcsr::RESET,
             #[cfg(target_arch = "x86_64")]
             host_mxcsr: crate::state::Mxcsr::RESET,
+            device: false,
             off: false,
         }
     }
@@ -289,6 +297,8 @@ pub(crate) struct Jit {
     quick: FxHashMap<*const Insn, Quick>,
     /// Where their indirect branches led.
     rings: Rings,
+    /// Which instructions go to devices.
+    devices: Devices,
     /// Regions by the blocks that they are made of.
     members: FxHashMap<*const Insn, Vec<*const Insn>>,
     /// Hot blocks that wait for their translation, their modes and linear addresses. They are counted on.
@@ -435,6 +445,7 @@ impl Jit {
             quick_translator: options.one_pass.and_then(|_| quick::Translator::new()),
             quick: FxHashMap::default(),
             rings: Rings::default(),
+            devices: Devices::default(),
             members: FxHashMap::default(),
             candidates: FxHashMap::default(),
             asked: 0,
@@ -528,8 +539,35 @@ impl Jit {
         paths.max(self.first_threshold()).min(self.threshold())
     }
 
+    /// Which instructions of a block go to devices, a bit each.
+    pub(crate) fn devices(&self, first: *const Insn, len: usize) -> u64 {
+        self.devices.of(first, len)
+    }
+
+    /// Translated code left an instruction to the interpreter because it goes to a device. No translated code runs.
+    fn meet_device(&mut self, i: *const Insn, now: u64, jumps: &mut JumpCache) {
+        if !self.devices.meet(i, now) {
+            return;
+        }
+        // SAFETY: what has been translated lives.
+        let has =
+            |first: &*const Insn| (0..unsafe { devices::length(*first) }).any(|k| first.wrapping_add(k) == i);
+        let near = |first: &*const Insn| *first <= i && first.wrapping_add(BLOCK) > i;
+        let block =
+            self.quick.keys().chain(self.members.keys()).copied().find(|first| near(first) && has(first));
+        let Some(first) = block else { return };
+        self.drop_translations(first, jumps);
+        // SAFETY: as above; the head stands in front of its first instruction.
+        unsafe { Head::of(first).leave_translation(first, self.first_threshold()) };
+    }
+
     /// A block is gone: so are the translations made of it.
     pub(crate) fn forget(&mut self, block: *const Insn, jumps: &mut JumpCache) {
+        self.devices.forget(block);
+        self.drop_translations(block, jumps);
+    }
+
+    fn drop_translations(&mut self, block: *const Insn, jumps: &mut JumpCache) {
         let threshold = self.first_threshold();
         self.candidates.remove(&block);
         self.rings.retire(block);
@@ -684,15 +722,13 @@ impl Jit {
         let Some(translator) = &mut self.quick_translator else { return false };
         // SAFETY: the caller's promise; a block ends with an instruction that has LAST set, and its links follow.
         let (head, insns, links) = unsafe {
-            let mut n = 1;
-            while !(*first.add(n - 1)).has(attr::LAST) {
-                n += 1;
-            }
+            let n = devices::length(first);
             (Head::of(first), std::slice::from_raw_parts(first, n), &*first.add(n).cast::<Links>())
         };
         let page = (head.page() / PAGE) as u32;
         let ring = if region::is_indirect(&insns[insns.len() - 1]) { self.rings.address(first) } else { 0 };
-        let source = Source { insns, links, mode, page, count: head.count_address(), ring };
+        let devices = self.devices.of(first, insns.len());
+        let source = Source { insns, links, mode, page, devices, count: head.count_address(), ring };
         let Some(compiled) = translator.translate(source) else { return false };
         let Some(placed) = self.cache.place(&compiled, &[]) else {
             self.full = true;
@@ -846,7 +882,11 @@ impl Cpu {
             let resume = self.translated.resume;
             // SAFETY: an instruction of a block that lives, since the code made of it was left just now.
             let i = unsafe { &*resume };
+            let device = std::mem::take(&mut self.translated.device).then(|| self.instructions());
             if let Some(jit) = &mut self.jit {
+                if let Some(now) = device {
+                    jit.meet_device(resume, now, &mut self.jumps);
+                }
                 jit.statistics.resumed += 1;
                 jit.count(i.op, false);
             }

@@ -5,7 +5,7 @@
 //! page that it led to last; on the way, translated code looks whether the page tables still lead there. Everything here is
 //! copied from the blocks, so that a region can be compiled on another thread.
 
-use super::{Targets, vectors, worth::is_worth_it};
+use super::{Targets, segmented, vectors, worth::is_worth_it};
 use crate::{
     effects::Effects,
     flags::bits,
@@ -173,7 +173,7 @@ pub(crate) struct Region {
 pub(super) fn goes_on(last: &Insn) -> (bool, bool) {
     match Op::from_number(last.op) {
         Op::Jcc | Op::Jrcxz | Op::LoopCc => (true, true),
-        Op::Jmp | Op::Onward | Op::Call | Op::Call32 => (true, false),
+        Op::Jmp | Op::Onward | Op::Call | Op::Call32 | Op::NearCall16 | Op::NearCall32 => (true, false),
         _ => (false, false),
     }
 }
@@ -209,16 +209,25 @@ fn successors(
 }
 
 fn is_call(last: &Insn) -> bool {
-    matches!(Op::from_number(last.op), Op::Call | Op::Call32 | Op::CallTo | Op::CallTo32)
+    use Op::{Call, Call32, CallTo, CallTo32, NearCall16, NearCall32, NearCallTo16, NearCallTo32};
+    matches!(
+        Op::from_number(last.op),
+        Call | Call32 | CallTo | CallTo32 | NearCall16 | NearCall32 | NearCallTo16 | NearCallTo32
+    )
 }
 
 pub(super) fn is_return(last: &Insn) -> bool {
-    matches!(Op::from_number(last.op), Op::Ret | Op::Ret32)
+    matches!(Op::from_number(last.op), Op::Ret | Op::Ret32 | Op::NearRet16 | Op::NearRet32)
 }
 
 /// Whether a block's last instruction is a branch to a computed address.
 pub(super) fn is_indirect(last: &Insn) -> bool {
-    is_return(last) || matches!(Op::from_number(last.op), Op::JmpTo | Op::JmpTo32 | Op::CallTo | Op::CallTo32)
+    use Op::{CallTo, CallTo32, JmpTo, JmpTo32, NearCallTo16, NearCallTo32, NearJmpTo};
+    is_return(last)
+        || matches!(
+            Op::from_number(last.op),
+            JmpTo | JmpTo32 | CallTo | CallTo32 | NearJmpTo | NearCallTo16 | NearCallTo32
+        )
 }
 
 /// Whether the places to which a block's indirect branch led are part of its region.
@@ -238,15 +247,19 @@ impl Region {
         reach: Reach,
     ) -> Option<Region> {
         let page_at = |distance: i32| code.page_at(linear.wrapping_add_signed(i64::from(distance) << 12));
-        let entry = code.part(page, start)?;
+        let part_at = |page: u64, start: u16| {
+            let mut part = code.part(page, start)?;
+            segmented::make_canonical(&mut part.insns, mode);
+            Some(part)
+        };
+        let entry = part_at(page, start)?;
         if Step::new(entry.insns.first()?, mode).way == Way::Leave {
             return None;
         }
         let mut parts: Vec<(i32, Part)> = vec![(0, entry)];
         let mut room = reach.instructions.saturating_sub(parts[0].1.insns.len());
         let mut at = 0;
-        // Where each step is checked against the code segment's limit, a block stands alone.
-        while at < parts.len() && mode.contains(Mode::FLAT) {
+        while at < parts.len() {
             let wanted = successors(parts[at].0, &parts[at].1, page_at);
             at += 1;
             for (distance, offset, page) in wanted {
@@ -262,7 +275,7 @@ impl Region {
                         && next.insns.len() <= room
                         && (reach.pages || next.second.is_none())
                 };
-                if let Some(next) = code.part(page, offset).filter(fits) {
+                if let Some(next) = part_at(page, offset).filter(fits) {
                     room -= next.insns.len();
                     parts.push((distance, next));
                 }
@@ -523,6 +536,9 @@ fn is_quiet(op: Op, effects: &Effects) -> bool {
     if op.class() == Class::Leave {
         return !matches!(op, Op::Xsave | Op::Xsaveopt | Op::Xsavec | Op::Xsaves | Op::Xrstor | Op::Xrstors);
     }
+    if matches!(op, Op::Rdtsc | Op::Rdtscp) {
+        return true;
+    }
     if op.needs() == Needs::X87 {
         return !matches!(op, Op::Fxsave | Op::Fxrstor | Op::Fsqrt);
     }
@@ -554,9 +570,8 @@ fn touches(op: Op, i: &Insn) -> (Set, Set) {
     }
 }
 
-/// Whether translated code comes to an instruction's operand in memory: segments with bases and limits, and alignment checks,
-/// are the interpreter's.
-pub(super) fn reaches_memory(i: &Insn, mode: Mode) -> bool {
+/// Whether an instruction's operand in memory, if it has one, is in a segment without base and limit.
+pub(super) fn is_flat(i: &Insn, mode: Mode) -> bool {
     let memory = |k: Kind| k == Kind::Far;
     let far = memory(i.dst_kind()) || memory(i.src_kind());
     let flat_32 = crate::decode::flat_32(mode);
@@ -574,10 +589,11 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
         Class::Straight => Way::Call,
     };
     let touches_memory = effects.memory_read || effects.memory_written;
-    if touches_memory && !reaches_memory(i, mode) {
+    // Alignment checks are the interpreter's.
+    if touches_memory && i.goes_to_device() {
         return apart;
     }
-    if mode.is_64() && mode.contains(Mode::ALIGN) && touches_memory {
+    if touches_memory && (mode.contains(Mode::ALIGN) || !mode.is_64() && i.has(attr::IMM64)) {
         return apart;
     }
     let vectors = effects.other_vector

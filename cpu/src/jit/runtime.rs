@@ -126,6 +126,15 @@ pub(super) unsafe extern "C" fn code_at(cpu: *mut Cpu, rip: u64, _: u64) -> *con
     unsafe { &mut *cpu }.code_at(rip)
 }
 
+/// The time-stamp counter, where RDTSC is allowed. Neither MXCSR nor the host's floating point are touched.
+///
+/// # Safety
+/// As [`step`].
+pub(super) unsafe extern "C" fn time(cpu: *const Cpu, _: u64, _: u64) -> i64 {
+    // SAFETY: as in `step`.
+    unsafe { &*cpu }.tsc() as i64
+}
+
 /// Calls a pure function of Rust's own convention.
 ///
 /// # Safety
@@ -171,7 +180,10 @@ impl Cpu {
             (self.fault, self.why) = (fault, Why::Continue);
             return None;
         };
-        let Place::Ram(host, physical) = place else { return None };
+        let Place::Ram(host, physical) = place else {
+            self.translated.device = true;
+            return None;
+        };
         if !write || self.probe(linear, size, true).is_some() {
             return Some(host);
         }

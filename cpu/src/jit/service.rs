@@ -45,6 +45,8 @@ pub(super) struct Source<'a> {
     pub(super) mode: Mode,
     /// Number of its guest-physical page.
     pub(super) page: u32,
+    /// Which of its instructions go to devices, a bit each.
+    pub(super) devices: u64,
     /// Address of the count of how often it may still begin.
     pub(super) count: u64,
     /// Address of the ring that tells where its indirect branch led, 0 if it ends with none.

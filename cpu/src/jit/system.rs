@@ -6,7 +6,7 @@ use crate::{
     flags::bits::{AC, DF, IF},
     mode::Mode,
     sem::Op,
-    state::{Cpu, Msrs, Segment, seg},
+    state::{Cpu, Msrs, Segment, cr4, reg, seg},
 };
 use cranelift_codegen::ir::{InstBuilder, types::*};
 use std::mem::offset_of;
@@ -14,16 +14,16 @@ use std::mem::offset_of;
 /// Whether an instruction is one of them.
 pub(super) fn emits(op: Op, mode: Mode) -> bool {
     match op {
-        Op::Cld | Op::Std | Op::Cli | Op::Clac | Op::Stac => true,
+        Op::Cld | Op::Std | Op::Cli | Op::Clac | Op::Stac | Op::Rdtsc | Op::Rdtscp => true,
         Op::Swapgs => mode.is_64(),
         _ => false,
     }
 }
 
 impl Emitter<'_, '_> {
-    /// Emits one; false if it is none of them.
+    /// Emits one; false if it is none of them, or reads the time.
     pub(super) fn system(&mut self, op: Op) -> bool {
-        if !emits(op, self.region.mode) {
+        if !emits(op, self.region.mode) || matches!(op, Op::Rdtsc | Op::Rdtscp) {
             return false;
         }
         if !matches!(op, Op::Cld | Op::Std) {
@@ -37,6 +37,29 @@ impl Emitter<'_, '_> {
             Op::Clac => self.control_access(false),
             Op::Stac => self.control_access(true),
             _ => self.swap_gs(),
+        }
+        true
+    }
+
+    /// Emits RDTSC or RDTSCP: the bus is asked, nothing else changes. False if it is neither.
+    pub(super) fn read_time(&mut self, op: Op) -> bool {
+        if !matches!(op, Op::Rdtsc | Op::Rdtscp) {
+            return false;
+        }
+        let cr4 = self.load_state(I64, at(offset_of!(Cpu, cr4)));
+        let disabled = self.b.ins().band_imm_u(cr4, cr4::TSD as i64);
+        self.bail_if(disabled);
+        // Time may be what has run.
+        self.flush_budget(0);
+        let time = self.call_time();
+        let (low, high) = (self.b.ins().ireduce(I32, time), self.b.ins().ushr_imm_u(time, 32));
+        let low = self.b.ins().uextend(I64, low);
+        self.set_register(usize::from(reg::RAX >> 3), low);
+        self.set_register(usize::from(reg::RDX >> 3), high);
+        if op == Op::Rdtscp {
+            let aux = self.load_state(I32, at(offset_of!(Cpu, msrs) + offset_of!(Msrs, tsc_aux)));
+            let aux = self.b.ins().uextend(I64, aux);
+            self.set_register(usize::from(reg::RCX >> 3), aux);
         }
         true
     }

@@ -8,7 +8,7 @@ use super::{
     cache::Name,
     emitter::{Bit, Emitter, Untranslatable, Val, at, import},
     host::{self, Unit},
-    region::reaches_memory,
+    region::is_flat,
 };
 use crate::{
     emit::Emit,
@@ -49,7 +49,7 @@ pub(super) const MASKS: u16 = 0x3f;
 
 /// Whether an instruction is inline. The opcode is in its immediate.
 pub(super) fn emits(i: &Insn, mode: Mode) -> bool {
-    let plain = mode.plain_64() || mode.contains(Mode::PROTECTED) && reaches_memory(i, mode);
+    let plain = mode.plain_64() || mode.contains(Mode::PROTECTED) && is_flat(i, mode);
     plain && form(i).is_some()
 }
 
@@ -153,7 +153,7 @@ impl Emitter<'_, '_> {
         match form {
             Form::Registers => self.unit(Unit::Registers(opcode), None),
             Form::Memory { size, write } => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, size.into(), write);
                 let host = self.host_address(linear, size.into(), write, Self::begins_with(i));
                 self.unit(Unit::Memory(opcode), Some(host));
                 let offset = self.operand_offset(i);
@@ -177,13 +177,13 @@ impl Emitter<'_, '_> {
                 return Ok(());
             }
             Form::StoreWord => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, 2, true);
                 let host = self.host_address(linear, 2, true, Self::begins_with(i));
                 self.unit(Unit::Memory(opcode), Some(host));
                 return Ok(());
             }
             Form::LoadControl => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, 2, false);
                 let control = self.guest_load(I16, linear, Self::begins_with(i));
                 let masks = self.b.ins().band_imm_u(control, i64::from(MASKS));
                 let unmasks = self.b.ins().icmp_imm_u(IntCC::NotEqual, masks, i64::from(MASKS));

@@ -364,14 +364,12 @@ impl Mmu {
         (page ^ page >> 9 ^ page >> 18) as usize % SECOND
     }
 
-    fn second_lookup(&mut self, linear: u64) -> Option<Mapping> {
+    fn second_lookup(&self, linear: u64) -> Option<Mapping> {
         let page = linear >> 12;
         let e = &self.second[Self::second_index(page)];
         let live = e.generation == self.generation() || e.generation == self.global_generation;
-        let mapping = (e.page == page && live).then_some(e.mapping)?;
-        // A global page may have been walked in another address space.
-        self.note_size(linear, &mapping);
-        Some(mapping)
+        // Its size was noted when it was walked, for as long as its generation lives.
+        (e.page == page && live).then_some(e.mapping)
     }
 
     fn second_insert(&mut self, linear: u64, mapping: Mapping) {

@@ -236,6 +236,9 @@ semantics! {
             Cmpxchg => arith::cmpxchg, any;
             Leave => moves::leave::<_, 8>, any;
             Leave32 => moves::leave::<_, 4>, any;
+            Push16 => moves::push::<_, 2>, any;
+            Pop16 => moves::pop::<_, 2>, any;
+            Leave16 => moves::leave::<_, 2>, any;
             Clc => moves::clc, any;
             Stc => moves::stc, any;
             Cmc => moves::cmc, any;
@@ -678,6 +681,14 @@ semantics! {
         Ret32 => moves::near::ret::<_, 4>, end;
         Jrcxz => moves::near::jrcxz, end;
         LoopCc => moves::near::loop_cc, end;
+        // Only the translator makes these, of the legacy forms.
+        NearJmpTo => moves::near::sized_jmp_to, end;
+        NearCall16 => moves::near::sized_call::<_, 2>, end;
+        NearCall32 => moves::near::sized_call::<_, 4>, end;
+        NearCallTo16 => moves::near::sized_call_to::<_, 2>, end;
+        NearCallTo32 => moves::near::sized_call_to::<_, 4>, end;
+        NearRet16 => moves::near::sized_ret::<_, 2>, end;
+        NearRet32 => moves::near::sized_ret::<_, 4>, end;
     }
     leave {
         Undefined => sys::misc::undefined;

@@ -94,7 +94,8 @@ pub(crate) fn cmovcc<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     Ok(())
 }
 
-// Instructions of the stack are for a flat stack, whose pointer has `S` bytes: 8 in 64-bit mode, 4 in flat 32-bit code.
+// Instructions of the stack are for a pointer of `S` bytes: 8 in 64-bit mode, 4 in flat 32-bit code. In segments the interpreter has
+// others, which check limits; translated code does that where it loads and stores, and has these, for 2 bytes too.
 
 #[inline(always)]
 fn push_value<E: Emit, const S: u8>(e: &mut E, w: Width, v: E::Val) -> Emitted<E> {
@@ -182,7 +183,7 @@ pub(crate) fn nop<E: Emit>(_: &mut E, _: &Insn) -> Emitted<E> {
 
 /// Near branches of 64-bit mode (`S` is 8) and flat 32-bit code (4).
 pub(crate) mod near {
-    use super::{Emit, Insn, Width, push_value, reg};
+    use super::{Emit, Insn, Q, Width, push_value, reg};
 
     type Flow<E> = Result<<E as Emit>::Flow, <E as Emit>::Stop>;
 
@@ -232,6 +233,44 @@ pub(crate) mod near {
         let to = e.stack_load(Width(S), rsp)?;
         e.check_target(to)?;
         let size = e.int(Width(S), u64::from(S) + (i.imm as u16 as u64));
+        let up = e.add(Width(S), rsp, size);
+        e.set(Width(S), reg::RSP, up);
+        Ok(e.jump_to(i, to))
+    }
+    // The same where operands and stack pointer differ in size.
+
+    /// JMP r/m.
+    #[inline(always)]
+    pub(crate) fn sized_jmp_to<E: Emit>(e: &mut E, i: &Insn) -> Flow<E> {
+        let to = e.source(i)?;
+        e.check_target(to)?;
+        Ok(e.jump_to(i, to))
+    }
+    /// CALL rel.
+    #[inline(always)]
+    pub(crate) fn sized_call<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let (w, back) = (e.width(i), e.next_rip(i));
+        let back = e.trunc(Q, w, back);
+        push_value::<E, S>(e, w, back)?;
+        Ok(e.jump(i))
+    }
+    /// CALL r/m.
+    #[inline(always)]
+    pub(crate) fn sized_call_to<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let to = e.source(i)?;
+        e.check_target(to)?;
+        let (w, back) = (e.width(i), e.next_rip(i));
+        let back = e.trunc(Q, w, back);
+        push_value::<E, S>(e, w, back)?;
+        Ok(e.jump_to(i, to))
+    }
+    /// RET.
+    #[inline(always)]
+    pub(crate) fn sized_ret<E: Emit, const S: u8>(e: &mut E, i: &Insn) -> Flow<E> {
+        let (w, rsp) = (e.width(i), e.get(Width(S), reg::RSP));
+        let to = e.stack_load(w, rsp)?;
+        e.check_target(to)?;
+        let size = e.int(Width(S), u64::from(w.0) + (i.imm as u16 as u64));
         let up = e.add(Width(S), rsp, size);
         e.set(Width(S), reg::RSP, up);
         Ok(e.jump_to(i, to))

@@ -12,7 +12,8 @@ use crate::{
     fault::Stop,
     flags::Arith,
     insn::{Insn, Kind},
-    state::Cpu,
+    jit::segmented,
+    state::{Cpu, seg},
     vector::{FloatOp, Fused, Lanes, TernaryOp, VecOp},
     width::{B, D, Q, Width},
 };
@@ -20,12 +21,12 @@ use crate::{
 type Pair = Result<(Val, Val), Unsupported>;
 
 impl Writer {
-    fn stack_pointer(&mut self, at: Val) -> Val {
-        if self.mode.is_64() { at } else { self.cut(D, at) }
+    fn on_stack(&mut self, at: Val, w: Width, write: bool) -> Val {
+        if self.mode.is_64() { at } else { self.in_segment(seg::SS, at, w.0.into(), write) }
     }
 
     fn guest(&mut self, w: Width, i: &Insn) -> Val {
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, w.0.into(), false);
         self.guest_load(w, at, Self::begins_with(i))
     }
 
@@ -76,7 +77,7 @@ impl Emit for Writer {
         match i.dst_kind() {
             Kind::Reg => self.set(i.w, i.dst, v),
             _ => {
-                let at = self.operand_address(i, None);
+                let at = self.operand_address(i, None, i.w.0.into(), true);
                 self.guest_store(i.w, at, v, Self::begins_with(i));
             }
         }
@@ -89,11 +90,11 @@ impl Emit for Writer {
             self.set(i.w, i.dst, new);
             return Ok((old, new));
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, i.w.0.into(), true);
         self.guest_modify(i.w, i, at, f)
     }
-    fn address(&mut self, i: &Insn, by: Option<Val>, _: u8, _: bool) -> Result<Val, Unsupported> {
-        Ok(self.operand_address(i, by))
+    fn address(&mut self, i: &Insn, by: Option<Val>, size: u8, write: bool) -> Result<Val, Unsupported> {
+        Ok(self.operand_address(i, by, size.into(), write))
     }
     fn offset(&mut self, i: &Insn) -> Val {
         self.operand_offset(i)
@@ -124,11 +125,11 @@ impl Emit for Writer {
         self.guest_modify(w, i, at, f)
     }
     fn stack_load(&mut self, w: Width, at: Val) -> Result<Val, Unsupported> {
-        let at = self.stack_pointer(at);
+        let at = self.on_stack(at, w, false);
         Ok(self.guest_load(w, at, STACK))
     }
     fn stack_store(&mut self, w: Width, at: Val, v: Val) -> Emitted<Self> {
-        let at = self.stack_pointer(at);
+        let at = self.on_stack(at, w, true);
         self.guest_store(w, at, v, STACK);
         Ok(())
     }
@@ -368,10 +369,13 @@ impl Emit for Writer {
             self.asm.shift(Shift::Signed, Q, RAX, 16);
             self.asm.alu(Alu::Cmp, Q, RAX, to);
             self.bail(cond::NOT_EQUAL);
+        } else {
+            self.check_limit(to);
         }
         Ok(())
     }
     fn jump_to(&mut self, i: &Insn, to: Val) {
+        let to = self.linear_in_code(to);
         let to = self.host(to);
         self.finish(i);
         self.note_target(to);
@@ -380,7 +384,8 @@ impl Emit for Writer {
         self.go_to(to);
     }
     fn next_rip(&mut self, i: &Insn) -> Val {
-        self.page_relative(i32::from(i.ip) + i32::from(i.len))
+        let place = i32::from(i.ip) + i32::from(i.len);
+        if segmented::checks_code(self.mode) { self.offset_in_code(place) } else { self.page_relative(place) }
     }
     fn plain(&mut self, _: &Insn, _: fn(&mut Cpu, &Insn) -> Result<(), Stop>) -> Emitted<Self> {
         Err(Unsupported)
@@ -413,7 +418,7 @@ impl Emit for Writer {
         if i.src_kind() == Kind::Reg {
             return Ok(self.guest_vector(i.src));
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 16, false);
         self.check_aligned(i, at, 16);
         Ok(self.guest_load_vector(at, Self::begins_with(i)))
     }
@@ -434,7 +439,7 @@ impl Emit for Writer {
             self.set_xmm(i.dst, v);
             return Ok(());
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 16, true);
         self.check_aligned(i, at, 16);
         self.guest_store_vector(at, v, Self::begins_with(i));
         Ok(())
@@ -443,7 +448,7 @@ impl Emit for Writer {
         if i.src_kind() == Kind::Reg {
             return Ok([self.guest_vector(i.src), self.guest_vector(i.src | HIGH)]);
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 32, false);
         self.check_aligned(i, at, 32);
         let at = self.probe(at, 32, false, Self::begins_with(i));
         let halves = [self.vector_register(), self.vector_register()];
@@ -457,7 +462,7 @@ impl Emit for Writer {
             self.set_xmm(i.dst | HIGH, v[1]);
             return Ok(());
         }
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, 32, true);
         self.check_aligned(i, at, 32);
         let at = self.probe(at, 32, true, Self::begins_with(i));
         self.asm.store_vector(v[0], at);
@@ -465,7 +470,7 @@ impl Emit for Writer {
         Ok(())
     }
     fn put_lane(&mut self, w: Width, i: &Insn, v: Val) -> Emitted<Self> {
-        let at = self.operand_address(i, None);
+        let at = self.operand_address(i, None, w.0.into(), true);
         self.guest_store(w, at, v, Self::begins_with(i));
         Ok(())
     }

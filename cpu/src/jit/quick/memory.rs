@@ -11,7 +11,6 @@ use crate::{
         ENTRIES, TlbEntry,
         near::{self, Near, NearPage},
     },
-    mode::Mode,
     ram::PAGE,
     state::{Cpu, reg},
     width::{D, Q, Width},
@@ -59,23 +58,26 @@ impl Writer {
         self.two(Two::Add, Q, sum, Val::Known(displacement as u64))
     }
 
-    /// The memory operand's linear address, `by` bytes on.
-    pub(super) fn operand_address(&mut self, i: &Insn, by: Option<Val>) -> Val {
+    /// The memory operand's linear address, `by` bytes on, for so many bytes.
+    pub(super) fn operand_address(&mut self, i: &Insn, by: Option<Val>, size: u64, write: bool) -> Val {
         let mut a = self.operand_offset(i);
         if let Some(by) = by {
             a = self.two(Two::Add, Q, a, by);
-            if i.asize == 4 {
-                a = self.cut(D, a);
+            if matches!(i.asize, 2 | 4) {
+                a = self.cut(Width(i.asize), a);
             }
         }
+        if !self.mode.is_64() {
+            return self.in_segment(i.seg.into(), a, size, write);
+        }
         let near = i.dst_kind() == Kind::Mem || i.src_kind() == Kind::Mem;
-        if !near && self.mode.is_64() && i.seg < 6 {
+        if !near && i.seg < 6 {
             let base = self.temporary();
             self.asm.load(Q, base, Self::segment_place(i.seg));
             let base = self.standing(base);
             a = self.two(Two::Add, Q, a, base);
         }
-        if self.mode.contains(Mode::LONG) { a } else { self.cut(D, a) }
+        a
     }
 
     /// What the address of the memory operand begins with, as far as that matters: on the stack, the page that was used last is

@@ -13,6 +13,8 @@ mod flags;
 mod grouped;
 mod memory;
 mod paths;
+mod segments;
+mod time;
 mod values;
 mod vectors;
 mod x87;
@@ -137,6 +139,8 @@ struct Writer {
     returns: SmallVec<[usize; 2]>,
     /// Instructions of blocks before it on the way here that are not counted yet.
     owed: u32,
+    /// See [`segmented::span`].
+    span: (i32, i32),
     nodes: Vec<Node>,
     held: [Held; HELD],
     /// By host register: the guest register that it holds.
@@ -187,6 +191,8 @@ struct Mark {
     cold: usize,
     holes: usize,
     exits: usize,
+    /// Ways to the interpreter in front of the instruction.
+    sites: usize,
     unit_is_live: bool,
 }
 
@@ -205,6 +211,7 @@ impl Writer {
             fall: (0, None),
             returns: SmallVec::new(),
             owed: 0,
+            span: (0, 0),
             nodes: Vec::new(),
             held: [Held::Nowhere; HELD],
             holds: [None; 16],
@@ -282,6 +289,9 @@ impl Writer {
             raw: self.raw_flags(),
             ..Bail::default()
         });
+        if self.index == 0 {
+            self.check_block();
+        }
         let mut way = step.way;
         if way == Way::Emit {
             let mark = Mark {
@@ -293,11 +303,13 @@ impl Writer {
                 cold: self.cold.len(),
                 holes: self.holes.len(),
                 exits: self.exits.len(),
+                sites: self.bails.last().map_or(0, |bail| bail.sites.len()),
                 unit_is_live: self.unit_is_live,
             };
             let before = self.leaving();
             let done = match Op::from_number(i.op).needs() {
                 Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
+                _ if self.read_time(i) => Ok(false),
                 _ => sem::emit(self, i).map(|flow| flow.is_some()),
             };
             match done {
@@ -348,8 +360,8 @@ impl Writer {
         self.new_registers.clear();
         self.new_flags.clear();
         if let Some(bail) = self.bails.last_mut() {
-            bail.sites.clear();
-            bail.used = false;
+            bail.sites.truncate(mark.sites);
+            bail.used = mark.sites != 0;
         }
     }
 
@@ -483,10 +495,11 @@ impl Writer {
 
     /// An instruction by its interpreter function.
     fn call(&mut self, i: &Insn, quiet: bool) {
-        self.flush_flags();
+        // Whoever asks for the count finds it as at the block's beginning, as in the interpreter.
+        self.settle();
         let function = if quiet { runtime::step_quietly } else { runtime::step } as *const ();
         let site = self.call_function(function);
-        self.cold.push(Cold::Called { site, ran: self.owed + self.index as u32, ip: i.ip, len: i.len });
+        self.cold.push(Cold::Called { site, ran: self.index as u32, ip: i.ip, len: i.len });
         self.unit_is_live = false;
         self.forget_copies();
         self.drop_flags();
@@ -494,9 +507,9 @@ impl Writer {
 
     /// The last instruction, where it is plain Rust: by its function.
     fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
-        self.flush_flags();
+        self.settle();
         self.asm.constant(RCX, function as usize as u64);
-        self.asm.constant(RDX, u64::from(self.owed) + self.index as u64 + 1);
+        self.asm.constant(RDX, self.index as u64 + 1);
         let end = if quiet { runtime::end_quietly } else { runtime::end } as *const ();
         let site = self.call_function(end);
         self.cold.push(Cold::Ended { site });

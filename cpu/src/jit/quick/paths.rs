@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     attention::Attention,
-    insn::Insn,
+    insn::{self, Insn},
     jit::{
         region::{self, FLAGS, Region, Step, Way},
+        segmented,
         service::{Compiled, Source},
     },
     mode::Mode,
@@ -112,12 +113,16 @@ struct Left {
 impl Writer {
     /// A block alone.
     pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
-        let Source { insns, links, mode, page, count, ring } = source;
+        let Source { insns, links, mode, page, devices, count, ring } = source;
         let first = insns.first()?;
+        // The interpreter's own instructions, and these as they are translated.
+        let mut canonical: SmallVec<[Insn; 16]> = insns.iter().cloned().collect();
+        segmented::make_canonical(&mut canonical, mode);
+        insn::mark_devices(&mut canonical, devices);
         self.places.clear();
         self.places.push(Place::new(std::ptr::from_ref(first) as u64, first.ip, count));
         let piece = Piece {
-            insns,
+            insns: &canonical,
             ring,
             taken: (links.taken_offset, None),
             fall: (links.fall_offset, None),
@@ -130,6 +135,10 @@ impl Writer {
 
     /// Those of a region.
     pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<Compiled> {
+        if segmented::checks_code(region.mode()) {
+            // Each block would leave for the interpreter, with flags that nobody else looks at.
+            return None;
+        }
         self.places.clear();
         let mut pieces = Vec::with_capacity(region.nodes.len());
         for (k, (node, &(count, ring))) in region.nodes.iter().zip(counted).enumerate() {
@@ -240,6 +249,7 @@ impl Writer {
         }
         (self.first, self.count, self.ring) = (place.first, place.count, piece.ring);
         (self.taken, self.fall) = (piece.taken, piece.fall);
+        self.span = segmented::span(piece.insns, piece.taken.0);
         self.returns = piece.returns.clone();
         let flags_live = place.flags_live;
         match place.left.take() {

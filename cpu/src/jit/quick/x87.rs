@@ -50,7 +50,7 @@ impl Writer {
         match form {
             Form::Registers => self.asm.x87_register(opcode),
             Form::Memory { size, write } => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, size.into(), write);
                 let near = i.dst_kind() == Kind::Mem || i.src_kind() == Kind::Mem;
                 let same = near && self.mode.contains(Mode::LONG);
                 let offset = if same { linear } else { self.operand_offset(i) };
@@ -77,13 +77,13 @@ impl Writer {
                 return Ok(());
             }
             Form::StoreWord => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, 2, true);
                 let at = self.probe(linear, 2, true, Self::begins_with(i));
                 self.asm.x87_memory(opcode, at);
                 return Ok(());
             }
             Form::LoadControl => {
-                let linear = self.operand_address(i, None);
+                let linear = self.operand_address(i, None, 2, false);
                 let control = self.guest_load(W, linear, Self::begins_with(i));
                 let control = self.host(control);
                 self.asm.copy32(RAX, control);
