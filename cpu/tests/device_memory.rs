@@ -195,3 +195,42 @@ fn code_in_device_memory() {
         assert_eq!(m.pushed(6).rip, THERE + 0x60);
     }
 }
+
+/// What goes to a device again and again is translated anew, as a call, and does the same as before.
+#[test]
+fn loops_over_a_register_of_a_device() {
+    const TIMES: usize = 1500;
+    let code = assemble(KERNEL_CODE, |a| {
+        let mut again = a.create_label();
+        a.mov(rbx, THERE)?;
+        a.mov(ecx, TIMES as i32)?;
+        a.set_label(&mut again)?;
+        a.mov(eax, dword_ptr(rbx + 0x10))?;
+        a.add(dword_ptr(rbx + 0x14), ecx)?;
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.hlt()
+    });
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.map(THERE, DEVICE, Level::Small, pte::P | pte::W);
+        m.program(&code);
+        assert_eq!(m.run(), End::Halt(KERNEL_CODE + code.len() as u64));
+        let found = m.bus.take();
+        assert_eq!(found.len(), 3 * TIMES);
+        for (k, three) in found.chunks(3).enumerate() {
+            let sum = 0x1716_1514 + (TIMES - k) as u32;
+            let want = [
+                Access::MmioRead(DEVICE + 0x10, 4),
+                Access::MmioRead(DEVICE + 0x14, 4),
+                Access::MmioWrite(DEVICE + 0x14, sum.to_le_bytes().to_vec()),
+            ];
+            assert_eq!(three, want, "round {k}");
+        }
+        assert_eq!(m.cpu.user().gpr[0], 0x1312_1110);
+        if let Some((_, ops)) = m.cpu.translations() {
+            let called = |name: &str| ops.iter().find(|op| op.name == name).map_or(0, |op| op.called);
+            assert!(called("mov") >= 400 && called("add") >= 400, "{ops:?}");
+        }
+    }
+}
