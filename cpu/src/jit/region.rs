@@ -589,10 +589,10 @@ fn way(op: Op, i: &Insn, mode: Mode, effects: &Effects) -> Way {
         Class::Straight => Way::Call,
     };
     let touches_memory = effects.memory_read || effects.memory_written;
-    // Alignment checks are the interpreter's.
     if touches_memory && i.goes_to_device() {
         return apart;
     }
+    // Alignment checks are the interpreter's.
     if touches_memory && (mode.contains(Mode::ALIGN) || !mode.is_64() && i.has(attr::IMM64)) {
         return apart;
     }
