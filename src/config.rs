@@ -44,6 +44,8 @@ pub struct Config {
     pub cpu: Model,
     /// The processor may lack what KVM cannot offer, and show what it cannot hide.
     pub leak: bool,
+    /// The processor is the host's, as KVM offers it; what KVM cannot run, [`Self::cpu`] does.
+    pub host_cpu: bool,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// Guest RAM in bytes: a multiple of 4 KiB from [`MIN_MEMORY`] to [`MAX_MEMORY`].
@@ -102,6 +104,7 @@ impl Config {
             automatic: false,
             cpu: Model::Max,
             leak: false,
+            host_cpu: false,
             cpus: 1,
             memory: DEFAULT_MEMORY,
             kernel,

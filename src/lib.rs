@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 mod debug_log;
+mod dirty;
 pub mod disks;
 mod guest_ram;
 pub mod journal;

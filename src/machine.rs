@@ -50,6 +50,12 @@ impl Machine {
         self.handle.clone()
     }
 
+    /// What moves it between engines.
+    #[cfg(test)]
+    pub(crate) fn switchboard(&self) -> Arc<crate::accel::Switchboard> {
+        self.pc.front_panel().switchboard
+    }
+
     /// Runs the machine to its end. A guest that resets it finds it as after power-on, unless `no_reboot` is set.
     /// `report` gets what it has done.
     pub fn run(self, report: &mut Report) -> Result<Outcome> {
@@ -182,6 +188,22 @@ impl Handle {
         self.pc().switchboard.engine()
     }
 
+    /// From here on the machine knows which pages of RAM are written, or no more: what copies RAM while the machine runs begins
+    /// with this, then copies all of it, then what [`Handle::written_pages`] says. The error is a sentence.
+    pub fn log_writes(&self, on: bool) -> Result<()> {
+        let pc = self.pc();
+        pc.switchboard.log_writes(on).map_err(|why| anyhow!(why))
+    }
+
+    /// The guest-physical addresses of the pages of RAM that were written since the last time, in their order: by processors,
+    /// whatever engines have run them meanwhile, and by devices. Some may have been written with what was there. After a reset all
+    /// of RAM counts as written. None without [`Handle::log_writes`].
+    pub fn written_pages(&self) -> Result<Vec<u64>> {
+        let pc = self.pc();
+        let pages = pc.switchboard.written_pages().map_err(|why| anyhow!(why))?;
+        Ok(pages.into_iter().collect())
+    }
+
     /// Ends the machine at once.
     pub fn terminate(&self) {
         let mut connection = self.0.lock();
@@ -201,6 +223,13 @@ impl Handle {
         if let (Some(old), Some(new)) = (&connection.pc.virtio.balloon, &pc.virtio.balloon) {
             let target = old.lock().device().target();
             new.lock().set_target(target);
+        }
+        // Whoever copies RAM begins anew with it.
+        if connection.pc.switchboard.is_logging_writes() {
+            match pc.switchboard.log_writes(true) {
+                Ok(()) => pc.switchboard.note_all_of_ram(),
+                Err(why) => log::error!("written pages are not noted any more: {why}"),
+            }
         }
         connection.pc = pc;
         !connection.ended

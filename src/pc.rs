@@ -202,7 +202,9 @@ impl Pc {
             run: run.clone(),
             translate: translate(config),
             fixed: accel::choice::needs_own_engine(config),
+            only_kvm: config.host_cpu,
             automatic: config.automatic,
+            may_enter_kvm: may_enter_kvm(config),
             state: Mutex::new(accel::State::of(config.accel)),
         });
         let front_panel = FrontPanel { run, clock, timers: timers.waker(), switchboard, com1, virtio, pm };
@@ -331,6 +333,15 @@ impl Pc {
             _ => outcome,
         })
     }
+}
+
+/// Whether KVM can have the machine that has begun elsewhere. One that begins there was looked at before it was built.
+fn may_enter_kvm(config: &Config) -> Box<dyn Fn() -> Result<(), String> + Send + Sync> {
+    let config = config.clone();
+    Box::new(move || match config.accel {
+        Accel::Kvm => Ok(()),
+        _ => accel::choice::may_enter_kvm(&config),
+    })
 }
 
 /// How the translator works.

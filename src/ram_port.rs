@@ -9,6 +9,7 @@ use softmetal_devices::dma::DmaSink;
 use softmetal_devices::virtio::balloon::Reclaim;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::dirty::DirtyPages;
 use crate::journal::Tape;
 use crate::statistics::DmaCount;
 
@@ -19,6 +20,7 @@ pub(crate) struct RamPort {
     tapes: Vec<Arc<Tape>>,
     count: Arc<DmaCount>,
     map: Arc<OnceLock<Arc<dyn RamMap>>>,
+    dirty: Arc<DirtyPages>,
 }
 
 /// Who else has a map of guest RAM, besides the processors.
@@ -29,13 +31,18 @@ pub(crate) trait RamMap: Send + Sync {
 
 impl RamPort {
     pub(crate) fn new(ram: Arc<Ram>, tapes: Vec<Arc<Tape>>) -> Self {
-        Self { ram, tapes, count: Arc::default(), map: Arc::default() }
+        Self { ram, tapes, count: Arc::default(), map: Arc::default(), dirty: Arc::default() }
     }
 
     /// Tells of changing rights from here on. May be called once.
     pub(crate) fn tell_map(&self, map: Arc<dyn RamMap>) {
         let already = self.map.set(map).is_err();
         assert!(!already, "one other has a map of RAM");
+    }
+
+    /// The pages that are written.
+    pub(crate) fn dirty(&self) -> &Arc<DirtyPages> {
+        &self.dirty
     }
 
     /// What was written so far.
@@ -66,6 +73,7 @@ impl DmaSink for RamPort {
         let len = range.end.saturating_sub(range.start);
         self.count.note(len);
         self.ram.written(range.start, len);
+        self.dirty.note(range.clone());
         self.tapes.iter().for_each(|tape| tape.written(self.ram.memory(), range.start, len));
     }
 }
@@ -89,6 +97,7 @@ impl Reclaim for RamPort {
                 range.start
             );
         }
+        self.dirty.note(range.start..range.start.saturating_add(length));
     }
 }
 

@@ -72,6 +72,22 @@ fn watch(options: Options, slice: u64) {
 }
 
 #[test]
+fn a_log_ends_and_begins_anew() {
+    let mut machine = Machine::new(Options::default());
+    machine.program(&program());
+    machine.cpu.log_writes();
+    machine.cpu.run_for(500);
+    assert!(!machine.cpu.written_pages().is_empty());
+    machine.cpu.stop_logging_writes();
+    machine.cpu.run_for(500);
+    assert!(machine.cpu.written_pages().is_empty());
+    // What has been written meanwhile is not in it; what is written from here on is, tags or no tags.
+    machine.cpu.log_writes();
+    machine.cpu.run_for(500);
+    assert!(machine.cpu.written_pages().contains(&FRAMES));
+}
+
+#[test]
 fn what_changes_is_among_the_written_pages() {
     for options in [
         Options::default(),

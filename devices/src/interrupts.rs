@@ -287,7 +287,10 @@ impl Interrupts {
     /// Interrupt messages come here again. The local APICs have their state by [`Interrupts::set_lapic_page`]; the machine is
     /// paused.
     pub fn take_back(&self) {
+        let pic = self.pic.lock();
         *self.away.write() = None;
+        // It may have moved since the local APIC has its state.
+        self.with_lapic(INTR_CPU, |lapic| lapic.set_lint(LintPin::Lint0, pic.intr));
     }
 
     /// A local APIC's registers, as its page shows them. It rests from here on: its timer and interrupts are another's.
@@ -420,7 +423,9 @@ impl Interrupts {
 
     /// Delivers a message to those whom it addresses; whether anyone accepted it.
     fn deliver(&self, message: Message) -> bool {
-        if let Some(away) = &*self.away.read() {
+        // Held until it is delivered: local APICs that go away go with it.
+        let away = self.away.read();
+        if let Some(away) = &*away {
             let (address, data) = message.to_msi();
             return away.send(address, data);
         }

@@ -8,14 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use softmetal_cpu::{Attention, Cpu, Exit, FeatureBit, Lacking, Model, Ram};
+use softmetal_cpu::{Attention, Cpu, Exit, FeatureBit, Lacking, Model};
 use softmetal_devices::clock::Clock;
 use softmetal_devices::interrupts::{IOAPIC_PINS, LapicPage, LocalApics};
 use thiserror::Error;
 
 use super::{Counts, Trouble};
 use crate::board::Board;
-use crate::ram_port::RamMap;
+use crate::ram_port::{RamMap, RamPort};
 
 /// Why KVM does not serve.
 #[derive(Debug, Error)]
@@ -49,6 +49,10 @@ pub(crate) fn lacking(_: Model) -> Result<Leaks, Error> {
     Err(Error::Absent)
 }
 
+pub(crate) fn host_processor_name() -> Option<String> {
+    None
+}
+
 pub(crate) fn leaked(_: Model, _: &Seen) -> Vec<String> {
     Vec::new()
 }
@@ -77,8 +81,14 @@ pub(crate) fn tsc_base(_: &Clock) -> u64 {
 pub(crate) struct Vm(Infallible);
 
 impl Vm {
-    pub(crate) fn new(_: &Arc<Ram>, _: Arc<Attention>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(_: &RamPort, _: Arc<Attention>, _: bool) -> Result<Arc<Self>, Error> {
         Err(Error::Absent)
+    }
+    pub(crate) fn log_writes(&self) -> Result<(), Error> {
+        match self.0 {}
+    }
+    pub(crate) fn collect_written(&self) -> Result<(), Error> {
+        match self.0 {}
     }
     pub(crate) fn align(&self, _: &Clock) {
         match self.0 {}

@@ -9,8 +9,8 @@ use super::{SOFTWARE, kvm};
 use crate::config::{Accel, ClockSource, Config, UseError};
 use crate::statistics::Sampling;
 
-/// How long the probe of KVM may take.
-const DEADLINE: Duration = Duration::from_millis(500);
+/// How long the probe of KVM may take: it takes milliseconds, on a busy host some hundred.
+const DEADLINE: Duration = Duration::from_millis(900);
 
 /// Asks the probe for a guest that never ends, to see that it is noticed: any value.
 const FOR_EVER: &str = "SOFTMETAL_PROBE_FOR_EVER";
@@ -82,6 +82,7 @@ pub(crate) fn decide(config: Config) -> Result<(Config, Option<String>), UseErro
         Accel::Auto => {
             let (accel, why) = match suits(&config) {
                 Ok(()) => (Accel::Kvm, "this host's KVM serves".to_owned()),
+                Err(why) if config.host_cpu => return Err(no_host_processor(&why)),
                 // What follows a log, or another engine, is asked for by name where it is to be the translator.
                 Err(why)
                     if config.lockstep.is_some() || config.record.is_some() || config.replay.is_some() =>
@@ -108,8 +109,17 @@ pub(crate) fn decide(config: Config) -> Result<(Config, Option<String>), UseErro
             }
             Ok((config, None))
         }
+        accel @ (Accel::Interp | Accel::Jit) if config.host_cpu => {
+            Err(no_host_processor(&format!("--accel {} has processors of its own", accel.name())))
+        }
         Accel::Interp | Accel::Jit => Ok((config, None)),
     }
+}
+
+fn no_host_processor(why: &str) -> UseError {
+    UseError::new(format!(
+        "--cpu host is for KVM alone: {why}; --cpu max has everything that softmetal can do on any host"
+    ))
 }
 
 /// Whether KVM is the best for this machine; why not.
@@ -141,9 +151,24 @@ fn enough_processors(config: &Config, findings: &kvm::Findings) -> Result<(), St
 }
 
 fn flaws(config: &Config, findings: &kvm::Findings) -> Result<Option<String>, String> {
+    if config.host_cpu {
+        // It is what KVM offers.
+        return Ok(None);
+    }
     let leaks = kvm::lacking(config.cpu).map_err(|error| error.to_string())?;
     let leaked = findings.seen.as_ref().map(|seen| kvm::leaked(config.cpu, seen)).unwrap_or_default();
     Ok(describe(config, &leaks, &leaked))
+}
+
+/// Whether a machine that has begun with another engine may come to KVM; why not.
+pub(crate) fn may_enter_kvm(config: &Config) -> Result<(), String> {
+    if config.leak {
+        // What the user has accepted; the machine was made for it.
+        return Ok(());
+    }
+    let findings = probe()?;
+    enough_processors(config, &findings)?;
+    flaws(config, &findings)?.map_or(Ok(()), Err)
 }
 
 /// Runs the probe in a process of its own.
@@ -186,6 +211,10 @@ pub(crate) fn examine(config: &Config) -> (Vec<String>, bool) {
             Ok(Some(what)) | Err(what) => lines.push(what),
         }
     }
+    lines.push(match kvm::host_processor_name() {
+        Some(name) => format!("--cpu host: {name}, as far as KVM offers it to guests"),
+        None => "--cpu host: as far as KVM offers it to guests".into(),
+    });
     (lines, well)
 }
 
@@ -208,6 +237,19 @@ mod tests {
         let (decided, line) = decide(counted).unwrap();
         assert!(line.is_some_and(|line| line.contains("--clock instructions needs")));
         assert_eq!((decided.accel, decided.automatic), (SOFTWARE, true));
+    }
+
+    #[test]
+    fn the_hosts_processor_is_for_kvm_alone() {
+        for accel in [Accel::Interp, Accel::Jit] {
+            let config = Config { accel, host_cpu: true, leak: true, ..config() };
+            let message = decide(config).unwrap_err().to_string();
+            let named = format!("--accel {}", accel.name());
+            assert!(message.contains(&named) && message.contains("--cpu max"), "{message}");
+        }
+        let recorded = Config { record: Some("log".into()), host_cpu: true, leak: true, ..config() };
+        let message = decide(recorded).unwrap_err().to_string();
+        assert!(message.contains("--record") && message.contains("--cpu max"), "{message}");
     }
 
     #[test]

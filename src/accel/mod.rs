@@ -8,6 +8,8 @@ pub(crate) mod kvm;
 #[path = "absent.rs"]
 pub(crate) mod kvm;
 mod switch;
+#[cfg(test)]
+mod tests;
 
 use softmetal_cpu::{Cpu, Exit, Translate};
 

@@ -1,12 +1,14 @@
 //! Moving a running machine from one engine to another.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
 use parking_lot::Mutex;
-use softmetal_cpu::{HAS_TRANSLATOR, Ram, Translate};
+use softmetal_cpu::{HAS_TRANSLATOR, Translate};
 use softmetal_devices::interrupts::LapicPage;
 use softmetal_devices::irq::MsiSink;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Processor, SOFTWARE, kvm};
 use crate::board::Board;
@@ -27,8 +29,12 @@ pub(crate) struct Switchboard {
     pub(crate) translate: Translate,
     /// Why this machine stays with its engine.
     pub(crate) fixed: Option<&'static str>,
+    /// The processor is the host's, so that only KVM can run the machine.
+    pub(crate) only_kvm: bool,
     /// The engine was chosen for the user, so another may take its place.
     pub(crate) automatic: bool,
+    /// Whether KVM can have the machine that has begun elsewhere; why not. It is asked once.
+    pub(crate) may_enter_kvm: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     pub(crate) state: Mutex<State>,
 }
 
@@ -36,6 +42,8 @@ pub(crate) struct Switchboard {
 pub(crate) struct State {
     pub(crate) now: Accel,
     vm: Option<Arc<kvm::Vm>>,
+    /// Why KVM cannot have it.
+    refused: Option<String>,
     /// It is out of KVM for as long as it is paused.
     resting: bool,
     /// Those of the processors, in their order; none before the machine is built and after its end.
@@ -50,7 +58,7 @@ impl State {
             Accel::Kvm => Accel::Interp,
             accel => accel,
         };
-        Self { now, vm: None, resting: false, engines: Vec::new() }
+        Self { now, vm: None, refused: None, resting: false, engines: Vec::new() }
     }
 }
 
@@ -71,8 +79,19 @@ impl Switchboard {
         if let Some(why) = self.fixed {
             return Err(format!("the machine stays with its engine: {why}"));
         }
+        if self.only_kvm && to != Accel::Kvm {
+            return Err("the machine stays in KVM: --cpu host is the host's processor".into());
+        }
         if to == Accel::Jit && !HAS_TRANSLATOR {
             return Err("the translator is not in this build".into());
+        }
+        if to == Accel::Kvm && state.vm.is_none() {
+            if state.refused.is_none() {
+                state.refused = (self.may_enter_kvm)().err();
+            }
+            if let Some(why) = &state.refused {
+                return Err(why.clone());
+            }
         }
         state.resting = false;
         let paused = self.run.pause();
@@ -82,6 +101,75 @@ impl Switchboard {
             return Ok(());
         }
         let result = self.switch_stopped(&mut state, to);
+        if paused {
+            self.run.resume();
+        }
+        result
+    }
+
+    /// From here on the machine knows which pages of RAM are written, or no more.
+    pub(crate) fn log_writes(&self, on: bool) -> Result<(), String> {
+        let mut state = self.state.lock();
+        self.stopped(&mut state, |state, processors| {
+            self.memory.dirty().switch(on);
+            for processor in processors {
+                if on {
+                    processor.cpu.log_writes();
+                } else {
+                    processor.cpu.stop_logging_writes();
+                }
+            }
+            state.vm.as_ref().map_or(Ok(()), |vm| vm.log_writes()).map_err(|error| error.to_string())
+        })
+    }
+
+    /// The pages of RAM that were written since the last time, by processors and by devices, whatever engine has run the machine
+    /// meanwhile.
+    pub(crate) fn written_pages(&self) -> Result<BTreeSet<u64>, String> {
+        let mut state = self.state.lock();
+        self.stopped(&mut state, |state, processors| {
+            if let Some(vm) = &state.vm {
+                vm.collect_written().map_err(|error| error.to_string())?;
+            }
+            let mut pages = self.memory.dirty().take();
+            pages.extend(processors.iter_mut().flat_map(|processor| processor.cpu.written_pages()));
+            Ok(pages)
+        })
+    }
+
+    /// All of RAM counts as written.
+    pub(crate) fn note_all_of_ram(&self) {
+        for region in self.memory.ram.memory().iter() {
+            let start = region.start_addr().0;
+            self.memory.dirty().note(start..start + region.len());
+        }
+    }
+
+    /// Whether the machine knows which pages are written.
+    pub(crate) fn is_logging_writes(&self) -> bool {
+        self.memory.dirty().is_on()
+    }
+
+    /// Does something while the processors stand.
+    fn stopped<T>(
+        &self,
+        state: &mut State,
+        work: impl FnOnce(&mut State, &mut [&mut Processor]) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if state.engines.is_empty() {
+            return Err("the machine does not run".into());
+        }
+        let paused = self.run.pause();
+        let engines = state.engines.clone();
+        let mut guards: Vec<_> = engines.iter().map(|engine| engine.lock()).collect();
+        let mut processors: Vec<&mut Processor> =
+            guards.iter_mut().filter_map(|engine| engine.processor()).collect();
+        let result = match processors.len() == engines.len() {
+            true => work(state, &mut processors),
+            false => Err("a machine with two engines has a log of its own".into()),
+        };
+        drop(processors);
+        drop(guards);
         if paused {
             self.run.resume();
         }
@@ -136,6 +224,12 @@ impl Switchboard {
     /// The machine leaves KVM, which could not go on: as soon as the calling thread, a processor's, has come to
     /// [`Run::goes_on`].
     pub(crate) fn retreat(self: &Arc<Self>, why: &str) {
+        if self.only_kvm {
+            self.run.end(Outcome::Failed(format!(
+                "{why}; with --cpu host no other engine can go on, with --cpu max,leak=on one could"
+            )));
+            return;
+        }
         log::warn!("{why}; the machine goes on without KVM");
         let this = Arc::clone(self);
         let work = move || {
@@ -180,7 +274,7 @@ impl Switchboard {
             (Some(vm), _) => Arc::clone(vm),
             (None, None) => return Err("the machine has no processor".into()),
             (None, Some(first)) => {
-                let vm = kvm::Vm::new(self.ram(), first.cpu.attention()).map_err(failed)?;
+                let vm = kvm::Vm::new(&self.memory, first.cpu.attention(), self.only_kvm).map_err(failed)?;
                 self.memory.tell_map(vm.clone());
                 state.vm.insert(vm).clone()
             }
@@ -244,9 +338,5 @@ impl Switchboard {
         for (address, data) in vm.take_held() {
             interrupts.send(address, data);
         }
-    }
-
-    fn ram(&self) -> &Arc<Ram> {
-        &self.memory.ram
     }
 }

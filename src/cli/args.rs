@@ -125,8 +125,8 @@ struct MachineArgs {
     /// interpreter) or auto: kvm where it serves, else jit [default: auto]
     #[arg(long, value_name = "ENGINE", value_parser = parse_accel)]
     accel: Option<Accel>,
-    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max; with ",leak=on" KVM may have it
-    /// otherwise; help lists them
+    /// The processor: v2 and v3 (what x86-64-v2 and x86-64-v3 have, and no more) or max, with ",leak=on" KVM may have it
+    /// otherwise; with KVM also host, the host's own; help lists them
     #[arg(long, value_name = "MODEL", default_value = "max", value_parser = parse_model)]
     cpu: ModelChoice,
     /// Number of processors
@@ -206,6 +206,8 @@ enum DebugChoice {
 enum ModelChoice {
     /// And whether it may be otherwise where KVM wants it.
     Model(Model, bool),
+    /// The host's, which only KVM has.
+    Host,
     Help,
 }
 
@@ -275,8 +277,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
     if debug.profile.is_none() && !machine.symbols.is_empty() {
         return Err(UseError::new("--symbols is for --debug profile, which is not asked for"));
     }
+    let host_cpu = machine.cpu == ModelChoice::Host;
     let (cpu, leak) = match machine.cpu {
         ModelChoice::Model(model, leak) => (model, leak),
+        ModelChoice::Host => (Model::Max, true),
         ModelChoice::Help => return Ok(Request::Print(model_help())),
     };
     one_processor(machine, &debug)?;
@@ -288,6 +292,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         automatic: false,
         cpu,
         leak,
+        host_cpu,
         cpus: machine.cpus,
         memory: machine.memory,
         disks: disks.clone(),
@@ -500,8 +505,11 @@ fn parse_model(text: &str) -> Result<ModelChoice, UseError> {
             return Err(UseError::new(format!("'{what}' is nothing that a processor has; right is leak=on")));
         }
     };
+    if name == "host" {
+        return Ok(ModelChoice::Host);
+    }
     Model::from_name(name).map(|model| ModelChoice::Model(model, leak)).ok_or_else(|| {
-        let names: Vec<&str> = Model::LIST.iter().map(|(name, ..)| *name).collect();
+        let names: Vec<&str> = Model::LIST.iter().map(|(name, ..)| *name).chain(["host"]).collect();
         UseError::new(format!("'{name}' is no processor; right are {} (see --cpu help)", names.join(", ")))
     })
 }
@@ -512,7 +520,8 @@ fn model_help() -> String {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
     text.push_str(
-        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
+        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n  \
+           host            with KVM only: the host's processor, as far as KVM gives it to guests\n",
     );
     text
 }
@@ -530,9 +539,6 @@ fn debug_help() -> String {
     for (name, what) in [Debug::LOCKSTEP, Debug::PROFILE] {
         text.push_str(&format!("  {name:<16}{what}\n"));
     }
-    text.push_str(
-        "  MODEL,leak=on   for KVM: without what this host's KVM lacks, and user code may see what it cannot hide\n",
-    );
     text
 }
 
@@ -584,6 +590,7 @@ mod tests {
             automatic: false,
             cpu: Model::V3,
             leak: true,
+            host_cpu: false,
             cpus: 4,
             memory: 4 << 30,
             disks: vec![],
@@ -635,6 +642,13 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_processor_is_a_choice_of_its_own() {
+        let config = run("run --kernel k --accel kvm --cpu host");
+        assert_eq!((config.host_cpu, config.leak, config.cpu), (true, true, Model::Max));
+        assert!(!run("run --kernel k --cpu max").host_cpu);
+    }
+
+    #[test]
     fn demo_has_two_guests() {
         let Ok(Request::Demo(machine)) = parse_words("demo --memory 64M") else { panic!() };
         let config = machine.boot(KernelSource::BuiltIn(b"x"));
@@ -653,8 +667,9 @@ mod tests {
             ("run --kernel k --memory 1M", ["--memory: '1M' is too little", "at least 2M"]),
             ("run --kernel k --cpus 0", ["--cpus: '0'", "1 to 255"]),
             ("run --kernel k --cpus many", ["--cpus: 'many'", "1 to 255"]),
-            ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3"]),
-            ("demo --cpu host", ["--cpu: 'host' is no processor", "--cpu help"]),
+            ("run --kernel k --cpu v4", ["--cpu: 'v4' is no processor", "max, v2, v3, host"]),
+            ("demo --cpu hosts", ["--cpu: 'hosts' is no processor", "--cpu help"]),
+            ("demo --cpu host,fast=on", ["--cpu: 'fast=on' is nothing", "leak=on"]),
             ("run --kernel k --cpu v2,fast=on", ["--cpu: 'fast=on' is nothing", "leak=on"]),
             ("run --kernel k --cpu v4,leak=on", ["--cpu: 'v4' is no processor", "v2"]),
             ("run --kernel k --accel fast", ["--accel: 'fast' is no engine", "interp"]),
@@ -724,5 +739,6 @@ mod tests {
         for (name, _, what) in Model::LIST {
             assert!(help.contains(name) && help.contains(what));
         }
+        assert!(help.contains("\n  host  "));
     }
 }

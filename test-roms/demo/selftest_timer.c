@@ -46,8 +46,8 @@ static void note_arrival(struct trap_frame *f)
 		acknowledge();
 }
 
-// A busy host delays some interrupts and loses others, so not all distances are asked to be right, but a quarter; and in all they must
-// not come too fast.
+// A busy host delays some interrupts and loses others, so not all distances are asked to be right, but a quarter. Where it lets the
+// guest run now and then only, they come some at a time: then it is all of them together. They must never come too fast.
 static bool rate_is_right(u64 wanted)
 {
 	u32 near = 0;
@@ -55,7 +55,9 @@ static bool rate_is_right(u64 wanted)
 		u64 distance = arrival[i + 1] - arrival[i];
 		near += distance > wanted - wanted / 5 && distance < wanted + wanted / 5;
 	}
-	return near >= RATE_PERIODS / 4 && arrival[RATE_PERIODS] - arrival[0] > RATE_PERIODS * (wanted - wanted / 5);
+	u64 all = arrival[RATE_PERIODS] - arrival[0];
+	bool together = all < RATE_PERIODS * (wanted + wanted / 5);
+	return (near >= RATE_PERIODS / 4 || together) && all > RATE_PERIODS * (wanted - wanted / 5);
 }
 
 // A periodic timer that runs already.
@@ -82,11 +84,17 @@ static bool check_rate(const char *what, int vector, u64 hz)
 static void check_one_shot(const char *what, int vector, void (*start)(u32 us), u32 us)
 {
 	u64 wanted = mul_div(tsc_hz, us, 1000000);
-	start(40000);	// what is pending from earlier comes now
-	wait_for_irqs(vector, ~0u, 1);
-	irq_count[vector] = 0;
-	u64 begin = rdtsc();
-	start(us);
+	u64 armed, begin, most = mul_div(tsc_hz, 30000, 1000000);
+	int attempt = 0;
+	do {
+		armed = rdtsc();
+		start(40000);	// what is pending from earlier comes now
+		wait_for_irqs(vector, ~0u, 1);
+		irq_count[vector] = 0;
+		begin = rdtsc();
+		start(us);
+		// A guest that is held up meanwhile gets the interrupt that was to be far away, too.
+	} while (rdtsc() - armed > most && ++attempt < ATTEMPTS);
 	bool came = wait_for_irqs(vector, 1, us / 1000 + 300);
 	u64 ticks = rdtsc() - begin;
 	check(came, "%s: no interrupt", what);

@@ -52,6 +52,11 @@ impl Cpu {
         self.mmu.protect(&[EVERYTHING]);
     }
 
+    /// The CPU does not note any more which pages it writes.
+    pub fn stop_logging_writes(&mut self) {
+        self.mmu.log = None;
+    }
+
     /// The guest-physical pages of RAM that the CPU has written since the last time, in no order; there may be some that it only
     /// meant to write. Page tables belong to them in which it has set bits. None without [`Cpu::log_writes`].
     pub fn written_pages(&mut self) -> Vec<u64> {

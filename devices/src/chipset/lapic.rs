@@ -190,13 +190,19 @@ impl Lapic {
 
     /// All of it that software sees. What it has not yet told the ESR of, and an ExtINT message on its way, are not in it.
     pub(crate) fn page(&mut self) -> LapicPage {
+        // What a timer that is due asks for belongs to the page; so all of it is of one moment.
+        let now = self.clock.now();
+        self.expire(now);
+        let mode = self.timer_mode();
         let mut registers = [0; LapicPage::COUNT];
         for (number, value) in (0..).zip(&mut registers) {
-            if let Some(reg) = Reg::from_number(number) {
-                *value = self.read(reg);
-            }
+            *value = match Reg::from_number(number) {
+                Some(Reg::CurrentCount) => self.state.timer.current_count(mode, now),
+                Some(reg) => self.read(reg),
+                None => 0,
+            };
         }
-        let tsc_deadline = self.tsc_deadline();
+        let tsc_deadline = if mode == TimerMode::TscDeadline { self.state.timer.tsc_deadline() } else { 0 };
         LapicPage { registers, apic_base: self.state.apic_base, tsc_deadline }
     }
 

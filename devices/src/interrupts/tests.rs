@@ -651,3 +651,109 @@ fn survives_a_round_trip_in_the_middle_of_everything() {
     let state = board.irq.save();
     assert_eq!(other.irq.load(state), Err(LoadError::CpuCount { saved: 2, here: 3 }));
 }
+
+/// Local APICs elsewhere: what has come to them.
+#[derive(Default)]
+struct Elsewhere {
+    messages: Mutex<Vec<(u64, u32)>>,
+    ends: Mutex<Vec<u32>>,
+    intr: AtomicBool,
+}
+
+impl LocalApics for Elsewhere {
+    fn send(&self, address: u64, data: u32) -> bool {
+        self.messages.lock().push((address, data));
+        true
+    }
+
+    fn tell_ends(&self, pins: &[Option<(u64, u32)>; IOAPIC_PINS]) {
+        *self.ends.lock() = pins.iter().flatten().map(|(_, data)| data & 0xff).collect();
+    }
+
+    fn set_intr(&self, level: bool) {
+        self.intr.store(level, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_timer_that_is_due_when_its_apic_goes_away_is_not_lost() {
+    const PERIODIC: u32 = 0b01 << 17;
+    const DEADLINE: u32 = 0b10 << 17;
+    for mode in [0, PERIODIC, DEADLINE] {
+        let board = Board::new(1);
+        board.write(0, DIVIDE, DIVIDE_BY_1);
+        board.write(0, LVT_TIMER, 0x50 | mode);
+        match mode {
+            DEADLINE => board.irq.set_tsc_deadline(0, board.clock.tsc() + 2_000_000, 0),
+            _ => board.write(0, INITIAL_COUNT, 25_000),
+        }
+        // Nobody has looked at the timer since.
+        board.clock.advance(1_200_000);
+        let elsewhere = Arc::new(Elsewhere::default());
+        board.irq.give_away(elsewhere.clone());
+        let page = board.irq.take_lapic_page(0);
+        assert_eq!(page.registers[0x22], 1 << 16, "{mode:#x}: the request is among those that go");
+        let rest = if mode == PERIODIC { 20_000 } else { 0 };
+        assert_eq!((page.registers[0x39], page.tsc_deadline), (rest, 0), "{mode:#x}");
+        assert!(!board.irq.has_interrupt(0) && board.irq.deadline_of(0).is_none());
+
+        board.take_woken();
+        board.irq.set_lapic_page(0, &page);
+        board.irq.take_back();
+        assert_eq!(board.take_woken(), [(0, CpuEvent::Interrupt)]);
+        assert_eq!(board.take_interrupts(), [(0, 0x50)], "{mode:#x}");
+        assert!(board.take_interrupts().is_empty(), "once");
+        let next = (mode == PERIODIC).then_some(2_000_000);
+        assert_eq!(board.irq.deadline_of(0), next, "{mode:#x}");
+        assert!(elsewhere.messages.lock().is_empty());
+    }
+}
+
+#[test]
+fn the_8259_may_move_while_the_local_apics_come_back() {
+    let board = Board::new(1);
+    board.initialise_pic();
+    board.write(0, LVT_LINT0, 0x700);
+    let elsewhere = Arc::new(Elsewhere::default());
+    board.irq.give_away(elsewhere.clone());
+    let page = board.irq.take_lapic_page(0);
+    board.irq.set_line(4, true);
+    assert!(elsewhere.intr.load(Ordering::SeqCst));
+    board.irq.set_line(4, false);
+    assert!(!elsewhere.intr.load(Ordering::SeqCst));
+    // Behind the state, and before the way back.
+    board.irq.set_lapic_page(0, &page);
+    board.irq.set_line(4, true);
+    assert!(!board.irq.has_interrupt(0));
+    board.irq.take_back();
+    assert!(board.irq.has_interrupt(0));
+    assert_eq!(board.irq.acknowledge(0), Some(0x34));
+}
+
+#[test]
+fn a_level_that_was_raised_here_ends_elsewhere_and_comes_again_here() {
+    let board = Board::new(1);
+    board.ioapic(16, 1 << 15 | 0x61);
+    board.irq.set_line(16, true);
+    assert_eq!(board.irq.acknowledge(0), Some(0x61));
+    let elsewhere = Arc::new(Elsewhere::default());
+    board.irq.give_away(elsewhere.clone());
+    assert_eq!(*elsewhere.ends.lock(), [0x61]);
+    let mut page = board.irq.take_lapic_page(0);
+    assert_eq!((page.registers[0x13], page.registers[0x1b]), (1 << 1, 1 << 1), "in service, as a level");
+    // The wire is still asserted at its end: the message is sent again, to those who have the local APICs.
+    board.irq.end_of_interrupt(0x61);
+    assert_eq!(elsewhere.messages.lock().len(), 1);
+    page.registers[0x13] = 0;
+    board.irq.set_lapic_page(0, &page);
+    board.irq.take_back();
+    for (address, data) in elsewhere.messages.lock().drain(..) {
+        board.irq.send(address, data);
+    }
+    assert_eq!(board.irq.acknowledge(0), Some(0x61));
+    board.irq.set_line(16, false);
+    board.write(0, EOI, 0);
+    assert!(!board.irq.has_interrupt(0));
+    board.irq.set_line(16, true);
+    assert_eq!(board.irq.acknowledge(0), Some(0x61), "the I/O APIC knows that it has ended");
+}

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
@@ -50,6 +51,67 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.thread.store(0, SeqCst);
         IMMEDIATE_EXIT.set(ptr::null_mut());
+    }
+}
+
+/// While it lives, KVM_RUN by the calling thread does all that KVM does between two of the guest's instructions, and comes back
+/// before the next one: the signal waits for the thread, and only KVM_RUN lets it through.
+pub(super) struct Waiting {
+    vcpu: RawFd,
+    /// The thread's signal mask.
+    mask: u64,
+}
+
+impl Waiting {
+    /// For KVM_RUN of this vCPU, which stays open meanwhile.
+    pub(super) fn new(vcpu: RawFd) -> io::Result<Self> {
+        let signal_bit = 1_u64 << (signal() - 1);
+        let mask = change_mask(libc::SIG_BLOCK, signal_bit)?;
+        let waiting = Self { vcpu, mask };
+        set_mask_inside(vcpu, Some(mask & !signal_bit))?;
+        // SAFETY: no memory is touched.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal()) };
+        if sent == 0 { Ok(waiting) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // The signal comes through, and finds no vCPU of this thread.
+        let done = set_mask_inside(self.vcpu, None).and_then(|()| change_mask(libc::SIG_SETMASK, self.mask));
+        if let Err(error) = done {
+            log::error!("the signal mask stays as it was: {error}");
+        }
+    }
+}
+
+/// Changes the calling thread's signal mask; the one before.
+fn change_mask(how: i32, mask: u64) -> io::Result<u64> {
+    let mut before = 0_u64;
+    let (new, old, size) = (&raw const mask, &raw mut before, size_of::<u64>());
+    // SAFETY: the kernel reads and writes the two masks, which are as large as it is told.
+    match unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, size) } {
+        0 => Ok(before),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The signal mask of KVM_RUN; with None it is the thread's.
+fn set_mask_inside(vcpu: RawFd, mask: Option<u64>) -> io::Result<()> {
+    /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`.
+    const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
+    /// The structure: the mask's length, and the mask.
+    #[repr(C, packed)]
+    struct SignalMask {
+        length: u32,
+        mask: u64,
+    }
+    let mask = mask.map(|mask| SignalMask { length: size_of::<u64>() as u32, mask });
+    let argument = mask.as_ref().map_or(ptr::null(), |mask| &raw const *mask);
+    // SAFETY: the kernel reads the structure, if there is one.
+    match unsafe { libc::ioctl(vcpu, KVM_SET_SIGNAL_MASK, argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

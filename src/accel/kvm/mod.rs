@@ -18,7 +18,7 @@ use std::path::Path;
 use kvm_ioctls::{Cap, Kvm};
 use thiserror::Error;
 
-pub(crate) use features::{Leaks, lacking, leaked};
+pub(crate) use features::{Leaks, host_processor_name, lacking, leaked};
 pub(crate) use probe::{Findings, probe, run_probe};
 pub(crate) use tsc::{TscFacts, tsc_base, tsc_facts};
 pub(crate) use vcpu::Vcpu;
@@ -40,6 +40,8 @@ pub(crate) enum Error {
     Forbidden,
     #[error("{DEVICE} cannot be opened: {0}")]
     Unusable(io::Error),
+    #[error("{DEVICE} is something else than the kernel's KVM")]
+    Foreign,
     #[error("KVM's interface has version {0}, not {API}")]
     Version(i32),
     #[error("KVM lacks {0}")]
@@ -82,6 +84,9 @@ impl Host {
         })?;
         let kvm = Kvm::new().map_err(|error| Error::Unusable(io::Error::from_raw_os_error(error.errno())))?;
         let version = kvm.get_api_version();
+        if version < 0 {
+            return Err(Error::Foreign);
+        }
         if version != API {
             return Err(Error::Version(version));
         }

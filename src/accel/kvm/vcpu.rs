@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -16,7 +18,7 @@ use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Request};
 use softmetal_devices::interrupts::LapicPage;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::kick::Kick;
+use super::kick::{Kick, Waiting};
 use super::registers::{self, OfApic};
 use super::tsc::{self, Setting};
 use super::{Error, Vm, extended};
@@ -24,8 +26,12 @@ use crate::accel::{Counts, Trouble};
 use crate::board::Board;
 
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
-/// LAPIC registers that count the timer's ticks.
-const TIMER_COUNTS: [usize; 2] = [0x38, 0x39];
+/// Registers of the local APIC's timer.
+const LVT_TIMER: usize = 0x32;
+const INITIAL_COUNT: usize = 0x38;
+const CURRENT_COUNT: usize = 0x39;
+/// Those that count its ticks.
+const TIMER_COUNTS: [usize; 2] = [INITIAL_COUNT, CURRENT_COUNT];
 
 /// How many instructions the interpreter runs in KVM's place when KVM cannot: few where that is rare, more where one such
 /// instruction follows the other.
@@ -43,6 +49,32 @@ enum Left {
     Shutdown,
     /// An instruction that KVM cannot run.
     Unable(&'static str),
+}
+
+/// The timer of a local APIC.
+struct LapicTimer {
+    mode: u32,
+    initial: u32,
+    current: u32,
+}
+
+impl LapicTimer {
+    const ONE_SHOT: u32 = 0;
+    const PERIODIC: u32 = 1;
+
+    fn of(page: &[u32; LapicPage::COUNT]) -> Self {
+        let mode = page[LVT_TIMER] >> 17 & 3;
+        Self { mode, initial: page[INITIAL_COUNT], current: page[CURRENT_COUNT] }
+    }
+
+    /// Whether it has surely not come to zero between this look and a `later` one.
+    fn has_stayed(&self, later: &Self) -> bool {
+        match self.mode {
+            Self::ONE_SHOT => (self.current == 0) == (later.current == 0),
+            Self::PERIODIC if self.initial != 0 => later.current != 0 && later.current <= self.current,
+            _ => true,
+        }
+    }
 }
 
 /// A processor in KVM.
@@ -74,7 +106,11 @@ impl Vcpu {
         }
         let fd = vm.fd.create_vcpu(index as u64);
         let fd = fd.map_err(|error| Error::refused("KVM_CREATE_VCPU", error))?;
-        let entries: Vec<_> = cpu.cpuid_table().iter().map(cpuid_entry).collect();
+        let ours = cpu.cpuid_table();
+        let entries: Vec<_> = match &vm.offered {
+            Some(offered) => offered.processor(&ours),
+            None => ours.iter().map(cpuid_entry).collect(),
+        };
         let cpuid = CpuId::from_entries(&entries).map_err(|_| Error::Lacks("room for CPUID's leaves"))?;
         fd.set_cpuid2(&cpuid).map_err(|error| Error::refused("KVM_SET_CPUID2", error))?;
         let kick = Arc::new(Kick::default());
@@ -216,6 +252,7 @@ impl Vcpu {
                 counts.memory += 1;
                 if vm.ram.rights(at).is_some_and(|rights| rights.write) {
                     let _ = vm.ram.memory().write_slice(data, GuestAddress(at));
+                    vm.dirty.note(at..at.saturating_add(data.len() as u64));
                 } else {
                     board.mmio_write(*index, at, data);
                 }
@@ -325,10 +362,14 @@ impl Vcpu {
         self.set_debug(&state)?;
         self.set_msrs(registers::msrs(&state))?;
         let mut lapic = kvm_lapic_state::default();
+        let timer = LapicTimer::of(&page.registers);
+        // KVM would let a count that has come to its end begin anew, or end once more.
+        let over = timer.mode == LapicTimer::ONE_SHOT && timer.current == 0;
         for (number, &value) in page.registers.iter().enumerate() {
-            let value = match TIMER_COUNTS.contains(&number) {
-                true => value.saturating_mul(self.vm.timer_ratio),
-                false => value,
+            let value = match number {
+                INITIAL_COUNT if over => 0,
+                _ if TIMER_COUNTS.contains(&number) => value.saturating_mul(self.vm.timer_ratio),
+                _ => value,
             };
             for (byte, at) in value.to_le_bytes().into_iter().zip(16 * number..) {
                 lapic.regs[at] = byte as _;
@@ -343,24 +384,47 @@ impl Vcpu {
         let deadline = kvm_msr_entry { index: MSR_TSC_DEADLINE, data: deadline, ..Default::default() };
         self.set_msrs(vec![deadline])?;
         self.set_events(&state)?;
+        if log::log_enabled!(log::Level::Trace) {
+            let set = |first: usize| vectors(&page.registers[first..first + 8]);
+            log::trace!(
+                "into KVM at {:x}, in service {:x?}, requested {:x?}",
+                state.rip,
+                set(0x10),
+                set(0x20)
+            );
+        }
         self.set_activity(&state)
     }
 
     /// Gives everything back to `cpu`; the local APIC is the answer.
     pub(crate) fn leave(&mut self, cpu: &mut Cpu) -> Result<LapicPage, Error> {
+        let (registers, deadline) = self.settle()?;
+        self.give_back(cpu, registers, deadline)
+    }
+
+    /// The state as it is, and these registers and deadline of the local APIC.
+    pub(super) fn give_back(
+        &mut self,
+        cpu: &mut Cpu,
+        registers: [u32; LapicPage::COUNT],
+        deadline: Option<u64>,
+    ) -> Result<LapicPage, Error> {
         let base = self.vm.tsc_base();
         let state = self.read_state(cpu, base, true)?;
         let sregs = self.fd.get_sregs().map_err(|error| Error::refused("special registers", error))?;
-        let lapic = self.fd.get_lapic().map_err(|error| Error::refused("a local APIC", error))?;
-        let mut page =
-            LapicPage { registers: [0; LapicPage::COUNT], apic_base: sregs.apic_base, tsc_deadline: 0 };
-        for (number, value) in page.registers.iter_mut().enumerate() {
-            *value = u32::from_le_bytes(std::array::from_fn(|k| lapic.regs[16 * number + k] as u8));
-            if TIMER_COUNTS.contains(&number) {
-                *value /= self.vm.timer_ratio;
-            }
+        let mut page = LapicPage { registers, apic_base: sregs.apic_base, tsc_deadline: 0 };
+        if log::log_enabled!(log::Level::Trace) {
+            let set = |first: usize| vectors(&page.registers[first..first + 8]);
+            log::trace!(
+                "out of KVM at {:x}, {:?}, injected {:?}, in service {:x?}, requested {:x?}",
+                state.rip,
+                state.activity,
+                state.injected.map(|fault| fault.vector),
+                set(0x10),
+                set(0x20)
+            );
         }
-        page.tsc_deadline = match self.msr(MSR_TSC_DEADLINE) {
+        page.tsc_deadline = match deadline {
             None | Some(0) => 0,
             Some(deadline) => {
                 // What has passed by the guest's counter is the smallest that is armed.
@@ -373,11 +437,64 @@ impl Vcpu {
         Ok(page)
     }
 
+    /// The local APIC's registers, its timer's counts as ours has them.
+    pub(super) fn lapic_registers(&self) -> Result<[u32; LapicPage::COUNT], Error> {
+        let lapic = self.fd.get_lapic().map_err(|error| Error::refused("a local APIC", error))?;
+        let register = |number: usize| {
+            let value = u32::from_le_bytes(std::array::from_fn(|k| lapic.regs[16 * number + k] as u8));
+            // A count that has not come to its end is not 0.
+            if TIMER_COUNTS.contains(&number) { value.div_ceil(self.vm.timer_ratio) } else { value }
+        };
+        Ok(std::array::from_fn(register))
+    }
+
+    /// Brings into the registers, before they are read, what KVM keeps beside them until the guest's next instruction: the request
+    /// of a timer that has run out, the end of an interrupt that nobody was told of, INIT and start-up. The local APIC's
+    /// registers then, and the deadline.
+    fn settle(&mut self) -> Result<([u32; LapicPage::COUNT], Option<u64>), Error> {
+        /// After so many, of a timer that always gets in between, an interrupt may be lost.
+        const TRIES: usize = 20;
+        let mut tries = 0;
+        loop {
+            let before = LapicTimer::of(&self.lapic_registers()?);
+            self.pass()?;
+            // If it passes between the two, it is in both, and asks for its interrupt once.
+            let deadline = self.msr(MSR_TSC_DEADLINE);
+            let registers = self.lapic_registers()?;
+            tries += 1;
+            if tries == TRIES || before.has_stayed(&LapicTimer::of(&registers)) {
+                return Ok((registers, deadline));
+            }
+        }
+    }
+
+    /// Up to the guest's next instruction.
+    fn pass(&mut self) -> Result<(), Error> {
+        let fd = self.fd.as_raw_fd();
+        let _waiting = Waiting::new(fd).map_err(|error| Error::Refused("a signal mask", error))?;
+        self.fd.set_kvm_immediate_exit(0);
+        self.fd.get_kvm_run().request_interrupt_window = 0;
+        loop {
+            match self.step() {
+                Ok(Left::Served | Left::Window) => {}
+                Ok(Left::Ports) => self.port_access(),
+                // What it cannot run, the next engine can.
+                Ok(Left::Interrupted | Left::Shutdown | Left::Unable(_)) => return Ok(()),
+                Err(Trouble::Stuck(why) | Trouble::Failed(why)) => {
+                    return Err(Error::Refused("to come to an instruction's end", io::Error::other(why)));
+                }
+            }
+        }
+    }
+
     /// `tsc_base`: the board's TSC minus the host's. Without `all_msrs` those that only WRMSR changes are as they were.
     fn read_state(&mut self, cpu: &Cpu, tsc_base: u64, all_msrs: bool) -> Result<CpuState, Error> {
         // What KVM does not have stays as it was.
         let mut state = cpu.state();
         let refused = |what| move |error| Error::refused(what, error);
+        // First: to answer it, KVM takes INIT and start-up messages, which change the other registers.
+        let mp_state = self.fd.get_mp_state().map_err(refused("to tell whether it runs"))?;
+        registers::take_activity(&mut state, mp_state);
         registers::take_general(&mut state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
         let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
         registers::take_special(&mut state, &sregs);
@@ -407,8 +524,6 @@ impl Vcpu {
         state.tsc_offset = self.tsc_offset(state.tsc_offset, tsc_base);
         let events = self.fd.get_vcpu_events().map_err(refused("to tell pending events"))?;
         registers::take_events(&mut state, &events);
-        let mp_state = self.fd.get_mp_state().map_err(refused("to tell whether it runs"))?;
-        registers::take_activity(&mut state, mp_state);
         Ok(state)
     }
 
@@ -567,6 +682,11 @@ impl Vcpu {
             }
         }
     }
+}
+
+/// The vectors whose bits are set in one of the local APIC's sets.
+fn vectors(words: &[u32]) -> Vec<u32> {
+    (0..256).filter(|vector| words[*vector as usize / 32] >> (vector % 32) & 1 != 0).collect()
 }
 
 /// A leaf as KVM takes it.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_X86_APIC_BUS_CYCLES_NS, KVM_IRQ_ROUTING_MSI,
-    KVM_MEM_READONLY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi,
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API,
+    KVM_CAP_X86_APIC_BUS_CYCLES_NS, KVM_IRQ_ROUTING_MSI, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi,
     kvm_irq_routing_msi__bindgen_ty_1, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -18,8 +19,10 @@ use softmetal_devices::clock::{Clock, NS_PER_SEC};
 use softmetal_devices::interrupts::{APIC_TIMER_HZ, IOAPIC_PINS, LocalApics};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+use super::features::{self, Offered};
 use super::{Error, Host, extended, kick, tsc};
-use crate::ram_port::RamMap;
+use crate::dirty::{DirtyPages, PAGE};
+use crate::ram_port::{RamMap, RamPort};
 
 /// Where KVM may keep what processors without "unrestricted guest" run real mode in: between the local APICs and the top.
 const IDENTITY_MAP: u64 = 0xfeff_c000;
@@ -42,7 +45,11 @@ pub(crate) struct Vm {
     pub(super) fd: VmFd,
     pub(super) host: Host,
     pub(super) layout: extended::Layout,
+    /// CPUID as KVM offers it, where the processors are to be so.
+    pub(super) offered: Option<Offered>,
     pub(super) ram: Arc<Ram>,
+    /// Pages that were written, as far as KVM does not know of them.
+    pub(super) dirty: Arc<DirtyPages>,
     slots: Mutex<Vec<Slot>>,
     /// The 8259 pair's output, and whom to tell.
     pub(super) intr: AtomicBool,
@@ -56,10 +63,12 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// A machine with this RAM. `first`: the processor that has the 8259 pair's output.
-    pub(crate) fn new(ram: &Arc<Ram>, first: Arc<Attention>) -> Result<Arc<Self>, Error> {
+    /// A machine with this RAM. `first`: the processor that has the 8259 pair's output; `host_cpu`: the processors are as KVM
+    /// offers them.
+    pub(crate) fn new(memory: &RamPort, first: Arc<Attention>, host_cpu: bool) -> Result<Arc<Self>, Error> {
         kick::prepare().map_err(|error| Error::Refused("a signal handler", error))?;
         let (kvm, host) = Host::open()?;
+        let offered = host_cpu.then(|| features::offered(&kvm)).transpose()?;
         let fd = create(&kvm)?;
         let refused = |what: &'static str| move |error: kvm_ioctls::Error| Error::refused(what, error);
         fd.set_identity_map_address(IDENTITY_MAP).map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -71,6 +80,11 @@ impl Vm {
         enable(KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64).map_err(refused("KVM_CAP_SPLIT_IRQCHIP"))?;
         let wide = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
         enable(KVM_CAP_X2APIC_API, wide).map_err(refused("KVM_CAP_X2APIC_API"))?;
+        // Since Linux 5.14; before, and without it, the guest gets an undefined opcode where KVM cannot imitate an instruction of
+        // its user code, and of its system code both that and the exit.
+        if enable(KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1).is_err() {
+            log::debug!("KVM does not say where it cannot imitate an instruction of user code");
+        }
         let timer_ratio = match enable(KVM_CAP_X86_APIC_BUS_CYCLES_NS, NS_PER_SEC / APIC_TIMER_HZ) {
             Ok(()) => 1,
             // Since Linux 6.11; before, KVM's timers always count nanoseconds.
@@ -80,7 +94,9 @@ impl Vm {
             layout: host.layout(),
             fd,
             host,
-            ram: Arc::clone(ram),
+            offered,
+            ram: Arc::clone(&memory.ram),
+            dirty: Arc::clone(memory.dirty()),
             slots: Mutex::new(Vec::new()),
             intr: AtomicBool::new(false),
             first,
@@ -128,6 +144,7 @@ impl Vm {
     fn map(&self, number: u32, slot: &mut Slot) -> Result<(), Error> {
         let rights = self.ram.rights(slot.range.start).unwrap_or(Rights::ALL);
         let wanted = match rights {
+            Rights::ALL if self.dirty.is_on() => Some(KVM_MEM_LOG_DIRTY_PAGES),
             Rights::ALL => Some(0),
             Rights { read: true, write: false } if self.host.read_only => Some(KVM_MEM_READONLY),
             // What KVM cannot map comes as an access to a device, which looks at the rights.
@@ -143,8 +160,11 @@ impl Vm {
             memory_size: size,
             userspace_addr: slot.host,
         };
-        // A slot does not change between plain and read-only: it goes and comes.
-        let steps = slot.flags.map(|flags| region(0, flags)).into_iter();
+        // A slot does not change between plain and read-only: it goes and comes, and takes what was written with it.
+        self.collect(number, slot)?;
+        let logs = |flags: Option<u32>| flags.is_some_and(|flags| flags & !KVM_MEM_LOG_DIRTY_PAGES == 0);
+        let stays = logs(slot.flags) && logs(wanted);
+        let steps = slot.flags.filter(|_| !stays).map(|flags| region(0, flags)).into_iter();
         let steps = steps.chain(wanted.map(|flags| region(slot.range.end - slot.range.start, flags)));
         for step in steps {
             // SAFETY: the memory is the guest's RAM, which `self.ram` keeps mapped for as long as `self.fd` lives; nobody has a
@@ -158,6 +178,35 @@ impl Vm {
 }
 
 impl Vm {
+    /// KVM learns whether anybody wants to know which pages the guest writes. The machine stands still.
+    pub(crate) fn log_writes(&self) -> Result<(), Error> {
+        let mut slots = self.slots.lock();
+        (0..).zip(slots.iter_mut()).try_for_each(|(number, slot)| self.map(number, slot))
+    }
+
+    /// Puts the pages that the guest has written in KVM to the others.
+    pub(crate) fn collect_written(&self) -> Result<(), Error> {
+        let slots = self.slots.lock();
+        (0..).zip(slots.iter()).try_for_each(|(number, slot)| self.collect(number, slot))
+    }
+
+    fn collect(&self, number: u32, slot: &Slot) -> Result<(), Error> {
+        if slot.flags.is_none_or(|flags| flags & KVM_MEM_LOG_DIRTY_PAGES == 0) {
+            return Ok(());
+        }
+        let size = (slot.range.end - slot.range.start) as usize;
+        let log = self.fd.get_dirty_log(number, size);
+        let log = log.map_err(|error| Error::refused("KVM_GET_DIRTY_LOG", error))?;
+        for (word, mut bits) in (0..).zip(log) {
+            while bits != 0 {
+                let page = slot.range.start + PAGE * (64 * word + u64::from(bits.trailing_zeros()));
+                self.dirty.note(page..page + PAGE);
+                bits &= bits - 1;
+            }
+        }
+        Ok(())
+    }
+
     /// Interrupt messages wait from here on.
     pub(crate) fn hold(&self) {
         self.held.lock().get_or_insert_default();
@@ -183,7 +232,9 @@ impl Vm {
             data,
             ..kvm_msi::default()
         };
-        self.fd.signal_msi(msi).is_ok_and(|accepted| accepted > 0)
+        let accepted = self.fd.signal_msi(msi);
+        log::trace!("message {data:#x} to KVM: {accepted:?}");
+        accepted.is_ok_and(|accepted| accepted > 0)
     }
 }
 
@@ -215,6 +266,7 @@ impl LocalApics for Vm {
         match &mut *self.held.lock() {
             // Level-triggered interrupts that nobody accepts are not sent again, so these are accepted.
             Some(held) => {
+                log::trace!("message {data:#x} waits");
                 held.push((address, data));
                 true
             }
