@@ -1,7 +1,9 @@
-//! The PCI transport of virtio 1.2 ("Virtio Over PCI Bus"), without the legacy interface.
+//! The PCI transport of virtio 1.2 ("Virtio Over PCI Bus").
 //!
 //! All structures lie in one memory BAR. Interrupts are MSI-X, a vector for each queue and one for configuration, or the
-//! function's pin.
+//! function's pin. A transitional function has the legacy interface, too (`legacy.rs`).
+
+mod legacy;
 
 use std::sync::Arc;
 
@@ -30,12 +32,14 @@ const VENDOR: u16 = 0x1af4;
 const DEVICE_BASE: u16 = 0x1040;
 /// Revisions from 1 on have no legacy interface.
 const REVISION: u8 = 1;
+const TRANSITIONAL_REVISION: u8 = 0;
 /// From 0x40 on, so that drivers for the legacy interface keep away.
 const SUBSYSTEM: u16 = 0x1100;
 const CAPABILITY_VENDOR: u8 = 0x09;
 
-/// The BAR of all structures.
+/// The BAR of all structures; where there is a legacy interface, that has the first one.
 const BAR: usize = 0;
+const TRANSITIONAL_BAR: usize = 4;
 const BAR_SIZE: u64 = 0x8000;
 /// Bytes between the notification addresses of neighbouring queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
@@ -240,6 +244,8 @@ pub struct VirtioPci<D: VirtioDevice> {
     queues: Vec<Queue>,
     dma: Dma,
     device: D,
+    /// The BAR of all structures.
+    bar: usize,
     /// Where in configuration space the capability is that reaches the BAR without mapping it.
     window: usize,
 }
@@ -256,32 +262,57 @@ mod window {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// A function around `device`, with its pin, its messages and its way to guest RAM.
     pub fn new(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
-        let sizes = device.queue_sizes();
-        let queues = sizes.len();
-        assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
-        let mut config = ConfigSpace::new(Identity {
+        let identity = Identity {
             vendor: VENDOR,
             device: DEVICE_BASE + D::DEVICE_TYPE,
             revision: REVISION,
             class: D::PCI_CLASS,
             subsystem_vendor: VENDOR,
             subsystem: SUBSYSTEM,
-        })
-        .with_bar(BAR, BarKind::Memory64, BAR_SIZE)
-        .with_interrupt_pin(Pin::A);
+        };
+        Self::build(device, ConfigSpace::new(identity), BAR, pin, messages, dma)
+    }
+
+    /// As [`VirtioPci::new`], for a function that drivers from before virtio 1.0 can use as well; one of a kind that there
+    /// was at that time.
+    pub fn transitional(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
+        let identity = Identity {
+            vendor: VENDOR,
+            device: legacy::device_id(D::DEVICE_TYPE),
+            revision: TRANSITIONAL_REVISION,
+            class: D::PCI_CLASS,
+            subsystem_vendor: VENDOR,
+            subsystem: D::DEVICE_TYPE,
+        };
+        let config = ConfigSpace::new(identity).with_bar(legacy::BAR, BarKind::Io, legacy::BAR_SIZE);
+        Self::build(device, config, TRANSITIONAL_BAR, pin, messages, dma)
+    }
+
+    fn build(
+        device: D,
+        config: ConfigSpace,
+        bar: usize,
+        pin: IrqLine,
+        messages: Arc<dyn MsiSink>,
+        dma: Dma,
+    ) -> Self {
+        let sizes = device.queue_sizes();
+        let queues = sizes.len();
+        assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
+        let mut config = config.with_bar(bar, BarKind::Memory64, BAR_SIZE).with_interrupt_pin(Pin::A);
         let vectors = queues as u16 + 1;
         let (table, pending) = (Structure::MsixTable.place().0, Structure::MsixPending.place().0);
-        let msix = Msix::new(vectors, BAR as u8, table, pending, &mut config, messages);
+        let msix = Msix::new(vectors, bar as u8, table, pending, &mut config, messages);
         for (structure, ..) in Structure::ALL {
             if let Some(number) = structure.capability_type() {
                 let (offset, length) = structure.place();
                 let multiplier = NOTIFY_MULTIPLIER.to_le_bytes();
                 let extra = if structure == Structure::Notify { &multiplier[..] } else { &[] };
-                add_capability(&mut config, number, offset, length, extra, false);
+                add_capability(&mut config, [number, bar as u8], offset, length, extra, false);
             }
         }
         const PCI_CFG: u8 = 5;
-        let window = add_capability(&mut config, PCI_CFG, 0, 0, &[0; 4], true);
+        let window = add_capability(&mut config, [PCI_CFG, bar as u8], 0, 0, &[0; 4], true);
         Self {
             config,
             msix,
@@ -290,6 +321,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             queues: sizes.into_iter().map(Queue::new).collect(),
             dma,
             device,
+            bar,
             window,
         }
     }
@@ -369,7 +401,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
-    /// The state, to be saved.
+    /// The state, to be saved. Guest RAM is to be saved while the function is still locked, as those that work for the device
+    /// give back what is done when they can lock it.
     pub fn save(&self) -> VirtioPciState<D::State> {
         VirtioPciState {
             config: self.config.save(),
@@ -380,7 +413,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
-    /// Takes over a saved state; guest RAM must have been loaded before.
+    /// Takes over a saved state; guest RAM must have been loaded before. [`VirtioPci::resume`] is to follow.
     pub fn load(&mut self, state: VirtioPciState<D::State>) {
         self.config.load(&state.config);
         self.msix.load(state.msix, &self.config);
@@ -394,6 +427,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
             }
         }
         self.drive_pin();
+    }
+
+    /// All of the machine has been loaded: the device goes on with what it was working on.
+    pub fn resume(&mut self) {
+        self.run_queues();
     }
 
     /// What device, rings and transport offer together.
@@ -416,6 +454,13 @@ impl<D: VirtioDevice> VirtioPci<D> {
             self.registers.isr |= why;
             self.drive_pin();
         }
+    }
+
+    /// Reading acknowledges.
+    fn take_isr(&mut self) -> u8 {
+        let isr = std::mem::replace(&mut self.registers.isr, Isr::empty());
+        self.drive_pin();
+        isr.bits()
     }
 
     fn drive_pin(&mut self) {
@@ -538,19 +583,27 @@ impl<D: VirtioDevice> VirtioPci<D> {
         let refused = value & FEATURES_OK != 0 && !acceptable;
         self.registers.status = kept | if refused { value & !FEATURES_OK } else { value };
         if self.registers.status & !kept & FEATURES_OK != 0 {
-            let (name, offered) = (self.device.name(), self.offered());
-            debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+            self.tell_features(self.offered());
         }
         // A driver that is in a hurry may have come too early to be told so when it set the other bit.
         if !self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
             self.registers.status &= !(DRIVER_OK as u8);
         }
         if !had_driver && self.registers.has(DRIVER_OK) {
-            self.device.activate(features);
-            self.tell_config_change();
-            // What was made available before has not been looked at.
-            self.run_queues();
+            self.driver_is_ready();
         }
+    }
+
+    fn tell_features(&self, offered: u64) {
+        let (name, features) = (self.device.name(), self.registers.driver_features);
+        debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+    }
+
+    fn driver_is_ready(&mut self) {
+        self.device.activate(self.registers.driver_features);
+        self.tell_config_change();
+        // What was made available before has not been looked at.
+        self.run_queues();
     }
 
     /// The driver sets queues up while they are disabled.
@@ -592,7 +645,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn window_target(&self) -> Option<(u64, usize)> {
         let offset = self.config.read_u32(self.window + window::OFFSET);
         let length = self.config.read_u32(self.window + window::LENGTH);
-        let right = usize::from(self.config.read_u8(self.window + window::BAR)) == BAR
+        let right = usize::from(self.config.read_u8(self.window + window::BAR)) == self.bar
             && matches!(length, 1 | 2 | 4)
             && offset.is_multiple_of(length);
         right.then_some((offset.into(), length as usize))
@@ -603,10 +656,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 }
 
-/// Adds a virtio capability; the answer is where it is. One that is a window can be written from its BAR on.
+/// Adds a virtio capability, by its number and its BAR; the answer is where it is. One that is a window can be written from its BAR on.
 fn add_capability(
     config: &mut ConfigSpace,
-    number: u8,
+    [number, bar]: [u8; 2],
     offset: u32,
     length: u32,
     extra: &[u8],
@@ -614,7 +667,7 @@ fn add_capability(
 ) -> usize {
     const HEADER_SIZE: usize = 16;
     let size = HEADER_SIZE + extra.len();
-    let mut body = vec![size as u8, number, BAR as u8, 0, 0, 0];
+    let mut body = vec![size as u8, number, bar, 0, 0, 0];
     body.extend(offset.to_le_bytes());
     body.extend(length.to_le_bytes());
     body.extend(extra);
@@ -651,7 +704,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
             && let Some((target, length)) = self.window_target()
         {
             let mut bytes = [0; 4];
-            self.read_bar(BAR, target, &mut bytes[..length]);
+            self.read_bar(self.bar, target, &mut bytes[..length]);
             self.config.write(self.window + window::DATA, &bytes[..length]);
         }
         self.config.read(offset, data);
@@ -665,7 +718,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         {
             let mut bytes = [0; 4];
             self.config.read(self.window + window::DATA, &mut bytes);
-            self.write_bar(BAR, target, &bytes[..length]);
+            self.write_bar(self.bar, target, &bytes[..length]);
         }
         self.msix.sync(&self.config);
         self.drive_pin();
@@ -675,7 +728,11 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
     }
 
-    fn read_bar(&mut self, _index: usize, offset: u64, data: &mut [u8]) {
+    fn read_bar(&mut self, index: usize, offset: u64, data: &mut [u8]) {
+        if index != self.bar {
+            self.read_legacy(offset, data);
+            return;
+        }
         let Some((structure, offset)) = Structure::at(offset) else {
             data.fill(0xff);
             return;
@@ -690,11 +747,8 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
             }
             Structure::Isr => {
                 data.fill(0);
-                // Reading acknowledges.
                 if let (0, Some(byte)) = (offset, data.first_mut()) {
-                    *byte = self.registers.isr.bits();
-                    self.registers.isr = Isr::empty();
-                    self.drive_pin();
+                    *byte = self.take_isr();
                 }
             }
             Structure::Device => self.device.read_config(offset, data),
@@ -704,7 +758,11 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
     }
 
-    fn write_bar(&mut self, _index: usize, offset: u64, data: &[u8]) {
+    fn write_bar(&mut self, index: usize, offset: u64, data: &[u8]) {
+        if index != self.bar {
+            self.write_legacy(offset, data);
+            return;
+        }
         let Some((structure, offset)) = Structure::at(offset) else { return };
         match structure {
             Structure::Common => {
