@@ -33,6 +33,7 @@ use softmetal_devices::testdev::pci::PciTest;
 use softmetal_devices::virtio::balloon::Balloon;
 use softmetal_devices::virtio::blk::Blk;
 use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
+use softmetal_devices::virtio::gathering::{Gathering, GatheringTimer};
 use softmetal_devices::virtio::rng::Rng;
 use softmetal_devices::virtio::{VirtioDevice, VirtioPci};
 use softmetal_storage::Workers;
@@ -96,6 +97,8 @@ pub(crate) struct FrontPanel {
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) com1: Arc<Mutex<Uart>>,
     pub(crate) virtio: Virtio,
+    /// Told when a processor has nothing to do.
+    pub(crate) gathering: Option<Arc<Gathering>>,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
 }
 
@@ -139,7 +142,9 @@ impl Pc {
         let attached =
             disks.iter().enumerate().map(|(number, disk)| disk.attach(number, at_once, halt.clone()));
         let disks = attached.collect::<Result<Vec<_>>>()?;
-        let (virtio, workers) = bench.pci(&memory, random, ends, disks, config)?;
+        // A clock of instructions knows no time that passes while nothing is to do.
+        let gathering = (!at_once).then(|| bench.gathering());
+        let (virtio, workers) = bench.pci(&memory, random, ends, disks, gathering.as_ref(), config)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -204,7 +209,8 @@ impl Pc {
             automatic: config.automatic,
             state: Mutex::new(accel::State::of(config.accel)),
         });
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), switchboard, com1, virtio, pm };
+        let waker = timers.waker();
+        let front_panel = FrontPanel { run, clock, timers: waker, switchboard, com1, virtio, gathering, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -261,7 +267,7 @@ impl Pc {
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
         let Self { board, timers, engines, memory, how, workers, front_panel } = self;
-        let FrontPanel { run, switchboard, virtio, .. } = front_panel;
+        let FrontPanel { run, switchboard, virtio, gathering, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -281,7 +287,9 @@ impl Pc {
             let course = match &how {
                 How::Live { tape, .. } => {
                     let timers = timers.take().map(|timers| timers.follow(engine.lock().cpu().attention()));
-                    Course::Live { tape: tape.clone(), timers, switchboard: Arc::clone(&switchboard) }
+                    let (tape, switchboard, gathering) =
+                        (tape.clone(), Arc::clone(&switchboard), gathering.clone());
+                    Course::Live { tape, timers, switchboard, gathering }
                 }
                 How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
@@ -481,6 +489,7 @@ impl Bench {
         random: Random,
         ends: &Ends,
         disks: Vec<Attached>,
+        gathering: Option<&Arc<Gathering>>,
         config: &Config,
     ) -> Result<(Virtio, Vec<Arc<Workers>>)> {
         let (chips, freed) = (memory.clone(), memory.clone());
@@ -531,7 +540,7 @@ impl Bench {
         for (number, disk) in (FIRST_DISK..).zip(disks) {
             let slot = Slot::new(number, 0);
             workers.extend(disk.workers);
-            let function = virtio.function(slot, disk.device);
+            let function = virtio.make(slot, disk.device).shared_with(gathering);
             bus.plug(slot, function.clone())?;
             functions.push(function);
         }
@@ -551,6 +560,13 @@ impl Bench {
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
         Ok((Virtio { terminal, channels, balloon, disks: functions }, workers))
+    }
+
+    /// Whose interrupts wait for one another.
+    fn gathering(&mut self) -> Arc<Gathering> {
+        let gathering = Gathering::new(self.clock(), self.alarm());
+        self.timers.add(shared(GatheringTimer(Arc::clone(&gathering))));
+        gathering
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -603,12 +619,15 @@ struct VirtioSlots {
 impl VirtioSlots {
     /// A device as the function in a slot.
     fn function<D: VirtioDevice + 'static>(&self, slot: Slot, device: D) -> Shared<D> {
+        self.make(slot, device).shared()
+    }
+
+    fn make<D: VirtioDevice>(&self, slot: Slot, device: D) -> VirtioPci<D> {
         let (pin, messages, dma) = (self.pins.line(slot, Pin::A), self.messages.clone(), self.dma.clone());
         match self.transitional {
             true => VirtioPci::transitional(device, pin, messages, dma),
             false => VirtioPci::new(device, pin, messages, dma),
         }
-        .shared()
     }
 }
 

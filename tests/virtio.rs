@@ -133,7 +133,9 @@ fn drivers_come_and_go(more: &[&str], append: &'static str, working: u32) -> Res
     );
     let negotiations = negotiations(&messages);
     for (name, taken, offered) in &negotiations {
-        ensure!(taken == offered, "{name}: the driver takes {taken:#x} of {offered:#x}");
+        // Linux's balloon driver does without indirect descriptors, whoever offers them.
+        let declined = if name == "virtio-balloon" { 1 << 28 } else { 0 };
+        ensure!(taken | declined == *offered, "{name}: the driver takes {taken:#x} of {offered:#x}");
     }
     let times = devices.len() * (ROUNDS + 1);
     ensure!(negotiations.len() == times, "{times} negotiations should be in:\n{messages}");

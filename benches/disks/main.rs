@@ -63,7 +63,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What a row gives: requests or KiB a second, and the processor time of a second.
+/// What a row gives: requests or KiB a second, and the host's processor time of a request or a MiB, in microseconds.
 type Measured = (f64, f64);
 
 fn compare(
@@ -83,7 +83,7 @@ fn compare(
     }
     println!("\n{}, cache={cache}", format.name());
     println!(
-        "{:<28}{:>12}{:>12}{:>13}{:>6}   CPU seconds a second",
+        "{:<28}{:>12}{:>12}{:>13}{:>6}   CPU µs a request or MiB",
         "", SIDES[0].1, SIDES[1].1, "ratio", "goal"
     );
     for (name, words, goal, requests) in rows {
@@ -97,7 +97,7 @@ fn compare(
         let unit = if *requests { "IOPS" } else { "KiB/s" };
         let ratio = ours / qemu.max(1.0);
         println!(
-            "{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{ratio:>6.2}{goal:>6.1}{qemu_cpu:>10.2}{our_cpu:>7.2}"
+            "{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{ratio:>6.2}{goal:>6.1}{qemu_cpu:>12.0}{our_cpu:>8.0}"
         );
     }
     for mut guest in guests {
@@ -144,13 +144,14 @@ fn measure(guest: &mut Guest, words: &str, requests: bool, seconds: u32) -> Resu
     );
     let before = guest.cpu_seconds()?;
     let text = guest.run(&command, BOOT)?;
-    let cpu = (guest.cpu_seconds()? - before) / f64::from(seconds);
+    let cpu = guest.cpu_seconds()? - before;
     let line = text.lines().find(|line| line.starts_with("3;")).context("fio says nothing")?;
     let fields: Vec<f64> = line.split(';').map(|field| field.parse().unwrap_or(0.0)).collect();
     // Fields of terse output, version 3: bandwidth and requests a second of reads, then of writes.
     let (read, write) = if requests { (7, 48) } else { (6, 47) };
     let value = fields.get(read).copied().unwrap_or(0.0) + fields.get(write).copied().unwrap_or(0.0);
-    Ok((value, cpu))
+    let pieces = value * f64::from(seconds) / if requests { 1.0 } else { 1024.0 };
+    Ok((value, cpu * 1e6 / pieces.max(1.0)))
 }
 
 fn median(mut results: Vec<Measured>) -> Measured {

@@ -3,9 +3,10 @@
 //! All structures lie in one memory BAR. Interrupts are MSI-X, a vector for each queue and one for configuration, or the
 //! function's pin. A transitional function has the legacy interface, too (`legacy.rs`).
 
+mod layout;
 mod legacy;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 use log::debug;
@@ -17,8 +18,11 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use layout::{Common, Part, Structure};
+
 use super::VirtioDevice;
 use super::bell::{Bell, Function};
+use super::gathering::{Gathered, Gathering};
 use super::queue::{BrokenQueue, Queue, QueueState};
 use crate::bus::value_of;
 use crate::dma::Dma;
@@ -48,134 +52,6 @@ const MAX_QUEUES: usize = 256;
 /// A vector register that names none.
 const NO_VECTOR: u16 = 0xffff;
 
-/// A structure in the BAR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Structure {
-    Common,
-    Isr,
-    Device,
-    Notify,
-    MsixTable,
-    MsixPending,
-}
-
-impl Structure {
-    const ALL: [(Self, u64, u64); 6] = [
-        (Self::Common, 0x0000, 0x1000),
-        (Self::Isr, 0x1000, 0x1000),
-        (Self::Device, 0x2000, 0x1000),
-        (Self::Notify, 0x3000, 0x1000),
-        (Self::MsixTable, 0x4000, 0x3000),
-        (Self::MsixPending, 0x7000, 0x1000),
-    ];
-
-    /// Whose bytes these are, and where in it they are.
-    fn at(offset: u64) -> Option<(Self, u64)> {
-        Self::ALL.into_iter().find_map(|(structure, base, size)| {
-            offset.checked_sub(base).filter(|offset| *offset < size).map(|offset| (structure, offset))
-        })
-    }
-
-    fn place(self) -> (u32, u32) {
-        let found = Self::ALL.into_iter().find(|(structure, ..)| *structure == self);
-        found.map_or((0, 0), |(_, base, size)| (base as u32, size as u32))
-    }
-
-    /// The number by which capabilities know it.
-    fn capability_type(self) -> Option<u8> {
-        match self {
-            Self::Common => Some(1),
-            Self::Notify => Some(2),
-            Self::Isr => Some(3),
-            Self::Device => Some(4),
-            Self::MsixTable | Self::MsixPending => None,
-        }
-    }
-}
-
-/// Registers of the common configuration structure: `struct virtio_pci_common_cfg`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Common {
-    DeviceFeatureSelect,
-    DeviceFeature,
-    DriverFeatureSelect,
-    DriverFeature,
-    ConfigMsixVector,
-    NumQueues,
-    DeviceStatus,
-    ConfigGeneration,
-    QueueSelect,
-    QueueSize,
-    QueueMsixVector,
-    QueueEnable,
-    QueueNotifyOff,
-    QueueDesc,
-    QueueDriver,
-    QueueDevice,
-    QueueNotifyData,
-    QueueReset,
-}
-
-impl Common {
-    /// Each register with its offset and its width.
-    const ALL: [(Self, u64, usize); 18] = [
-        (Self::DeviceFeatureSelect, 0x00, 4),
-        (Self::DeviceFeature, 0x04, 4),
-        (Self::DriverFeatureSelect, 0x08, 4),
-        (Self::DriverFeature, 0x0c, 4),
-        (Self::ConfigMsixVector, 0x10, 2),
-        (Self::NumQueues, 0x12, 2),
-        (Self::DeviceStatus, 0x14, 1),
-        (Self::ConfigGeneration, 0x15, 1),
-        (Self::QueueSelect, 0x16, 2),
-        (Self::QueueSize, 0x18, 2),
-        (Self::QueueMsixVector, 0x1a, 2),
-        (Self::QueueEnable, 0x1c, 2),
-        (Self::QueueNotifyOff, 0x1e, 2),
-        (Self::QueueDesc, 0x20, 8),
-        (Self::QueueDriver, 0x28, 8),
-        (Self::QueueDevice, 0x30, 8),
-        (Self::QueueNotifyData, 0x38, 2),
-        (Self::QueueReset, 0x3a, 2),
-    ];
-
-    /// The register of an access, and whether it is the upper half of 64 bits. Drivers access registers whole, and those
-    /// of 64 bits in halves as well; everything else has no meaning.
-    fn at(offset: u64, length: usize) -> Option<(Self, Part)> {
-        Self::ALL.into_iter().find_map(|(register, at, width)| match offset.checked_sub(at)? {
-            0 if length == width => Some((register, Part::Whole)),
-            0 if width == 8 && length == 4 => Some((register, Part::Low)),
-            4 if width == 8 && length == 4 => Some((register, Part::High)),
-            _ => None,
-        })
-    }
-}
-
-/// Which part of a register is accessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Whole,
-    Low,
-    High,
-}
-
-impl Part {
-    fn of(self, value: u64) -> u64 {
-        match self {
-            Self::Whole | Self::Low => value,
-            Self::High => value >> 32,
-        }
-    }
-
-    fn replace(self, old: u64, new: u64) -> u64 {
-        match self {
-            Self::Whole => new,
-            Self::Low => old & !0xffff_ffff | new & 0xffff_ffff,
-            Self::High => old & 0xffff_ffff | new << 32,
-        }
-    }
-}
-
 bitflags! {
     /// The ISR status register: why the pin is asserted.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +75,8 @@ struct Registers {
     config_generation: u8,
     queue_select: u16,
     isr: Isr,
+    /// A driver of old has begun before it has said that it is ready.
+    is_early: bool,
 }
 
 impl Registers {
@@ -213,6 +91,7 @@ impl Registers {
             config_generation: 0,
             queue_select: 0,
             isr: Isr::empty(),
+            is_early: false,
         }
     }
 
@@ -232,6 +111,8 @@ pub struct VirtioPciState<S> {
     msix: MsixState,
     registers: Registers,
     queues: Vec<QueueState>,
+    /// For queues whose driver was not told of all that was given back: since which used index.
+    untold: Vec<Option<u16>>,
     device: S,
 }
 
@@ -244,6 +125,9 @@ pub struct VirtioPci<D: VirtioDevice> {
     queues: Vec<Queue>,
     dma: Dma,
     device: D,
+    /// Whose interrupts wait for one another, if that is wanted, and what waits in each queue.
+    gathering: Option<Arc<Gathering>>,
+    gathered: Vec<Gathered>,
     /// The BAR of all structures.
     bar: usize,
     /// Where in configuration space the capability is that reaches the BAR without mapping it.
@@ -321,9 +205,25 @@ impl<D: VirtioDevice> VirtioPci<D> {
             queues: sizes.into_iter().map(Queue::new).collect(),
             dma,
             device,
+            gathering: None,
+            gathered: vec![Gathered::default(); queues],
             bar,
             window,
         }
+    }
+
+    /// As [`VirtioPci::shared`]; interrupts for requests that were done while the driver made others wait for one another.
+    pub fn shared_with(mut self, gathering: Option<&Arc<Gathering>>) -> Arc<Mutex<Self>>
+    where
+        D: 'static,
+    {
+        self.gathering = gathering.cloned();
+        let function = self.shared();
+        if let Some(gathering) = gathering {
+            let weak: Weak<Mutex<Self>> = Arc::downgrade(&function);
+            gathering.add(weak);
+        }
+        function
     }
 
     /// The function as a bus takes it. Back ends can ring for the device from now on.
@@ -349,15 +249,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
         &mut self.device
     }
 
-    /// Lets the device work on a queue, and interrupts the driver if it wants that. For the driver's notifications, and
-    /// for back ends that have something for the guest.
+    /// Lets the device work on a queue, and interrupts the driver if it wants that. For back ends that have something for the
+    /// guest.
     pub fn run_queue(&mut self, index: usize) {
+        self.work_on(index, false);
+    }
+
+    /// As [`VirtioPci::run_queue`], for the driver's notifications: its processor is not idle.
+    fn notified(&mut self, index: usize) {
+        self.work_on(index, self.gathering.is_some());
+    }
+
+    fn work_on(&mut self, index: usize, may_wait: bool) {
         let mut next = Some(index);
         while let Some(index) = next {
             if !self.is_live() {
                 return;
             }
-            self.run_one_queue(index);
+            self.run_one_queue(index, may_wait);
             next = self.device.follow_up();
         }
     }
@@ -369,10 +278,26 @@ impl<D: VirtioDevice> VirtioPci<D> {
             && self.config.command().contains(Command::BUS_MASTER)
     }
 
-    fn run_one_queue(&mut self, index: usize) {
+    fn run_one_queue(&mut self, index: usize, may_wait: bool) {
         let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.is_enabled()) else { return };
-        let before = queue.next_used();
+        let gathered = &mut self.gathered[index];
+        let before = gathered.since().unwrap_or(queue.next_used());
         let processed = self.device.process(index, queue, &self.dma);
+        if processed.is_ok()
+            && may_wait
+            && let Some(gathering) = &self.gathering
+            && gathered.may_wait(before, queue.next_used())
+        {
+            gathering.wait();
+            return;
+        }
+        self.tell(index, before, processed);
+    }
+
+    /// Interrupts the driver for what was given back in a queue since the used index was `before`, if it wants that.
+    fn tell(&mut self, index: usize, before: u16, processed: Result<(), BrokenQueue>) {
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        self.gathered[index].told(queue.next_used());
         match processed.and_then(|()| queue.wants_interrupt(before, &self.dma)) {
             Ok(true) => {
                 let vector = self.registers.queue_vectors.get(index).copied().unwrap_or(NO_VECTOR);
@@ -409,6 +334,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix: self.msix.save(),
             registers: self.registers.clone(),
             queues: self.queues.iter().map(Queue::save).collect(),
+            untold: self.gathered.iter().map(Gathered::since).collect(),
             device: self.device.save(),
         }
     }
@@ -418,6 +344,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.config.load(&state.config);
         self.msix.load(state.msix, &self.config);
         self.registers = state.registers;
+        self.gathered = state.untold.into_iter().map(Gathered::untold_since).collect();
+        self.gathered.resize(self.queues.len(), Gathered::default());
         self.registers.queue_vectors.resize(self.queues.len(), NO_VECTOR);
         self.device.load(state.device);
         let with_event_index = self.registers.negotiated(VIRTIO_RING_F_EVENT_IDX);
@@ -471,6 +399,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn reset_device(&mut self) {
         self.queues.iter_mut().for_each(Queue::reset);
         self.registers = Registers::after_reset(self.queues.len());
+        self.gathered.fill(Gathered::default());
         self.device.reset();
         self.drive_pin();
     }
@@ -634,6 +563,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         if let Some(queue) = self.queues.get_mut(index) {
             queue.reset();
+            self.gathered[index] = Gathered::default();
             self.registers.queue_vectors[index] = NO_VECTOR;
             self.device.reset_queue(index);
         }
@@ -683,6 +613,14 @@ fn add_capability(
 impl<D: VirtioDevice> Function for VirtioPci<D> {
     fn run_queue(&mut self, index: usize) {
         VirtioPci::run_queue(self, index);
+    }
+
+    fn interrupt_at_last(&mut self) {
+        for index in 0..self.gathered.len() {
+            if let Some(since) = self.gathered[index].since() {
+                self.tell(index, since, Ok(()));
+            }
+        }
     }
 }
 
@@ -775,7 +713,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
                 self.tell_config_change();
             }
             // The address says which queue; the data repeats it.
-            Structure::Notify => self.run_queue((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
+            Structure::Notify => self.notified((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
             Structure::MsixTable => self.msix.write_table(offset, data),
             Structure::Isr | Structure::MsixPending => {}
         }

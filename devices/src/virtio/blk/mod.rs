@@ -76,42 +76,6 @@ pub struct Blk {
     in_flight: [Vec<Arc<Request>>; QUEUES],
     /// What was in flight when the state was saved.
     loaded: Vec<(usize, Request)>,
-    pace: [Pace; QUEUES],
-}
-
-/// Whether requests of a queue are done as the driver makes them, or by the workers. The former is faster where the driver
-/// waits for each; where it has several on their way, the latter lets it go on meanwhile, and it is interrupted for several
-/// at once. Which of them it is, is found out by giving some to the workers from time to time.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// Requests until this is decided anew.
-    left: u32,
-    by_workers: bool,
-    /// Whether there was a request while another one was on its way.
-    deep: bool,
-}
-
-impl Pace {
-    /// Requests between two decisions, and how many of them are tried with the workers.
-    const ROUND: u32 = 96;
-    const TRIAL: u32 = 4;
-
-    const fn new() -> Self {
-        Self { left: Self::ROUND, by_workers: false, deep: false }
-    }
-
-    /// Counts a request, beside which the workers may have others; whether they get it.
-    fn next(&mut self, others: bool) -> bool {
-        self.deep |= others;
-        if self.left == 0 {
-            let trial_is_over = self.by_workers;
-            self.by_workers = !trial_is_over || self.deep;
-            self.left = if trial_is_over { Self::ROUND } else { Self::TRIAL };
-            self.deep = false;
-        }
-        self.left -= 1;
-        self.by_workers
-    }
 }
 
 /// What workers reach.
@@ -151,7 +115,6 @@ impl Blk {
             flush_each_write: false,
             in_flight: Default::default(),
             loaded: Vec::new(),
-            pace: [Pace::new(); QUEUES],
         }
     }
 
@@ -174,13 +137,12 @@ impl Blk {
         let flush = self.flush_each_write && request.work.changes();
         let (epoch, request) = (self.epochs[index], Arc::new(request));
         let mut job = InFlight { queue: index, epoch, request, flush, status: None };
-        let others = !self.in_flight[index].is_empty();
         match &self.workers {
             None => {
                 job.execute(&self.shared, dma);
                 return Some(job);
             }
-            Some(workers) if !workers.is_throttled() && !flush && !self.pace[index].next(others) => {
+            Some(workers) if !workers.is_throttled() && !flush => {
                 let (disk, id) = (&*self.shared.disk, self.shared.options.serial.as_bytes());
                 if let Some(Ok(status)) = job.request.execute_at_once(disk, id, dma) {
                     job.status = Some(status);
@@ -235,7 +197,6 @@ impl Blk {
             if among(index) {
                 *epoch += 1;
                 self.in_flight[index].clear();
-                self.pace[index] = Pace::new();
             }
         }
     }

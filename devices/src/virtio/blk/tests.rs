@@ -438,26 +438,6 @@ fn the_hosts_errors_are_reported_or_stop_the_machine() {
     assert_eq!(disk.bytes(6 * 512), [0x42; 512]);
 }
 
-#[test]
-fn workers_get_the_requests_of_drivers_that_do_not_wait() {
-    // One at a time: nearly all are done at once.
-    let mut pace = Pace::new();
-    let by_workers = (0..10_000).filter(|_| pace.next(false)).count();
-    assert!((100..1000).contains(&by_workers), "{by_workers}");
-    // Several on their way, wherever that can be seen: nearly none.
-    let (mut pace, mut others) = (Pace::new(), false);
-    let at_once = (0..10_000)
-        .filter(|_| {
-            others = pace.next(others);
-            !others
-        })
-        .count();
-    assert!(at_once < 200, "{at_once}");
-    // And back.
-    let by_workers = (0..10_000).filter(|_| pace.next(false)).count();
-    assert!(by_workers < 1000, "{by_workers}");
-}
-
 /// A number that depends on what came before (SplitMix64).
 fn next(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

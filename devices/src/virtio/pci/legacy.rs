@@ -7,7 +7,7 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
-use super::{NO_VECTOR, VirtioDevice, VirtioPci};
+use super::{Gathered, NO_VECTOR, VirtioDevice, VirtioPci};
 use crate::bus::value_of;
 use crate::pci::config::{Command, register};
 
@@ -25,6 +25,8 @@ const AVAILABLE_REST: u64 = 6;
 
 /// The status bits that old drivers do not know; the transport uses them itself.
 const HIDDEN: u8 = (VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_NEEDS_RESET) as u8;
+
+const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 
 /// The PCI device ID of a kind of device, as old drivers know it.
 ///
@@ -129,7 +131,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
             Register::QueueSize => queue.map_or(0, |queue| queue.size().into()),
             Register::QueueSelect => self.registers.queue_select.into(),
             Register::QueueNotify => 0,
-            Register::DeviceStatus => (self.registers.status & !HIDDEN).into(),
+            Register::DeviceStatus => {
+                let unsaid = if self.registers.is_early { DRIVER_OK } else { 0 };
+                (self.registers.status & !(HIDDEN | unsaid)).into()
+            }
             Register::Isr => self.take_isr().into(),
             Register::ConfigVector => self.registers.config_vector.into(),
             Register::QueueVector => {
@@ -157,10 +162,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
             Register::QueueSelect => self.registers.queue_select = value as u16,
             Register::QueueNotify => {
                 // The first drivers used their queues before they said that they were ready.
-                if self.queues.get(value as usize).is_some_and(|queue| queue.is_enabled()) {
+                let enabled = self.queues.get(value as usize).is_some_and(|queue| queue.is_enabled());
+                if enabled && !self.registers.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+                    self.registers.is_early = true;
                     self.begin_legacy();
                 }
-                self.run_queue(value as usize);
+                self.notified(value as usize);
             }
             Register::DeviceStatus if value == 0 => self.reset_device(),
             Register::DeviceStatus => self.set_legacy_status(value as u8),
@@ -176,10 +183,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 
     fn set_legacy_status(&mut self, value: u8) {
-        const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
         let lasting = self.registers.status & (HIDDEN | DRIVER_OK);
         self.registers.status = lasting | value & !(HIDDEN | DRIVER_OK);
         if value & DRIVER_OK != 0 {
+            self.registers.is_early = false;
             self.begin_legacy();
         }
     }
@@ -206,11 +213,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// The driver says where a queue lies, and so enables it; page 0 takes that back.
     fn set_queue_page(&mut self, index: usize, page: u32) {
-        self.settle_legacy();
+        if page != 0 {
+            self.settle_legacy();
+        }
         let with_event_index = self.registers.negotiated(VIRTIO_RING_F_EVENT_IDX);
         let Some(queue) = self.queues.get_mut(index) else { return };
         if page == 0 {
             queue.reset();
+            self.gathered[index] = Gathered::default();
             self.device.reset_queue(index);
         } else if !queue.is_enabled() {
             queue.set_addresses(rings(page, queue.size()));

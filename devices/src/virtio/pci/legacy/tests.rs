@@ -139,6 +139,21 @@ fn a_queue_that_is_taken_back_and_set_up_again() {
 }
 
 #[test]
+fn the_next_driver_chooses_features_of_its_own() {
+    let mut old = Old::new();
+    old.start(0);
+    // As Linux does it when a driver goes and the next one comes.
+    old.write(STATUS, 1, 0);
+    old.write(QUEUE_PAGE, 4, 0);
+    old.write(STATUS, 1, 1);
+    old.write(STATUS, 1, 3);
+    old.write(FEATURES, 4, EVENT_INDEX);
+    old.queue();
+    old.write(STATUS, 1, 7);
+    assert_eq!(old.read(FEATURES, 4), EVENT_INDEX);
+}
+
+#[test]
 fn drivers_that_begin_before_they_are_ready() {
     let mut old = Old::new();
     for status in [0, 1, 3] {
@@ -147,8 +162,9 @@ fn drivers_that_begin_before_they_are_ready() {
     assert!(!old.function.config().command().contains(Command::BUS_MASTER));
     old.queue();
     old.ask(2);
-    assert_eq!(old.used(), (1, 2));
+    assert_eq!((old.used(), old.read(STATUS, 1)), ((1, 2), 3));
     old.write(STATUS, 1, 7);
+    assert_eq!(old.read(STATUS, 1), 7);
     old.ask(2);
     assert_eq!(old.used(), (2, 2));
 }
