@@ -66,6 +66,8 @@ pub struct Config {
     pub channels: Vec<Channel>,
     /// Whether there is a memory balloon, and to how many bytes the guest is to confine itself.
     pub balloon: Option<u64>,
+    /// Virtio devices have the interface from before virtio 1.0, too.
+    pub transitional: bool,
     /// Whether the debug-exit port (0xf4) is there.
     pub debug_exit: bool,
     /// Whether the devices of test suites are there.
@@ -115,6 +117,7 @@ impl Config {
             console: None,
             channels: Vec::new(),
             balloon: None,
+            transitional: false,
             debug_exit: false,
             testdev: false,
             no_reboot: false,

@@ -30,11 +30,12 @@ use softmetal_devices::pci::{IntxRouter, PciBus, Pin, Slot};
 use softmetal_devices::power::PowerSink;
 use softmetal_devices::testdev::pc as pc_testdev;
 use softmetal_devices::testdev::pci::PciTest;
-use softmetal_devices::virtio::VirtioPci;
 use softmetal_devices::virtio::balloon::Balloon;
 use softmetal_devices::virtio::blk::Blk;
 use softmetal_devices::virtio::console::{Console as VirtioConsole, PortEnd};
+use softmetal_devices::virtio::gathering::{Gathering, GatheringTimer};
 use softmetal_devices::virtio::rng::Rng;
+use softmetal_devices::virtio::{VirtioDevice, VirtioPci};
 use softmetal_storage::Workers;
 
 use crate::accel::{self, Processor, Switchboard};
@@ -96,6 +97,8 @@ pub(crate) struct FrontPanel {
     pub(crate) switchboard: Arc<Switchboard>,
     pub(crate) com1: Arc<Mutex<Uart>>,
     pub(crate) virtio: Virtio,
+    /// Told when a processor has nothing to do.
+    pub(crate) gathering: Option<Arc<Gathering>>,
     pub(crate) pm: Arc<Mutex<AcpiPm>>,
 }
 
@@ -139,8 +142,9 @@ impl Pc {
         let attached =
             disks.iter().enumerate().map(|(number, disk)| disk.attach(number, at_once, halt.clone()));
         let disks = attached.collect::<Result<Vec<_>>>()?;
-        let balloon = config.balloon.map(|rest| config.memory.saturating_sub(rest));
-        let (virtio, workers) = bench.pci(&memory, random, ends, balloon, disks, config.testdev)?;
+        // A clock of instructions knows no time that passes while nothing is to do.
+        let gathering = (!at_once).then(|| bench.gathering());
+        let (virtio, workers) = bench.pci(&memory, random, ends, disks, gathering.as_ref(), config)?;
         bench.debug_ports(config.debug_exit)?;
         if config.testdev {
             bench.test_ports()?;
@@ -207,7 +211,8 @@ impl Pc {
             may_enter_kvm: may_enter_kvm(config),
             state: Mutex::new(accel::State::of(config.accel)),
         });
-        let front_panel = FrontPanel { run, clock, timers: timers.waker(), switchboard, com1, virtio, pm };
+        let waker = timers.waker();
+        let front_panel = FrontPanel { run, clock, timers: waker, switchboard, com1, virtio, gathering, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -264,7 +269,7 @@ impl Pc {
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
         let Self { board, timers, engines, memory, how, workers, front_panel } = self;
-        let FrontPanel { run, switchboard, virtio, .. } = front_panel;
+        let FrontPanel { run, switchboard, virtio, gathering, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -284,7 +289,9 @@ impl Pc {
             let course = match &how {
                 How::Live { tape, .. } => {
                     let timers = timers.take().map(|timers| timers.follow(engine.lock().cpu().attention()));
-                    Course::Live { tape: tape.clone(), timers, switchboard: Arc::clone(&switchboard) }
+                    let (tape, switchboard, gathering) =
+                        (tape.clone(), Arc::clone(&switchboard), gathering.clone());
+                    Course::Live { tape, timers, switchboard, gathering }
                 }
                 How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
@@ -490,16 +497,15 @@ impl Bench {
         Ok(())
     }
 
-    /// The PCI bus and what is plugged in, and the threads that work on disks; `balloon` is how many bytes a balloon shall hold, if
-    /// there is one.
+    /// The PCI bus and what is plugged in, and the threads that work on disks.
     fn pci(
         &mut self,
         memory: &RamPort,
         random: Random,
         ends: &Ends,
-        balloon: Option<u64>,
         disks: Vec<Attached>,
-        testdev: bool,
+        gathering: Option<&Arc<Gathering>>,
+        config: &Config,
     ) -> Result<(Virtio, Vec<Arc<Workers>>)> {
         let (chips, freed) = (memory.clone(), memory.clone());
         let dma = Dma::new(memory.ram.memory().clone(), Arc::new(memory.clone()));
@@ -509,13 +515,15 @@ impl Bench {
         let shadow = move |Shadow { range, read, write }| chips.set_rights(range, Rights { read, write });
         bus.plug(HOST_BRIDGE_SLOT, shared(HostBridge::new(ECAM.start, Box::new(shadow))))?;
         bus.plug(ISA_BRIDGE_SLOT, shared(IsaBridge::new(Arc::clone(&pins))))?;
-        let rng =
-            VirtioPci::new(Rng::new(random), pins.line(RNG_SLOT, Pin::A), interrupts.clone(), dma.clone());
-        bus.plug(RNG_SLOT, rng.shared())?;
-        let console = |slot, console| {
-            VirtioPci::new(console, pins.line(slot, Pin::A), interrupts.clone(), dma.clone()).shared()
+        let virtio = VirtioSlots {
+            pins: Arc::clone(&pins),
+            messages: interrupts.clone(),
+            dma,
+            transitional: config.transitional,
         };
-        let terminal = ends.terminal.clone().map(|end| console(TERMINAL_SLOT, VirtioConsole::terminal(end)));
+        bus.plug(RNG_SLOT, virtio.function(RNG_SLOT, Rng::new(random)))?;
+        let terminal = ends.terminal.clone();
+        let terminal = terminal.map(|end| virtio.function(TERMINAL_SLOT, VirtioConsole::terminal(end)));
         if let Some(terminal) = &terminal {
             let (columns, rows) = ends.window.size();
             terminal.lock().resize(columns, rows);
@@ -525,14 +533,13 @@ impl Bench {
             ends.channels.iter().map(|(name, end)| (name.clone(), Box::new(end.clone()) as Box<dyn PortEnd>));
         let channels: Vec<_> = channels.collect();
         let channels =
-            (!channels.is_empty()).then(|| console(CHANNELS_SLOT, VirtioConsole::channels(channels)));
+            (!channels.is_empty()).then(|| virtio.function(CHANNELS_SLOT, VirtioConsole::channels(channels)));
         if let Some(channels) = &channels {
             bus.plug(CHANNELS_SLOT, channels.clone())?;
         }
-        let balloon = balloon.map(|target| {
-            let (pin, balloon) = (pins.line(BALLOON_SLOT, Pin::A), Balloon::new(freed));
-            let balloon = VirtioPci::new(balloon, pin, interrupts.clone(), dma.clone()).shared();
-            balloon.lock().set_target(target);
+        let balloon = config.balloon.map(|rest| {
+            let balloon = virtio.function(BALLOON_SLOT, Balloon::new(freed));
+            balloon.lock().set_target(config.memory.saturating_sub(rest));
             let asked = Arc::downgrade(&balloon);
             self.timers.add(shared(Ticker::new(STATISTICS_PERIOD, move || {
                 if let Some(balloon) = asked.upgrade() {
@@ -548,12 +555,11 @@ impl Bench {
         for (number, disk) in (FIRST_DISK..).zip(disks) {
             let slot = Slot::new(number, 0);
             workers.extend(disk.workers);
-            let pin = pins.line(slot, Pin::A);
-            let function = VirtioPci::new(disk.device, pin, interrupts.clone(), dma.clone()).shared();
+            let function = virtio.make(slot, disk.device).shared_with(gathering);
             bus.plug(slot, function.clone())?;
             functions.push(function);
         }
-        if testdev {
+        if config.testdev {
             bus.plug(TESTDEV_SLOT, shared(PciTest::default()))?;
         }
 
@@ -569,6 +575,13 @@ impl Bench {
         ports.insert(CONFIG_PORT, CONFIG_PORTS, "PCI configuration", config_ports)?;
         memory.insert(ECAM.start, ECAM_SIZE, "PCI configuration", shared(Ecam::new(bus)))?;
         Ok((Virtio { terminal, channels, balloon, disks: functions }, workers))
+    }
+
+    /// Whose interrupts wait for one another.
+    fn gathering(&mut self) -> Arc<Gathering> {
+        let gathering = Gathering::new(self.clock(), self.alarm());
+        self.timers.add(shared(GatheringTimer(Arc::clone(&gathering))));
+        gathering
     }
 
     fn debug_ports(&mut self, with_exit: bool) -> Result<()> {
@@ -607,6 +620,29 @@ impl Bench {
 
     fn irq(&self, number: u32) -> IrqLine {
         IrqLine::new(self.board.interrupts.clone(), number)
+    }
+}
+
+/// What virtio functions are made with.
+struct VirtioSlots {
+    pins: Arc<IntxRouter>,
+    messages: Arc<Interrupts>,
+    dma: Dma,
+    transitional: bool,
+}
+
+impl VirtioSlots {
+    /// A device as the function in a slot.
+    fn function<D: VirtioDevice + 'static>(&self, slot: Slot, device: D) -> Shared<D> {
+        self.make(slot, device).shared()
+    }
+
+    fn make<D: VirtioDevice>(&self, slot: Slot, device: D) -> VirtioPci<D> {
+        let (pin, messages, dma) = (self.pins.line(slot, Pin::A), self.messages.clone(), self.dma.clone());
+        match self.transitional {
+            true => VirtioPci::transitional(device, pin, messages, dma),
+            false => VirtioPci::new(device, pin, messages, dma),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use softmetal_cpu::{Cpu, Doing, Exit};
 use softmetal_devices::bus;
+use softmetal_devices::virtio::gathering::Gathering;
 
 use crate::accel::{Counts, Processor, Switchboard, Trouble};
 use crate::journal::{self, Replayer, Tape};
@@ -86,7 +87,12 @@ impl Engine {
 pub(crate) enum Course {
     /// It runs; its log, if there is one, and the devices' timers, if its instructions are the time.
     /// Its engine may change.
-    Live { tape: Option<Arc<Tape>>, timers: Option<CountedTimers>, switchboard: Arc<Switchboard> },
+    Live {
+        tape: Option<Arc<Tape>>,
+        timers: Option<CountedTimers>,
+        switchboard: Arc<Switchboard>,
+        gathering: Option<Arc<Gathering>>,
+    },
     /// It follows a log.
     Replay(Arc<Replayer>, RamPort),
 }
@@ -101,8 +107,9 @@ pub(crate) fn start(
     run.join(engine.lock().cpu().attention());
     let guard = EndOnPanic(Arc::clone(run));
     let work = move || match course {
-        Course::Live { tape, timers, switchboard } => {
-            execute(index, &engine, &guard.0, tape.as_deref(), timers.as_ref(), &switchboard);
+        Course::Live { tape, timers, switchboard, gathering } => {
+            let gathering = gathering.as_deref();
+            execute(index, &engine, &guard.0, tape.as_deref(), timers.as_ref(), &switchboard, gathering);
         }
         Course::Replay(log, memory) => journal::execute(&mut engine.lock(), &guard.0, &log, &memory),
     };
@@ -116,6 +123,7 @@ fn execute(
     tape: Option<&Tape>,
     timers: Option<&CountedTimers>,
     switchboard: &Arc<Switchboard>,
+    gathering: Option<&Gathering>,
 ) {
     bus::keep_tables();
     let (attention, place) = {
@@ -156,7 +164,12 @@ fn execute(
                 }
             }
             // A request that came before the wait began ends it at once: nothing is lost.
-            Exit::Halted | Exit::WaitForSipi => place.during(Doing::Idle, || attention.wait(None)),
+            Exit::Halted | Exit::WaitForSipi => {
+                if let Some(gathering) = gathering {
+                    place.during(Doing::Device, || gathering.processor_is_idle());
+                }
+                place.during(Doing::Idle, || attention.wait(None));
+            }
             Exit::Requested | Exit::Counted | Exit::Outside => {}
             Exit::TripleFault => run.end(Outcome::Crashed(describe(index, engine.cpu()))),
         }

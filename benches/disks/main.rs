@@ -1,12 +1,15 @@
-//! Disks under softmetal and under QEMU's TCG: the same Debian, the same images, the same cache mode, one after the other. fio
-//! measures inside the guest.
+//! Disks under softmetal and under QEMU's TCG: the same Debian, images with the same content, the same cache mode. fio measures
+//! inside the guests, row by row in turn on the same two cores; the guest whose turn it is not is idle.
 //!
-//! `cargo bench --bench disks -- [SECONDS]`, each row for so long. Needs the Debian of `tests/disks.rs` (`SOFTMETAL_KIT=1` makes it)
-//! and qemu-system-x86_64.
+//! `cargo bench --bench disks -- [SECONDS] [ROUNDS] [raw|qcow2|none|writeback|ROW..]`: each row for so long (10) and so often (1,
+//! of several the median counts), some formats, cache modes or rows only, by a part of the name. Needs the Debian of
+//! `tests/disks.rs` (`SOFTMETAL_KIT=1` makes it) and qemu-system-x86_64.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -28,65 +31,130 @@ const ROWS: [(&str, &str, f64, bool); 6] = [
     ("1M read, depth 8", "--rw=read --bs=1M --iodepth=8", 2.0, false),
     ("1M write, depth 8", "--rw=write --bs=1M --iodepth=8", 2.0, false),
 ];
+const SIDES: [(Emulator, &str); 2] = [(Emulator::Qemu, "QEMU TCG"), (Emulator::Softmetal, "softmetal")];
 
 fn main() -> Result<()> {
     if let Some(why) = Kit::hindrance() {
         bail!("nothing to measure: {why}");
     }
-    let seconds = std::env::args().filter_map(|word| word.parse::<u32>().ok()).next().unwrap_or(10);
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let mut numbers = words.iter().filter_map(|word| word.parse::<u32>().ok());
+    let (seconds, rounds) = (numbers.next().unwrap_or(10), numbers.next().unwrap_or(1).max(1));
+    let names: Vec<&str> =
+        words.iter().map(String::as_str).filter(|word| word.parse::<u32>().is_err()).collect();
+    let chosen = |all: &[&str], name: &str| {
+        !names.iter().any(|word| all.iter().any(|one| one.contains(word)))
+            || names.iter().any(|word| name.contains(word))
+    };
+    // Two cores, whatever the host has: one for the guest's processor, one for its devices.
+    let pinned = Command::new("taskset").args(["-pc", "0,1", &std::process::id().to_string()]).output();
+    if !pinned.is_ok_and(|answer| answer.status.success()) {
+        eprintln!("taskset cannot pin to cores 0 and 1; both emulators run on all");
+    }
     let kit = Kit::get()?;
-    let folder = tempfile::tempdir()?;
     for format in [Format::Raw, Format::Qcow2] {
-        let image = folder.path().join(format!("disk.{}", format.name()));
-        create(&image, format, SIZE, CLUSTER_SIZE, None)?;
-        let disk =
-            open(&OpenOptions { path: image.clone(), format: Some(format), ..OpenOptions::default() })?;
-        let mut bytes = vec![0x5a; 1 << 20];
-        for at in (0..SIZE).step_by(bytes.len()) {
-            disk.write(at, &[VolatileSlice::from(&mut bytes[..])])?;
-        }
-        disk.flush()?;
-        drop(disk);
-        let options = Options {
-            kernel: kit.kernel.clone(),
-            initrd: Some(kit.initrd.clone()),
-            memory: "1G",
-            append: "root=/dev/vda systemd.show_status=0 no_timer_check",
-            disks: vec![(kit.disk.clone(), "qcow2", false), (image, format.name(), true)],
-            arguments: ["--accel", "jit"].map(str::to_owned).to_vec(),
-            ..Options::default()
-        };
-        let qemu = measure(Emulator::Qemu, &options, seconds)?;
-        let ours = measure(Emulator::Softmetal, &options, seconds)?;
-        println!("\n{}, cache=writeback            QEMU TCG   softmetal   ratio   goal", format.name());
-        for (((name, _, goal, requests), qemu), ours) in ROWS.iter().zip(qemu).zip(ours) {
-            let unit = if *requests { "IOPS" } else { "KiB/s" };
-            println!("{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{:>6.2}{goal:>7.1}", ours / qemu.max(1.0));
+        for cache in ["writeback", "none"] {
+            let rows: Vec<_> = ROWS.iter().filter(|row| chosen(&ROWS.map(|row| row.0), row.0)).collect();
+            if chosen(&["raw", "qcow2"], format.name()) && chosen(&["writeback", "none"], cache) {
+                compare(&kit, format, cache, &rows, seconds, rounds)?;
+            }
         }
     }
     Ok(())
 }
 
-/// What each row gives, in requests or KiB a second.
-fn measure(emulator: Emulator, options: &Options, seconds: u32) -> Result<Vec<f64>> {
-    let mut guest = Guest::start_on(emulator, options)?;
+/// What a row gives: requests or KiB a second, and the host's processor time of a request or a MiB, in microseconds.
+type Measured = (f64, f64);
+
+fn compare(
+    kit: &Kit,
+    format: Format,
+    cache: &'static str,
+    rows: &[&(&str, &str, f64, bool)],
+    seconds: u32,
+    rounds: u32,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut guests = Vec::new();
+    for (emulator, name) in SIDES {
+        let image = folder.path().join(format!("{name}.{}", format.name()));
+        fill(&image, format)?;
+        guests.push(boot(emulator, kit, image, format, cache)?);
+    }
+    println!("\n{}, cache={cache}", format.name());
+    println!(
+        "{:<28}{:>12}{:>12}{:>13}{:>6}   CPU µs a request or MiB",
+        "", SIDES[0].1, SIDES[1].1, "ratio", "goal"
+    );
+    for (name, words, goal, requests) in rows {
+        let mut results: [Vec<Measured>; 2] = Default::default();
+        for _ in 0..rounds {
+            for (guest, results) in guests.iter_mut().zip(&mut results) {
+                results.push(measure(guest, words, *requests, seconds).with_context(|| (*name).to_owned())?);
+            }
+        }
+        let [(qemu, qemu_cpu), (ours, our_cpu)] = results.map(median);
+        let unit = if *requests { "IOPS" } else { "KiB/s" };
+        let ratio = ours / qemu.max(1.0);
+        println!(
+            "{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{ratio:>6.2}{goal:>6.1}{qemu_cpu:>12.0}{our_cpu:>8.0}"
+        );
+    }
+    for mut guest in guests {
+        guest.send("poweroff -f\n")?;
+        guest.finish(BOOT)?;
+    }
+    Ok(())
+}
+
+/// An image without holes.
+fn fill(image: &std::path::Path, format: Format) -> Result<()> {
+    create(image, format, SIZE, CLUSTER_SIZE, None)?;
+    let disk = open(&OpenOptions { path: image.into(), format: Some(format), ..OpenOptions::default() })?;
+    let mut bytes = vec![0x5a; 1 << 20];
+    for at in (0..SIZE).step_by(bytes.len()) {
+        disk.write(at, &[VolatileSlice::from(&mut bytes[..])])?;
+    }
+    Ok(disk.flush()?)
+}
+
+fn boot(emulator: Emulator, kit: &Kit, image: PathBuf, format: Format, cache: &'static str) -> Result<Guest> {
+    let options = Options {
+        kernel: kit.kernel.clone(),
+        initrd: Some(kit.initrd.clone()),
+        memory: "1G",
+        append: "root=/dev/vda systemd.show_status=0 no_timer_check",
+        disks: vec![(kit.disk.clone(), "qcow2", false), (image, format.name(), true)],
+        cache,
+        arguments: ["--accel", "jit"].map(str::to_owned).to_vec(),
+        ..Options::default()
+    };
+    let mut guest = Guest::start_on(emulator, &options)?;
     guest.expect("login: ", BOOT)?;
     guest.send("root\n")?;
     guest.expect("# ", BOOT)?;
-    let mut results = Vec::new();
-    for (name, words, _, requests) in ROWS {
-        let command = format!(
-            "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --size=512M --time_based --runtime={seconds} {words} \
-             --minimal --terse-version=3"
-        );
-        let text = guest.run(&command, BOOT).with_context(|| format!("{emulator:?}: {name}"))?;
-        let line = text.lines().find(|line| line.starts_with("3;")).context("fio says nothing")?;
-        let fields: Vec<f64> = line.split(';').map(|field| field.parse().unwrap_or(0.0)).collect();
-        // Fields of terse output, version 3: bandwidth and requests a second of reads, then of writes.
-        let (read, write) = if requests { (7, 48) } else { (6, 47) };
-        results.push(fields.get(read).copied().unwrap_or(0.0) + fields.get(write).copied().unwrap_or(0.0));
-    }
-    guest.send("poweroff -f\n")?;
-    guest.finish(BOOT)?;
-    Ok(results)
+    guest.run("systemctl is-system-running --wait", BOOT)?;
+    Ok(guest)
+}
+
+fn measure(guest: &mut Guest, words: &str, requests: bool, seconds: u32) -> Result<Measured> {
+    let command = format!(
+        "fio --name=x --filename=/dev/vdb --direct=1 --ioengine=libaio --size=512M --time_based --runtime={seconds} {words} \
+         --minimal --terse-version=3"
+    );
+    let before = guest.cpu_seconds()?;
+    let text = guest.run(&command, BOOT)?;
+    let cpu = guest.cpu_seconds()? - before;
+    let line = text.lines().find(|line| line.starts_with("3;")).context("fio says nothing")?;
+    let fields: Vec<f64> = line.split(';').map(|field| field.parse().unwrap_or(0.0)).collect();
+    // Fields of terse output, version 3: bandwidth and requests a second of reads, then of writes.
+    let (read, write) = if requests { (7, 48) } else { (6, 47) };
+    let value = fields.get(read).copied().unwrap_or(0.0) + fields.get(write).copied().unwrap_or(0.0);
+    let pieces = value * f64::from(seconds) / if requests { 1.0 } else { 1024.0 };
+    Ok((value, cpu * 1e6 / pieces.max(1.0)))
+}
+
+fn median(mut results: Vec<Measured>) -> Measured {
+    results.sort_by(|one, other| one.0.total_cmp(&other.0));
+    results.get(results.len() / 2).copied().unwrap_or_default()
 }

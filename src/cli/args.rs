@@ -158,6 +158,9 @@ struct MachineArgs {
     /// A memory balloon: what the guest does not use goes back to the host; with a size, the guest is asked to do with that
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, value_parser = parse_memory)]
     balloon: Option<Option<u64>>,
+    /// Let systems from before virtio 1.0 (2016) use the virtio devices, disks among them, by the interface of that time
+    #[arg(long)]
+    transitional: bool,
     /// Let the guest end the machine through port 0xf4
     #[arg(long)]
     debug_exit: bool,
@@ -300,6 +303,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         console: machine.console.clone(),
         channels: machine.channel.clone(),
         balloon: machine.balloon.map(|rest| rest.unwrap_or(machine.memory)),
+        transitional: machine.transitional,
         debug_exit: machine.debug_exit,
         testdev: machine.testdev,
         no_reboot: machine.no_reboot,
@@ -581,7 +585,7 @@ mod tests {
         let config = run(
             "run --accel interp --cpu v3,leak=on --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
              --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
-             --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
+             --transitional --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
         let expected = Config {
@@ -604,6 +608,7 @@ mod tests {
                 Channel { name: "c".into(), path: "d".into() },
             ],
             balloon: Some(3 << 30),
+            transitional: true,
             debug_exit: true,
             testdev: true,
             no_reboot: true,

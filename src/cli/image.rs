@@ -280,7 +280,9 @@ fn check(file: &Path, format: Option<Format>) -> Result<u8> {
     println!("{} of {} clusters hold data", found.data_clusters, found.all_clusters);
     match (errors, leaks) {
         (0, 0) => println!("the image is in order"),
-        (0, _) => println!("{leaks} clusters take space for nothing; qemu-img check -r leaks gives it back"),
+        (0, _) => println!(
+            "{leaks} clusters take space for nothing; the next machine that writes here gives it back, as does qemu-img check -r leaks"
+        ),
         _ => println!("{errors} errors; qemu-img check -r all may mend some, from a copy of the image"),
     }
     Ok(if errors == 0 && leaks == 0 { 0 } else { DIFFERENT })

@@ -130,7 +130,8 @@ const APPLETS: &[&str] = &[
 ];
 
 /// Runs as process 1. `setsid` and opening the console by name make it the shell's controlling terminal: job control. A
-/// console whose driver is a module comes when the modules are there: only then can it be opened.
+/// console whose driver is a module comes when the modules are there: only then can it be opened. Modules get the parameters
+/// that stand on the kernel's command line.
 /// The power button arrives as an input event, which acpid turns into the script below. Once the shell is there, only
 /// errors of the kernel reach the console.
 const INIT: &str = r#"#!/bin/sh
@@ -138,7 +139,13 @@ export PATH=/bin HOME=/root TERM=linux
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-for module in /lib/modules/*.ko; do [ -e "$module" ] && insmod "$module"; done
+read -r line </proc/cmdline
+for module in /lib/modules/*.ko; do
+  name=${module##*/[0-9][0-9]-}
+  set --
+  for word in $line; do case $word in "${name%.ko}".*) set -- "$@" "${word#*.}" ;; esac; done
+  [ -e "$module" ] && insmod "$module" "$@"
+done
 tty=ttyS0
 if grep -q hvc0 /sys/class/tty/console/active; then
   tty=hvc0

@@ -1,6 +1,6 @@
 //! Whether the tables of a qcow2 image fit together: each cluster must be counted as often as it is used.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -47,6 +47,46 @@ fn unknown(what: &str) -> io::Error {
 
 /// Looks at all tables of the image in a medium. `progress` hears how many of how many tables are done.
 pub fn check(medium: &dyn Medium, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Findings> {
+    Ok(checked(medium, progress)?.findings)
+}
+
+/// Images of more clusters are left as they are: looking at them takes a while.
+const MAX_CLUSTERS: u64 = 1 << 20;
+
+/// Gives back what machines leave that are killed while they write: clusters that are counted, as counts are written first, and
+/// used by nothing. The answer is how many. An image in which anything is wrong stays as it is.
+pub(crate) fn free_leaks(medium: &dyn Medium) -> io::Result<u64> {
+    let header = Header::read(medium)?;
+    let large = medium.length()? >> header.cluster_bits > MAX_CLUSTERS;
+    // Lists of what has changed, for one, are extensions whose clusters are not known here.
+    if large || header.refcount_order < 3 || Header::has_extensions(medium)? {
+        return Ok(0);
+    }
+    let Check { findings, leaked, blocks, .. } = checked(medium, &mut |_, _| ())?;
+    if findings.error_count > 0 || leaked.is_empty() {
+        return Ok(0);
+    }
+    let (size, width) = (header.cluster_size(), 1 << (header.refcount_order - 3));
+    let in_block = size / width;
+    for (number, at) in blocks {
+        let range = number * in_block..(number + 1) * in_block;
+        let mut here = leaked.iter().filter(|cluster| range.contains(cluster)).peekable();
+        if here.peek().is_none() {
+            continue;
+        }
+        let mut block = vec![0; size as usize];
+        medium.read(at, &mut [IoSliceMut::new(&mut block)])?;
+        for cluster in here {
+            let place = ((cluster - range.start) * width) as usize;
+            block[place..place + width as usize].fill(0);
+        }
+        medium.write(at, &[IoSlice::new(&block)])?;
+    }
+    medium.flush()?;
+    Ok(leaked.len() as u64)
+}
+
+fn checked<'a>(medium: &'a dyn Medium, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Check<'a>> {
     let header = Header::read(medium)?;
     match header {
         Header { snapshots: 1.., .. } => return Err(unknown("it has snapshots inside")),
@@ -65,6 +105,8 @@ pub fn check(medium: &dyn Medium, progress: &mut dyn FnMut(u64, u64)) -> io::Res
         end: medium.length()?,
         uses: FxHashMap::default(),
         once: Vec::new(),
+        leaked: Vec::new(),
+        blocks: Vec::new(),
         findings: Findings::default(),
     };
     check.findings.all_clusters = header.size.div_ceil(header.cluster_size());
@@ -73,7 +115,7 @@ pub fn check(medium: &dyn Medium, progress: &mut dyn FnMut(u64, u64)) -> io::Res
     }
     check.references(progress)?;
     check.counts(progress)?;
-    Ok(check.findings)
+    Ok(check)
 }
 
 struct Check<'a> {
@@ -85,6 +127,10 @@ struct Check<'a> {
     uses: FxHashMap<u64, u64>,
     /// Clusters of which it is said whether they are used once.
     once: Vec<(u64, bool)>,
+    /// Clusters that are counted and not used at all.
+    leaked: Vec<u64>,
+    /// Blocks of counts: their numbers, and where they are.
+    blocks: Vec<(u64, u64)>,
     findings: Findings,
 }
 
@@ -186,6 +232,7 @@ impl Check<'_> {
         let total = blocks.len() as u64;
         let order = self.header.refcount_order;
         let in_block = size * 8 >> order;
+        self.blocks.clone_from(&blocks);
         for (done, (number, at)) in (0..).zip(blocks) {
             progress(done, total);
             let mut block = vec![0; size as usize];
@@ -208,6 +255,7 @@ impl Check<'_> {
         }
         let more = |(cluster, count): &(&u64, &u64)| **count > self.uses.get(cluster).copied().unwrap_or(0);
         self.findings.leaks = counted.iter().filter(more).count() as u64;
+        self.leaked = counted.keys().filter(|cluster| !self.uses.contains_key(cluster)).copied().collect();
         for (cluster, once) in std::mem::take(&mut self.once) {
             let count = counted.get(&cluster).copied().unwrap_or(0);
             if once != (count == 1) && count != 0 {
@@ -233,4 +281,58 @@ fn count(block: &[u8], index: u64, order: u32) -> u64 {
     let bytes = bits as usize / 8;
     let at = index as usize * bytes;
     block.get(at..at + bytes).unwrap_or_default().iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::host_file::{Cache, HostFile};
+
+    const CLUSTER: usize = 64 << 10;
+
+    /// An image of five clusters (header, table of counts, counts, first level, and one that is counted and not used), with an
+    /// extension of the header of this type.
+    fn image(path: &Path, extension: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 5 * CLUSTER];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, b"QFI\xfb\0\0\0\x03");
+        put(20, &16u32.to_be_bytes());
+        put(24, &(1u64 << 20).to_be_bytes());
+        put(36, &1u32.to_be_bytes());
+        put(40, &(3 * CLUSTER as u64).to_be_bytes());
+        put(48, &(CLUSTER as u64).to_be_bytes());
+        put(56, &1u32.to_be_bytes());
+        put(96, &4u32.to_be_bytes());
+        put(100, &104u32.to_be_bytes());
+        put(104, &extension.to_be_bytes());
+        put(CLUSTER, &(2 * CLUSTER as u64).to_be_bytes());
+        put(2 * CLUSTER, &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
+        fs::write(path, &bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn clusters_of_a_killed_machine_are_freed_where_nothing_else_can_need_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.qcow2");
+        let free = || {
+            let file = HostFile::open(&path, true, Cache::Writeback).unwrap();
+            free_leaks(&file).unwrap()
+        };
+        let mut expected = image(&path, 0);
+        assert_eq!(free(), 1);
+        expected[2 * CLUSTER + 9] = 0;
+        assert!(fs::read(&path).unwrap() == expected, "nothing else is changed");
+        assert_eq!(free(), 0);
+        // Dirty bitmaps have clusters that no table of the disk leads to.
+        image(&path, 0x2385_2875);
+        assert_eq!(free(), 0);
+        let mut wrong = image(&path, 0);
+        wrong[3 * CLUSTER + 6] = 0x80;
+        fs::write(&path, &wrong).unwrap();
+        assert_eq!(free(), 0, "a broken image stays as it is");
+    }
 }

@@ -87,6 +87,30 @@ impl Header {
         Self::parse(&first[0]).map_err(wrong)
     }
 
+    /// Whether the image has parts that nothing here knows of: extensions of the header other than names.
+    pub(crate) fn has_extensions(medium: &dyn Medium) -> io::Result<bool> {
+        /// The format of the image behind it; names of features.
+        const NAMES: [u32; 2] = [0xe279_2aca, 0x6803_f857];
+        const VERSION_2_LENGTH: usize = 72;
+        let mut bytes = vec![0; 4096];
+        medium.read(0, &mut [IoSliceMut::new(&mut bytes)])?;
+        let word = |at: usize| {
+            let bytes = bytes.get(at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+        };
+        let mut at = if word(4) == 2 { VERSION_2_LENGTH } else { word(100) as usize };
+        while at < bytes.len() {
+            match word(at) {
+                0 => return Ok(false),
+                name if NAMES.contains(&name) => {}
+                _ => return Ok(true),
+            }
+            at = at.saturating_add(8 + (word(at + 4) as usize).next_multiple_of(8));
+        }
+        // More than is looked at here.
+        Ok(true)
+    }
+
     pub(crate) fn reftable_bytes(&self) -> u64 {
         u64::from(self.reftable_clusters) << self.cluster_bits
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::check;
 use crate::disk::Disk;
 use crate::header::Header;
 use crate::host_file::{Cache, HostFile};
@@ -299,6 +300,15 @@ impl Opening<'_> {
         }
         if writable && about.snapshots != 0 {
             return Err(OpenError::Snapshots { path: show(path) });
+        }
+        if writable {
+            match check::free_leaks(&*file) {
+                Ok(0) => {}
+                Ok(count) => {
+                    log::info!("{}: {count} clusters are free again that a killed machine left", show(path))
+                }
+                Err(error) => log::debug!("{}: what takes space for nothing stays: {error}", show(path)),
+            }
         }
         let image = Unlinked::open(file, writable).map_err(wrong)?;
         let header = image.header();

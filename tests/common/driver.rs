@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub no_reboot: bool,
     /// Disks: the image, its format, and whether what is written to it is kept.
     pub disks: Vec<(PathBuf, &'static str, bool)>,
+    /// Their cache mode; empty is the one that they have by themselves.
+    pub cache: &'static str,
     /// Further arguments, for softmetal only.
     pub arguments: Vec<String>,
 }
@@ -56,6 +58,7 @@ impl Options {
     fn command(&self, emulator: Emulator) -> Command {
         let append = format!("console=ttyS0 {}", self.append);
         let cpus = self.cpus.max(1).to_string();
+        let cache = if self.cache.is_empty() { "writeback" } else { self.cache };
         match emulator {
             Emulator::Softmetal => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_softmetal"));
@@ -68,7 +71,9 @@ impl Options {
                 command.args(self.no_reboot.then_some("--no-reboot"));
                 for (path, format, kept) in &self.disks {
                     let keep = if *kept { "off" } else { "on" };
-                    command.arg("--disk").arg(format!("{},format={format},ephemeral={keep}", path.display()));
+                    command
+                        .arg("--disk")
+                        .arg(format!("{},format={format},ephemeral={keep},cache={cache}", path.display()));
                 }
                 command.args(&self.arguments);
                 command
@@ -87,7 +92,7 @@ impl Options {
                 for (path, format, kept) in &self.disks {
                     let keep = if *kept { "off" } else { "on" };
                     let drive = format!(
-                        "file={},if=virtio,format={format},cache=writeback,snapshot={keep}",
+                        "file={},if=virtio,format={format},cache={cache},snapshot={keep}",
                         path.display()
                     );
                     command.arg("-drive").arg(drive);
@@ -242,6 +247,16 @@ impl Guest {
         let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:"));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no RssShmem")?;
         Ok(kibibytes.parse::<u64>()? << 10)
+    }
+
+    /// The processor time that the process has taken so far.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // proc(5): user and system time are fields 14 and 15, counted from behind the name, which ends with the last parenthesis.
+        let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
     /// Whether the process has ended.

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 pub(super) trait Function: Send {
     /// Lets the device work on a queue.
     fn run_queue(&mut self, index: usize);
+
+    /// The driver is interrupted for what it was not told yet.
+    fn interrupt_at_last(&mut self);
 }
 
 /// Rung by back ends: workers with a completed request, a terminal with input.

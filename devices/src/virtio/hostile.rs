@@ -39,7 +39,23 @@ mod common {
 }
 const CONFIGURATION: u64 = 0x2000;
 const NOTIFY: u64 = 0x3000;
-const BAR: usize = 0;
+/// The BAR of the structures of a transitional function, and that of its ports.
+const BAR: usize = 4;
+const LEGACY_BAR: usize = 0;
+/// Queues that it sets up by way of ports; their first page.
+const LEGACY_QUEUES: u64 = 8;
+const LEGACY_PAGE: u64 = 0x60;
+/// Pages of each.
+const LEGACY_PAGES: u64 = 4;
+/// Ports.
+mod port {
+    pub(super) const FEATURES: u64 = 0x04;
+    pub(super) const QUEUE_PAGE: u64 = 0x08;
+    pub(super) const QUEUE_SIZE: u64 = 0x0c;
+    pub(super) const QUEUE_SELECT: u64 = 0x0e;
+    pub(super) const QUEUE_NOTIFY: u64 = 0x10;
+    pub(super) const STATUS: u64 = 0x12;
+}
 /// The structures' BAR, and a little more.
 const BAR_MASK: u64 = 0x8fff;
 
@@ -101,7 +117,8 @@ pub fn drive<D: VirtioDevice + 'static>(
     let ram = ram.unwrap_or_else(|error| panic!("a megabyte of memory: {error}"));
     let dma = Dma::new(ram, std::sync::Arc::new(Unwatched));
     let function =
-        VirtioPci::new(device, IrqLine::unconnected(), std::sync::Arc::new(Nowhere), dma.clone()).shared();
+        VirtioPci::transitional(device, IrqLine::unconnected(), std::sync::Arc::new(Nowhere), dma.clone())
+            .shared();
     let mut attack = Attack { function: &function, dma, available: [0; QUEUES as usize] };
     let mut script = Script(script);
     while !script.0.is_empty() {
@@ -184,6 +201,44 @@ impl<D: VirtioDevice> Attack<'_, D> {
         self.poke(rings + AVAILABLE + 2, &index.wrapping_add(1).to_le_bytes());
     }
 
+    fn port_write(&self, port: u64, width: usize, value: u64) {
+        self.function.lock().write_bar(LEGACY_BAR, port, &value.to_le_bytes()[..width]);
+    }
+
+    fn port_read(&self, port: u64, width: usize) -> u64 {
+        let mut data = [0; 8];
+        self.function.lock().read_bar(LEGACY_BAR, port, &mut data[..width]);
+        u64::from_le_bytes(data)
+    }
+
+    /// What a driver of old should do, with these features.
+    fn start_legacy(&mut self, features: u32) {
+        for status in [0, 1, 3] {
+            self.port_write(port::STATUS, 1, status);
+        }
+        self.port_write(port::FEATURES, 4, features.into());
+        for queue in 0..LEGACY_QUEUES {
+            let page = LEGACY_PAGE + queue * LEGACY_PAGES;
+            self.poke(page << 12, &[0; (LEGACY_PAGES << 12) as usize]);
+            self.available[queue as usize] = 0;
+            self.port_write(port::QUEUE_SELECT, 2, queue);
+            self.port_write(port::QUEUE_PAGE, 4, page);
+        }
+        self.port_write(port::STATUS, 1, 7);
+    }
+
+    /// Makes a chain available in a queue that was set up by way of ports.
+    fn offer_legacy(&mut self, queue: u64, head: u16) {
+        self.port_write(port::QUEUE_SELECT, 2, queue);
+        let size = self.port_read(port::QUEUE_SIZE, 2);
+        let available = (LEGACY_PAGE + queue * LEGACY_PAGES << 12) + 16 * size;
+        let index = self.available[queue as usize];
+        self.poke(available + 4 + u64::from(index) % size.max(1) * 2, &head.to_le_bytes());
+        self.available[queue as usize] = index.wrapping_add(1);
+        self.poke(available + 2, &index.wrapping_add(1).to_le_bytes());
+        self.port_write(port::QUEUE_NOTIFY, 2, queue);
+    }
+
     fn step(&mut self, script: &mut Script<'_>, outside: &impl Fn(&Mutex<VirtioPci<D>>, u8)) {
         let what = script.byte();
         let width = 1 << (what >> 6);
@@ -253,11 +308,28 @@ impl<D: VirtioDevice> Attack<'_, D> {
                 let mut function = self.function.lock();
                 let state = function.save();
                 function.load(state);
+                function.resume();
             }
             45 | 46 => {
                 // More buffers than there are.
                 let (queue, index) = (u64::from(script.byte()) % QUEUES, script.half());
                 self.poke(RINGS + queue * RINGS_SIZE + AVAILABLE + 2, &index.to_le_bytes());
+            }
+            47 => {
+                let features = script.word();
+                self.start_legacy(features);
+            }
+            48..51 => {
+                let queue = u64::from(script.byte()) % LEGACY_QUEUES;
+                let index = u64::from(script.byte()) % QUEUE_SIZE;
+                self.descriptor(LEGACY_PAGE + queue * LEGACY_PAGES << 12, index, script);
+                let head = u16::from(script.byte()) % 17;
+                self.offer_legacy(queue, head);
+            }
+            51 => {
+                let (port, value) = (u64::from(script.byte()) & 0x7f, u64::from(script.word()));
+                self.port_write(port, width, value);
+                self.port_read(port, width);
             }
             _ => outside(self.function, script.byte()),
         }

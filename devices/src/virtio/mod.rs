@@ -8,6 +8,7 @@ pub mod balloon;
 mod bell;
 pub mod blk;
 pub mod console;
+pub mod gathering;
 #[cfg(any(test, feature = "testing"))]
 pub mod hostile;
 pub mod pci;

@@ -1,9 +1,12 @@
-//! The PCI transport of virtio 1.2 ("Virtio Over PCI Bus"), without the legacy interface.
+//! The PCI transport of virtio 1.2 ("Virtio Over PCI Bus").
 //!
 //! All structures lie in one memory BAR. Interrupts are MSI-X, a vector for each queue and one for configuration, or the
-//! function's pin.
+//! function's pin. A transitional function has the legacy interface, too (`legacy.rs`).
 
-use std::sync::Arc;
+mod layout;
+mod legacy;
+
+use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 use log::debug;
@@ -15,8 +18,11 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use layout::{Common, Part, Structure};
+
 use super::VirtioDevice;
 use super::bell::{Bell, Function};
+use super::gathering::{Gathered, Gathering};
 use super::queue::{BrokenQueue, Queue, QueueState};
 use crate::bus::value_of;
 use crate::dma::Dma;
@@ -30,12 +36,14 @@ const VENDOR: u16 = 0x1af4;
 const DEVICE_BASE: u16 = 0x1040;
 /// Revisions from 1 on have no legacy interface.
 const REVISION: u8 = 1;
+const TRANSITIONAL_REVISION: u8 = 0;
 /// From 0x40 on, so that drivers for the legacy interface keep away.
 const SUBSYSTEM: u16 = 0x1100;
 const CAPABILITY_VENDOR: u8 = 0x09;
 
-/// The BAR of all structures.
+/// The BAR of all structures; where there is a legacy interface, that has the first one.
 const BAR: usize = 0;
+const TRANSITIONAL_BAR: usize = 4;
 const BAR_SIZE: u64 = 0x8000;
 /// Bytes between the notification addresses of neighbouring queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
@@ -43,134 +51,6 @@ const NOTIFY_MULTIPLIER: u32 = 4;
 const MAX_QUEUES: usize = 256;
 /// A vector register that names none.
 const NO_VECTOR: u16 = 0xffff;
-
-/// A structure in the BAR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Structure {
-    Common,
-    Isr,
-    Device,
-    Notify,
-    MsixTable,
-    MsixPending,
-}
-
-impl Structure {
-    const ALL: [(Self, u64, u64); 6] = [
-        (Self::Common, 0x0000, 0x1000),
-        (Self::Isr, 0x1000, 0x1000),
-        (Self::Device, 0x2000, 0x1000),
-        (Self::Notify, 0x3000, 0x1000),
-        (Self::MsixTable, 0x4000, 0x3000),
-        (Self::MsixPending, 0x7000, 0x1000),
-    ];
-
-    /// Whose bytes these are, and where in it they are.
-    fn at(offset: u64) -> Option<(Self, u64)> {
-        Self::ALL.into_iter().find_map(|(structure, base, size)| {
-            offset.checked_sub(base).filter(|offset| *offset < size).map(|offset| (structure, offset))
-        })
-    }
-
-    fn place(self) -> (u32, u32) {
-        let found = Self::ALL.into_iter().find(|(structure, ..)| *structure == self);
-        found.map_or((0, 0), |(_, base, size)| (base as u32, size as u32))
-    }
-
-    /// The number by which capabilities know it.
-    fn capability_type(self) -> Option<u8> {
-        match self {
-            Self::Common => Some(1),
-            Self::Notify => Some(2),
-            Self::Isr => Some(3),
-            Self::Device => Some(4),
-            Self::MsixTable | Self::MsixPending => None,
-        }
-    }
-}
-
-/// Registers of the common configuration structure: `struct virtio_pci_common_cfg`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Common {
-    DeviceFeatureSelect,
-    DeviceFeature,
-    DriverFeatureSelect,
-    DriverFeature,
-    ConfigMsixVector,
-    NumQueues,
-    DeviceStatus,
-    ConfigGeneration,
-    QueueSelect,
-    QueueSize,
-    QueueMsixVector,
-    QueueEnable,
-    QueueNotifyOff,
-    QueueDesc,
-    QueueDriver,
-    QueueDevice,
-    QueueNotifyData,
-    QueueReset,
-}
-
-impl Common {
-    /// Each register with its offset and its width.
-    const ALL: [(Self, u64, usize); 18] = [
-        (Self::DeviceFeatureSelect, 0x00, 4),
-        (Self::DeviceFeature, 0x04, 4),
-        (Self::DriverFeatureSelect, 0x08, 4),
-        (Self::DriverFeature, 0x0c, 4),
-        (Self::ConfigMsixVector, 0x10, 2),
-        (Self::NumQueues, 0x12, 2),
-        (Self::DeviceStatus, 0x14, 1),
-        (Self::ConfigGeneration, 0x15, 1),
-        (Self::QueueSelect, 0x16, 2),
-        (Self::QueueSize, 0x18, 2),
-        (Self::QueueMsixVector, 0x1a, 2),
-        (Self::QueueEnable, 0x1c, 2),
-        (Self::QueueNotifyOff, 0x1e, 2),
-        (Self::QueueDesc, 0x20, 8),
-        (Self::QueueDriver, 0x28, 8),
-        (Self::QueueDevice, 0x30, 8),
-        (Self::QueueNotifyData, 0x38, 2),
-        (Self::QueueReset, 0x3a, 2),
-    ];
-
-    /// The register of an access, and whether it is the upper half of 64 bits. Drivers access registers whole, and those
-    /// of 64 bits in halves as well; everything else has no meaning.
-    fn at(offset: u64, length: usize) -> Option<(Self, Part)> {
-        Self::ALL.into_iter().find_map(|(register, at, width)| match offset.checked_sub(at)? {
-            0 if length == width => Some((register, Part::Whole)),
-            0 if width == 8 && length == 4 => Some((register, Part::Low)),
-            4 if width == 8 && length == 4 => Some((register, Part::High)),
-            _ => None,
-        })
-    }
-}
-
-/// Which part of a register is accessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Whole,
-    Low,
-    High,
-}
-
-impl Part {
-    fn of(self, value: u64) -> u64 {
-        match self {
-            Self::Whole | Self::Low => value,
-            Self::High => value >> 32,
-        }
-    }
-
-    fn replace(self, old: u64, new: u64) -> u64 {
-        match self {
-            Self::Whole => new,
-            Self::Low => old & !0xffff_ffff | new & 0xffff_ffff,
-            Self::High => old & 0xffff_ffff | new << 32,
-        }
-    }
-}
 
 bitflags! {
     /// The ISR status register: why the pin is asserted.
@@ -195,6 +75,8 @@ struct Registers {
     config_generation: u8,
     queue_select: u16,
     isr: Isr,
+    /// A driver of old has begun before it has said that it is ready.
+    is_early: bool,
 }
 
 impl Registers {
@@ -209,6 +91,7 @@ impl Registers {
             config_generation: 0,
             queue_select: 0,
             isr: Isr::empty(),
+            is_early: false,
         }
     }
 
@@ -228,6 +111,8 @@ pub struct VirtioPciState<S> {
     msix: MsixState,
     registers: Registers,
     queues: Vec<QueueState>,
+    /// For queues whose driver was not told of all that was given back: since which used index.
+    untold: Vec<Option<u16>>,
     device: S,
 }
 
@@ -240,6 +125,11 @@ pub struct VirtioPci<D: VirtioDevice> {
     queues: Vec<Queue>,
     dma: Dma,
     device: D,
+    /// Whose interrupts wait for one another, if that is wanted, and what waits in each queue.
+    gathering: Option<Arc<Gathering>>,
+    gathered: Vec<Gathered>,
+    /// The BAR of all structures.
+    bar: usize,
     /// Where in configuration space the capability is that reaches the BAR without mapping it.
     window: usize,
 }
@@ -256,32 +146,57 @@ mod window {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// A function around `device`, with its pin, its messages and its way to guest RAM.
     pub fn new(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
-        let sizes = device.queue_sizes();
-        let queues = sizes.len();
-        assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
-        let mut config = ConfigSpace::new(Identity {
+        let identity = Identity {
             vendor: VENDOR,
             device: DEVICE_BASE + D::DEVICE_TYPE,
             revision: REVISION,
             class: D::PCI_CLASS,
             subsystem_vendor: VENDOR,
             subsystem: SUBSYSTEM,
-        })
-        .with_bar(BAR, BarKind::Memory64, BAR_SIZE)
-        .with_interrupt_pin(Pin::A);
+        };
+        Self::build(device, ConfigSpace::new(identity), BAR, pin, messages, dma)
+    }
+
+    /// As [`VirtioPci::new`], for a function that drivers from before virtio 1.0 can use as well; one of a kind that there
+    /// was at that time.
+    pub fn transitional(device: D, pin: IrqLine, messages: Arc<dyn MsiSink>, dma: Dma) -> Self {
+        let identity = Identity {
+            vendor: VENDOR,
+            device: legacy::device_id(D::DEVICE_TYPE),
+            revision: TRANSITIONAL_REVISION,
+            class: D::PCI_CLASS,
+            subsystem_vendor: VENDOR,
+            subsystem: D::DEVICE_TYPE,
+        };
+        let config = ConfigSpace::new(identity).with_bar(legacy::BAR, BarKind::Io, legacy::BAR_SIZE);
+        Self::build(device, config, TRANSITIONAL_BAR, pin, messages, dma)
+    }
+
+    fn build(
+        device: D,
+        config: ConfigSpace,
+        bar: usize,
+        pin: IrqLine,
+        messages: Arc<dyn MsiSink>,
+        dma: Dma,
+    ) -> Self {
+        let sizes = device.queue_sizes();
+        let queues = sizes.len();
+        assert!(queues <= MAX_QUEUES, "the notification structure has room for {MAX_QUEUES} queues");
+        let mut config = config.with_bar(bar, BarKind::Memory64, BAR_SIZE).with_interrupt_pin(Pin::A);
         let vectors = queues as u16 + 1;
         let (table, pending) = (Structure::MsixTable.place().0, Structure::MsixPending.place().0);
-        let msix = Msix::new(vectors, BAR as u8, table, pending, &mut config, messages);
+        let msix = Msix::new(vectors, bar as u8, table, pending, &mut config, messages);
         for (structure, ..) in Structure::ALL {
             if let Some(number) = structure.capability_type() {
                 let (offset, length) = structure.place();
                 let multiplier = NOTIFY_MULTIPLIER.to_le_bytes();
                 let extra = if structure == Structure::Notify { &multiplier[..] } else { &[] };
-                add_capability(&mut config, number, offset, length, extra, false);
+                add_capability(&mut config, [number, bar as u8], offset, length, extra, false);
             }
         }
         const PCI_CFG: u8 = 5;
-        let window = add_capability(&mut config, PCI_CFG, 0, 0, &[0; 4], true);
+        let window = add_capability(&mut config, [PCI_CFG, bar as u8], 0, 0, &[0; 4], true);
         Self {
             config,
             msix,
@@ -290,8 +205,25 @@ impl<D: VirtioDevice> VirtioPci<D> {
             queues: sizes.into_iter().map(Queue::new).collect(),
             dma,
             device,
+            gathering: None,
+            gathered: vec![Gathered::default(); queues],
+            bar,
             window,
         }
+    }
+
+    /// As [`VirtioPci::shared`]; interrupts for requests that were done while the driver made others wait for one another.
+    pub fn shared_with(mut self, gathering: Option<&Arc<Gathering>>) -> Arc<Mutex<Self>>
+    where
+        D: 'static,
+    {
+        self.gathering = gathering.cloned();
+        let function = self.shared();
+        if let Some(gathering) = gathering {
+            let weak: Weak<Mutex<Self>> = Arc::downgrade(&function);
+            gathering.add(weak);
+        }
+        function
     }
 
     /// The function as a bus takes it. Back ends can ring for the device from now on.
@@ -317,15 +249,24 @@ impl<D: VirtioDevice> VirtioPci<D> {
         &mut self.device
     }
 
-    /// Lets the device work on a queue, and interrupts the driver if it wants that. For the driver's notifications, and
-    /// for back ends that have something for the guest.
+    /// Lets the device work on a queue, and interrupts the driver if it wants that. For back ends that have something for the
+    /// guest.
     pub fn run_queue(&mut self, index: usize) {
+        self.work_on(index, false);
+    }
+
+    /// As [`VirtioPci::run_queue`], for the driver's notifications: its processor is not idle.
+    fn notified(&mut self, index: usize) {
+        self.work_on(index, self.gathering.is_some());
+    }
+
+    fn work_on(&mut self, index: usize, may_wait: bool) {
         let mut next = Some(index);
         while let Some(index) = next {
             if !self.is_live() {
                 return;
             }
-            self.run_one_queue(index);
+            self.run_one_queue(index, may_wait);
             next = self.device.follow_up();
         }
     }
@@ -337,10 +278,26 @@ impl<D: VirtioDevice> VirtioPci<D> {
             && self.config.command().contains(Command::BUS_MASTER)
     }
 
-    fn run_one_queue(&mut self, index: usize) {
+    fn run_one_queue(&mut self, index: usize, may_wait: bool) {
         let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.is_enabled()) else { return };
-        let before = queue.next_used();
+        let gathered = &mut self.gathered[index];
+        let before = gathered.since().unwrap_or(queue.next_used());
         let processed = self.device.process(index, queue, &self.dma);
+        if processed.is_ok()
+            && may_wait
+            && let Some(gathering) = &self.gathering
+            && gathered.may_wait(before, queue.next_used())
+        {
+            gathering.wait();
+            return;
+        }
+        self.tell(index, before, processed);
+    }
+
+    /// Interrupts the driver for what was given back in a queue since the used index was `before`, if it wants that.
+    fn tell(&mut self, index: usize, before: u16, processed: Result<(), BrokenQueue>) {
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        self.gathered[index].told(queue.next_used());
         match processed.and_then(|()| queue.wants_interrupt(before, &self.dma)) {
             Ok(true) => {
                 let vector = self.registers.queue_vectors.get(index).copied().unwrap_or(NO_VECTOR);
@@ -369,22 +326,26 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
-    /// The state, to be saved.
+    /// The state, to be saved. Guest RAM is to be saved while the function is still locked, as those that work for the device
+    /// give back what is done when they can lock it.
     pub fn save(&self) -> VirtioPciState<D::State> {
         VirtioPciState {
             config: self.config.save(),
             msix: self.msix.save(),
             registers: self.registers.clone(),
             queues: self.queues.iter().map(Queue::save).collect(),
+            untold: self.gathered.iter().map(Gathered::since).collect(),
             device: self.device.save(),
         }
     }
 
-    /// Takes over a saved state; guest RAM must have been loaded before.
+    /// Takes over a saved state; guest RAM must have been loaded before. [`VirtioPci::resume`] is to follow.
     pub fn load(&mut self, state: VirtioPciState<D::State>) {
         self.config.load(&state.config);
         self.msix.load(state.msix, &self.config);
         self.registers = state.registers;
+        self.gathered = state.untold.into_iter().map(Gathered::untold_since).collect();
+        self.gathered.resize(self.queues.len(), Gathered::default());
         self.registers.queue_vectors.resize(self.queues.len(), NO_VECTOR);
         self.device.load(state.device);
         let with_event_index = self.registers.negotiated(VIRTIO_RING_F_EVENT_IDX);
@@ -394,6 +355,11 @@ impl<D: VirtioDevice> VirtioPci<D> {
             }
         }
         self.drive_pin();
+    }
+
+    /// All of the machine has been loaded: the device goes on with what it was working on.
+    pub fn resume(&mut self) {
+        self.run_queues();
     }
 
     /// What device, rings and transport offer together.
@@ -418,6 +384,13 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
+    /// Reading acknowledges.
+    fn take_isr(&mut self) -> u8 {
+        let isr = std::mem::replace(&mut self.registers.isr, Isr::empty());
+        self.drive_pin();
+        isr.bits()
+    }
+
     fn drive_pin(&mut self) {
         let pending = !self.registers.isr.is_empty() && !self.msix.is_enabled();
         self.intx.set(pending, &mut self.config);
@@ -426,6 +399,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn reset_device(&mut self) {
         self.queues.iter_mut().for_each(Queue::reset);
         self.registers = Registers::after_reset(self.queues.len());
+        self.gathered.fill(Gathered::default());
         self.device.reset();
         self.drive_pin();
     }
@@ -538,19 +512,27 @@ impl<D: VirtioDevice> VirtioPci<D> {
         let refused = value & FEATURES_OK != 0 && !acceptable;
         self.registers.status = kept | if refused { value & !FEATURES_OK } else { value };
         if self.registers.status & !kept & FEATURES_OK != 0 {
-            let (name, offered) = (self.device.name(), self.offered());
-            debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+            self.tell_features(self.offered());
         }
         // A driver that is in a hurry may have come too early to be told so when it set the other bit.
         if !self.registers.has(VIRTIO_CONFIG_S_FEATURES_OK) {
             self.registers.status &= !(DRIVER_OK as u8);
         }
         if !had_driver && self.registers.has(DRIVER_OK) {
-            self.device.activate(features);
-            self.tell_config_change();
-            // What was made available before has not been looked at.
-            self.run_queues();
+            self.driver_is_ready();
         }
+    }
+
+    fn tell_features(&self, offered: u64) {
+        let (name, features) = (self.device.name(), self.registers.driver_features);
+        debug!("{name}: the driver takes the features {features:#x} of {offered:#x}");
+    }
+
+    fn driver_is_ready(&mut self) {
+        self.device.activate(self.registers.driver_features);
+        self.tell_config_change();
+        // What was made available before has not been looked at.
+        self.run_queues();
     }
 
     /// The driver sets queues up while they are disabled.
@@ -581,6 +563,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         if let Some(queue) = self.queues.get_mut(index) {
             queue.reset();
+            self.gathered[index] = Gathered::default();
             self.registers.queue_vectors[index] = NO_VECTOR;
             self.device.reset_queue(index);
         }
@@ -592,7 +575,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     fn window_target(&self) -> Option<(u64, usize)> {
         let offset = self.config.read_u32(self.window + window::OFFSET);
         let length = self.config.read_u32(self.window + window::LENGTH);
-        let right = usize::from(self.config.read_u8(self.window + window::BAR)) == BAR
+        let right = usize::from(self.config.read_u8(self.window + window::BAR)) == self.bar
             && matches!(length, 1 | 2 | 4)
             && offset.is_multiple_of(length);
         right.then_some((offset.into(), length as usize))
@@ -603,10 +586,10 @@ impl<D: VirtioDevice> VirtioPci<D> {
     }
 }
 
-/// Adds a virtio capability; the answer is where it is. One that is a window can be written from its BAR on.
+/// Adds a virtio capability, by its number and its BAR; the answer is where it is. One that is a window can be written from its BAR on.
 fn add_capability(
     config: &mut ConfigSpace,
-    number: u8,
+    [number, bar]: [u8; 2],
     offset: u32,
     length: u32,
     extra: &[u8],
@@ -614,7 +597,7 @@ fn add_capability(
 ) -> usize {
     const HEADER_SIZE: usize = 16;
     let size = HEADER_SIZE + extra.len();
-    let mut body = vec![size as u8, number, BAR as u8, 0, 0, 0];
+    let mut body = vec![size as u8, number, bar, 0, 0, 0];
     body.extend(offset.to_le_bytes());
     body.extend(length.to_le_bytes());
     body.extend(extra);
@@ -630,6 +613,14 @@ fn add_capability(
 impl<D: VirtioDevice> Function for VirtioPci<D> {
     fn run_queue(&mut self, index: usize) {
         VirtioPci::run_queue(self, index);
+    }
+
+    fn interrupt_at_last(&mut self) {
+        for index in 0..self.gathered.len() {
+            if let Some(since) = self.gathered[index].since() {
+                self.tell(index, since, Ok(()));
+            }
+        }
     }
 }
 
@@ -651,7 +642,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
             && let Some((target, length)) = self.window_target()
         {
             let mut bytes = [0; 4];
-            self.read_bar(BAR, target, &mut bytes[..length]);
+            self.read_bar(self.bar, target, &mut bytes[..length]);
             self.config.write(self.window + window::DATA, &bytes[..length]);
         }
         self.config.read(offset, data);
@@ -665,7 +656,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         {
             let mut bytes = [0; 4];
             self.config.read(self.window + window::DATA, &mut bytes);
-            self.write_bar(BAR, target, &bytes[..length]);
+            self.write_bar(self.bar, target, &bytes[..length]);
         }
         self.msix.sync(&self.config);
         self.drive_pin();
@@ -675,7 +666,11 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
     }
 
-    fn read_bar(&mut self, _index: usize, offset: u64, data: &mut [u8]) {
+    fn read_bar(&mut self, index: usize, offset: u64, data: &mut [u8]) {
+        if index != self.bar {
+            self.read_legacy(offset, data);
+            return;
+        }
         let Some((structure, offset)) = Structure::at(offset) else {
             data.fill(0xff);
             return;
@@ -690,11 +685,8 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
             }
             Structure::Isr => {
                 data.fill(0);
-                // Reading acknowledges.
                 if let (0, Some(byte)) = (offset, data.first_mut()) {
-                    *byte = self.registers.isr.bits();
-                    self.registers.isr = Isr::empty();
-                    self.drive_pin();
+                    *byte = self.take_isr();
                 }
             }
             Structure::Device => self.device.read_config(offset, data),
@@ -704,7 +696,11 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
         }
     }
 
-    fn write_bar(&mut self, _index: usize, offset: u64, data: &[u8]) {
+    fn write_bar(&mut self, index: usize, offset: u64, data: &[u8]) {
+        if index != self.bar {
+            self.write_legacy(offset, data);
+            return;
+        }
         let Some((structure, offset)) = Structure::at(offset) else { return };
         match structure {
             Structure::Common => {
@@ -717,7 +713,7 @@ impl<D: VirtioDevice> PciDevice for VirtioPci<D> {
                 self.tell_config_change();
             }
             // The address says which queue; the data repeats it.
-            Structure::Notify => self.run_queue((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
+            Structure::Notify => self.notified((offset / u64::from(NOTIFY_MULTIPLIER)) as usize),
             Structure::MsixTable => self.msix.write_table(offset, data),
             Structure::Isr | Structure::MsixPending => {}
         }

@@ -54,10 +54,13 @@ pub struct BlkOptions {
     pub halt: Halt,
 }
 
-/// A snapshot is taken when nothing is in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Requests that are in flight are kept, and begun anew: as the driver does not know yet what has become of them, doing them a
+/// second time changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlkState {
     flush_each_write: bool,
+    /// With the queue of each.
+    in_flight: Vec<(usize, Request)>,
 }
 
 /// The block device.
@@ -69,44 +72,10 @@ pub struct Blk {
     /// How often each queue was reset: what belongs to an earlier one is dropped.
     epochs: [u64; QUEUES],
     flush_each_write: bool,
-    pace: [Pace; QUEUES],
-}
-
-/// Whether requests of a queue are done as the driver makes them, or by the workers. The former is faster where the driver
-/// waits for each; where it has several on their way, the latter lets it go on meanwhile, and it is interrupted for several
-/// at once. Which of them it is, is found out by giving some to the workers from time to time.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// Requests until this is decided anew.
-    left: u32,
-    by_workers: bool,
-    /// Whether there was a request while another one was on its way.
-    deep: bool,
-    /// With the workers.
-    in_flight: u32,
-}
-
-impl Pace {
-    /// Requests between two decisions, and how many of them are tried with the workers.
-    const ROUND: u32 = 96;
-    const TRIAL: u32 = 4;
-
-    const fn new() -> Self {
-        Self { left: Self::ROUND, by_workers: false, deep: false, in_flight: 0 }
-    }
-
-    /// Counts a request; whether the workers get it.
-    fn next(&mut self) -> bool {
-        self.deep |= self.in_flight > 0;
-        if self.left == 0 {
-            let trial_is_over = self.by_workers;
-            self.by_workers = !trial_is_over || self.deep;
-            self.left = if trial_is_over { Self::ROUND } else { Self::TRIAL };
-            self.deep = false;
-        }
-        self.left -= 1;
-        self.by_workers
-    }
+    /// What workers have and the driver waits for, by queue.
+    in_flight: [Vec<Arc<Request>>; QUEUES],
+    /// What was in flight when the state was saved.
+    loaded: Vec<(usize, Request)>,
 }
 
 /// What workers reach.
@@ -124,7 +93,7 @@ struct Shared {
 struct InFlight {
     queue: usize,
     epoch: u64,
-    request: Request,
+    request: Arc<Request>,
     flush: bool,
     status: Option<Status>,
 }
@@ -144,24 +113,21 @@ impl Blk {
             dma: None,
             epochs: [0; QUEUES],
             flush_each_write: false,
-            pace: [Pace::new(); QUEUES],
+            in_flight: Default::default(),
+            loaded: Vec::new(),
         }
     }
 
     /// The machine goes on: what failed is tried again.
     pub fn retry(&mut self) {
         let failed = std::mem::take(&mut *self.shared.failed.lock());
-        for job in failed {
-            self.pace[job.queue].in_flight = self.pace[job.queue].in_flight.saturating_sub(1);
-            self.submit(job);
-        }
+        failed.into_iter().for_each(|job| self.submit(job));
     }
 
-    /// Has the workers do it. Not to be called in a way in which the transport runs the queue already.
-    fn submit(&mut self, job: InFlight) {
+    /// Has the workers do it.
+    fn submit(&self, job: InFlight) {
         let (Some(workers), Some(dma)) = (&self.workers, &self.dma) else { return };
         let (queue, bytes) = (job.queue, job.request.work.bytes());
-        self.pace[queue].in_flight += 1;
         let job = Task { job: Some(job), shared: Arc::clone(&self.shared), dma: Arc::clone(dma) };
         workers.submit(queue, bytes, Box::new(job));
     }
@@ -169,13 +135,14 @@ impl Blk {
     /// Serves a request, or passes it on; the answer is what has been done.
     fn serve(&mut self, index: usize, request: Request, dma: &Dma) -> Option<InFlight> {
         let flush = self.flush_each_write && request.work.changes();
-        let mut job = InFlight { queue: index, epoch: self.epochs[index], request, flush, status: None };
+        let (epoch, request) = (self.epochs[index], Arc::new(request));
+        let mut job = InFlight { queue: index, epoch, request, flush, status: None };
         match &self.workers {
             None => {
                 job.execute(&self.shared, dma);
                 return Some(job);
             }
-            Some(workers) if !workers.is_throttled() && !flush && !self.pace[index].next() => {
+            Some(workers) if !workers.is_throttled() && !flush => {
                 let (disk, id) = (&*self.shared.disk, self.shared.options.serial.as_bytes());
                 if let Some(Ok(status)) = job.request.execute_at_once(disk, id, dma) {
                     job.status = Some(status);
@@ -184,6 +151,7 @@ impl Blk {
             }
             Some(_) => {}
         }
+        self.in_flight[index].push(Arc::clone(&job.request));
         self.submit(job);
         None
     }
@@ -210,7 +178,7 @@ impl Blk {
         drop(done);
         for job in here {
             if job.epoch == self.epochs[index] {
-                self.pace[index].in_flight = self.pace[index].in_flight.saturating_sub(1);
+                self.in_flight[index].retain(|request| !Arc::ptr_eq(request, &job.request));
                 Self::give_back(&job, queue, dma)?;
             }
         }
@@ -224,10 +192,11 @@ impl Blk {
         }
         self.shared.failed.lock().retain(|job| !among(job.queue));
         self.shared.done.lock().retain(|job| !among(job.queue));
+        self.loaded.retain(|(queue, _)| !among(*queue));
         for (index, epoch) in self.epochs.iter_mut().enumerate() {
             if among(index) {
                 *epoch += 1;
-                self.pace[index] = Pace::new();
+                self.in_flight[index].clear();
             }
         }
     }
@@ -338,6 +307,11 @@ impl VirtioDevice for Blk {
             self.dma = Some(Arc::new(dma.clone()));
         }
         self.collect(index, queue, dma)?;
+        for (_, request) in self.loaded.extract_if(.., |(of, _)| *of == index).collect::<Vec<_>>() {
+            if let Some(job) = self.serve(index, request, dma) {
+                Self::give_back(&job, queue, dma)?;
+            }
+        }
         let limits = self.shared.disk.limits();
         for _ in 0..MAX_ROUNDS {
             for _ in 0..queue.size() {
@@ -364,12 +338,17 @@ impl VirtioDevice for Blk {
     }
 
     fn save(&self) -> BlkState {
-        BlkState { flush_each_write: self.flush_each_write }
+        let in_flight = self.in_flight.iter().enumerate();
+        let in_flight = in_flight
+            .flat_map(|(queue, requests)| requests.iter().map(move |request| (queue, (**request).clone())));
+        let in_flight = in_flight.chain(self.loaded.iter().cloned()).collect();
+        BlkState { flush_each_write: self.flush_each_write, in_flight }
     }
 
     fn load(&mut self, state: BlkState) {
         self.abandon(|_| true);
         self.flush_each_write = state.flush_each_write;
+        self.loaded = state.in_flight;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use softmetal_storage::{Disk, Limits, SECTOR};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
@@ -28,7 +29,7 @@ const RANGE_SIZE: usize = 16;
 const UNMAP: u32 = 1 << 0;
 
 /// The answers of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Status {
     Ok = VIRTIO_BLK_S_OK as isize,
     IoError = VIRTIO_BLK_S_IOERR as isize,
@@ -36,7 +37,7 @@ pub(super) enum Status {
 }
 
 /// Sectors to discard or zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Range {
     pub(super) at: u64,
     pub(super) length: u64,
@@ -44,7 +45,7 @@ pub(super) struct Range {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Work {
     Read {
         at: u64,
@@ -80,7 +81,7 @@ impl Work {
 }
 
 /// A request, with where its answer goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) head: u16,
     pub(super) work: Work,

@@ -9,6 +9,7 @@ use softmetal_storage::{HostFile, Limits, Medium, Raw, Throttle};
 use vm_memory::VolatileSlice;
 
 use super::*;
+use crate::virtio::VirtioPci;
 use crate::virtio::pci::driver::*;
 
 const SIZE: u64 = 1 << 20;
@@ -437,24 +438,89 @@ fn the_hosts_errors_are_reported_or_stop_the_machine() {
     assert_eq!(disk.bytes(6 * 512), [0x42; 512]);
 }
 
+/// A number that depends on what came before (SplitMix64).
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*seed ^ *seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32
+}
+
 #[test]
-fn workers_get_the_requests_of_drivers_that_do_not_wait() {
-    // One at a time: nearly all are done at once.
-    let mut pace = Pace::new();
-    let by_workers = (0..10_000).filter(|_| pace.next()).count();
-    assert!((100..1000).contains(&by_workers), "{by_workers}");
-    // Several on their way, wherever that can be seen: nearly none.
-    let mut pace = Pace::new();
-    let at_once = (0..10_000)
-        .filter(|_| {
-            let by_workers = pace.next();
-            pace.in_flight = if by_workers { 3 } else { 0 };
-            !by_workers
-        })
-        .count();
-    assert!(at_once < 200, "{at_once}");
-    // And back.
-    pace.in_flight = 0;
-    let by_workers = (0..10_000).filter(|_| pace.next()).count();
-    assert!(by_workers < 1000, "{by_workers}");
+fn a_device_that_is_saved_at_any_moment_goes_on_elsewhere() {
+    for mut seed in 0..20u64 {
+        let disk = Disk0::new(false);
+        let mut driver = driver(&disk, 2);
+        let mut model: Vec<u8> = (0..SIZE / 512).map(|sector| sector as u8).collect();
+        // What is asked in each slot: a write of this byte, or a read, of this sector.
+        let mut asked: [Option<(usize, Option<u8>)>; 2] = [None; 2];
+        let mut moves = 0;
+        for round in 0..60 {
+            let slot = (next(&mut seed) % 2) as u16;
+            if asked[usize::from(slot)].is_none() {
+                // No sector twice at a time, as that has no order.
+                let sector = (next(&mut seed) % 1000) as usize * 2 + usize::from(slot);
+                let data = DATA + u64::from(slot) * 0x1_0000;
+                let byte = (next(&mut seed) % 2 == 0).then_some(round as u8);
+                disk.waits.store(next(&mut seed) % 2 == 0, Ordering::SeqCst);
+                driver.poke(data, &[byte.unwrap_or(0xee); 512]);
+                let (kind, flags) = if byte.is_some() { (OUT, 0) } else { (IN, WRITE) };
+                driver.ask(slot, kind, sector as u64, 512, flags);
+                asked[usize::from(slot)] = Some((sector, byte));
+            }
+            if next(&mut seed) % 3 == 0 {
+                driver.become_another(device(&disk, 2), &disk.waits);
+                driver.function().resume();
+                moves += 1;
+            }
+            if next(&mut seed) % 2 == 0 {
+                disk.waits.store(false, Ordering::SeqCst);
+                for _ in 0..asked.iter().flatten().count() {
+                    let (slot, (sector, byte)) = driver.any_answer(&mut asked);
+                    let data = driver.peek::<512>(DATA + slot * 0x1_0000);
+                    model[sector] = byte.unwrap_or(model[sector]);
+                    assert_eq!(data, [model[sector]; 512], "sector {sector}");
+                    assert_eq!(disk.bytes(sector as u64 * 512), [model[sector]; 512]);
+                }
+            }
+        }
+        disk.waits.store(false, Ordering::SeqCst);
+        assert!(moves > 5, "{moves}");
+        while asked.iter().any(Option::is_some) {
+            driver.any_answer(&mut asked);
+        }
+        driver.function().run_queue(0);
+        assert_eq!(driver.take_used(), None, "each is answered once");
+    }
+}
+
+impl Driver<Blk> {
+    /// Goes on with another function around `device`, with the state of this one; the disk may be waiting.
+    fn become_another(&mut self, device: Blk, waits: &AtomicBool) {
+        let mut before = self.function();
+        let saved = rmp_serde::to_vec_named(&before.save()).unwrap();
+        // Its workers end before the new ones begin.
+        let waiting = waits.swap(false, Ordering::SeqCst);
+        crate::pci::PciDevice::reset(&mut *before);
+        waits.store(waiting, Ordering::SeqCst);
+        let dma = crate::virtio::pci::driver::dma(&before);
+        let mut function = VirtioPci::new(device, self.wires.line(LINE), self.wires.clone(), dma);
+        function.load(rmp_serde::from_slice(&saved).unwrap());
+        drop(before);
+        self.shared = function.shared();
+    }
+
+    /// Waits for an answer to any of what was asked; the slot and what that was.
+    fn any_answer(&mut self, asked: &mut [Option<(usize, Option<u8>)>; 2]) -> (u64, (usize, Option<u8>)) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            self.function().run_queue(0);
+            if let Some((head, _)) = self.take_used() {
+                let slot = (head / 3) as usize;
+                assert_eq!(self.peek(STATUSES + slot as u64), [0]);
+                return (slot as u64, asked[slot].take().unwrap());
+            }
+            assert!(Instant::now() < end, "no answer");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -52,6 +52,15 @@ impl<D: VirtioDevice + 'static> Driver<D> {
         let (dma, written) = memory(RAM);
         let wires = Recorder::new();
         let shared = VirtioPci::new(device, wires.line(LINE), wires.clone(), dma).shared();
+        Self::of(shared, wires, written)
+    }
+
+    /// A driver of this function, with memory and bus mastering enabled.
+    pub(crate) fn of(
+        shared: Arc<Mutex<VirtioPci<D>>>,
+        wires: Arc<Recorder>,
+        written: Arc<DmaRecorder>,
+    ) -> Self {
         shared.lock().write_config(4, &[6, 0]);
         Self { shared, wires, written, available: [0; QUEUES], used: [0; QUEUES] }
     }
