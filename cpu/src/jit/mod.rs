@@ -549,9 +549,11 @@ impl Jit {
         if !self.devices.meet(i, now) {
             return;
         }
-        // SAFETY: what has been translated lives.
-        let has =
-            |first: &*const Insn| (0..unsafe { devices::length(*first) }).any(|k| first.wrapping_add(k) == i);
+        let has = |first: &*const Insn| {
+            // SAFETY: what has been translated lives.
+            let length = unsafe { devices::length(*first) };
+            (0..length).any(|k| first.wrapping_add(k) == i)
+        };
         let near = |first: &*const Insn| *first <= i && first.wrapping_add(BLOCK) > i;
         let block =
             self.quick.keys().chain(self.members.keys()).copied().find(|first| near(first) && has(first));

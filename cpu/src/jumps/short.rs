@@ -11,6 +11,7 @@ pub(crate) const SHORT: usize = 1024;
 /// By how much addresses are folded to find theirs.
 pub(crate) const SHORT_FOLD: u32 = 11;
 /// Keys are linear addresses, exclusive or this, which is no canonical address: an entry of zeros answers nobody.
+#[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is no translated code"))]
 pub(crate) const NOBODY: u64 = 1 << 63;
 
 /// An entry of a table.
