@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench disks -- [SECONDS] [ROUNDS] [raw|qcow2|none|writeback|ROW..]`: each row for so long (10) and so often (1,
 //! of several the median counts), some formats, cache modes or rows only, by a part of the name. Needs the Debian of
-//! `tests/disks.rs` (`SOFTMETAL_KIT=1` makes it) and qemu-system-x86_64.
+//! `tests/disks.rs` (`SOFTMETAL_KIT=1` makes it) and qemu-system-x86_64. The images lie in TMPDIR: with `TMPDIR=/dev/shm` it is the
+//! emulators that are measured, wherever the host's disk is slow or its cache small.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv, preadv2, pwritev};
 
 use crate::medium::Medium;
@@ -47,7 +47,12 @@ pub struct HostFile {
     file: File,
     direct: bool,
     flushes: bool,
+    /// It lies in the host's memory, as a whole.
+    in_memory: bool,
 }
+
+/// tmpfs: statfs(2).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 impl HostFile {
     /// Opens a file, to be read only if not `writable`.
@@ -65,12 +70,13 @@ impl HostFile {
                 if kind.is_dir() { "this is a directory" } else { "this is no file and no block device" };
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        Ok(Self { file, direct, flushes: cache != Cache::Unsafe })
+        let in_memory = fstatfs(&file).is_ok_and(|about| i64::from(about.f_type) == TMPFS_MAGIC);
+        Ok(Self { file, direct, flushes: cache != Cache::Unsafe, in_memory })
     }
 
     /// A file of which nothing is to be kept.
     pub fn temporary() -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile()?, direct: false, flushes: false })
+        Ok(Self { file: tempfile::tempfile()?, direct: false, flushes: false, in_memory: false })
     }
 
     /// The file, for locks.
@@ -248,7 +254,9 @@ impl Medium for HostFile {
         if self.direct {
             return None;
         }
-        let result = fill(into, at, |buffers, at| preadv2(&self.file, buffers, at, ReadWriteFlags::NOWAIT));
+        // A file system that needs no flag to do it.
+        let flags = if self.in_memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
+        let result = fill(into, at, |buffers, at| preadv2(&self.file, buffers, at, flags));
         match result {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported) => {
                 None

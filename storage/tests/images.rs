@@ -418,3 +418,22 @@ fn broken_tables_are_found() {
     assert_eq!(errors(&|bytes| bytes[counts..counts + 8].fill(0)), (true, false), "not counted");
     assert_eq!(errors(&|bytes| bytes[l2 + 1] = 0x80), (true, true), "beyond the end");
 }
+
+#[test]
+fn images_in_the_hosts_memory_are_read_at_once() {
+    if !Path::new("/dev/shm").is_dir() {
+        eprintln!("no /dev/shm on this host: nothing to look at");
+        return;
+    }
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    for format in [Format::Raw, Format::Qcow2] {
+        let path = folder.path().join(format.name());
+        create(&path, format, MIB, 65_536, None).unwrap();
+        let disk = open(&OpenOptions { format: Some(format), ..options(&path) }).unwrap();
+        write(&*disk, 4096, 7, 4096);
+        let mut bytes = vec![0xee; 8192];
+        let read = disk.read_at_once(4096, &[VolatileSlice::from(&mut bytes[..])]);
+        assert!(matches!(read, Some(Ok(()))), "{format:?}: {read:?}");
+        assert!(bytes[..4096] == [7; 4096] && bytes[4096..] == [0; 4096]);
+    }
+}
