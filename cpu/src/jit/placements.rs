@@ -34,7 +34,7 @@ impl std::fmt::Debug for Told {
 impl Told {
     /// Code is in its place.
     pub(super) fn placed(&self, place: (usize, usize), linear: Option<u64>) {
-        if let Some(told) = &self.0 {
+        if let Some(told) = self.0.as_ref().filter(|_| place.1 != 0) {
             told.placed(Placement { address: place.0, bytes: place.1, linear });
         }
     }
