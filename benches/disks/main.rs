@@ -19,7 +19,7 @@ use softmetal_storage::image::{CLUSTER_SIZE, create};
 use softmetal_storage::{Format, OpenOptions, open};
 use vm_memory::VolatileSlice;
 
-const BOOT: Duration = Duration::from_secs(360);
+const BOOT: Duration = Duration::from_secs(900);
 /// Bytes of the disk that is measured.
 const SIZE: u64 = 512 << 20;
 
