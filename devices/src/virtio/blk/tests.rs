@@ -460,19 +460,19 @@ fn a_device_that_is_saved_at_any_moment_goes_on_elsewhere() {
                 // No sector twice at a time, as that has no order.
                 let sector = (next(&mut seed) % 1000) as usize * 2 + usize::from(slot);
                 let data = DATA + u64::from(slot) * 0x1_0000;
-                let byte = (next(&mut seed) % 2 == 0).then_some(round as u8);
-                disk.waits.store(next(&mut seed) % 2 == 0, Ordering::SeqCst);
+                let byte = (next(&mut seed).is_multiple_of(2)).then_some(round as u8);
+                disk.waits.store(next(&mut seed).is_multiple_of(2), Ordering::SeqCst);
                 driver.poke(data, &[byte.unwrap_or(0xee); 512]);
                 let (kind, flags) = if byte.is_some() { (OUT, 0) } else { (IN, WRITE) };
                 driver.ask(slot, kind, sector as u64, 512, flags);
                 asked[usize::from(slot)] = Some((sector, byte));
             }
-            if next(&mut seed) % 3 == 0 {
+            if next(&mut seed).is_multiple_of(3) {
                 driver.become_another(device(&disk, 2), &disk.waits);
                 driver.function().resume();
                 moves += 1;
             }
-            if next(&mut seed) % 2 == 0 {
+            if next(&mut seed).is_multiple_of(2) {
                 disk.waits.store(false, Ordering::SeqCst);
                 for _ in 0..asked.iter().flatten().count() {
                     let (slot, (sector, byte)) = driver.any_answer(&mut asked);
