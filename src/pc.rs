@@ -655,7 +655,8 @@ mod tests {
 
     fn rig() -> Rig {
         let run = Arc::new(Run::default());
-        let config = Config::new(KernelSource::BuiltIn(b""));
+        let built_in = Config::new(KernelSource::BuiltIn(b""));
+        let config = Config { balloon: Some(512 << 20), testdev: true, ..built_in };
         let Origin { clock, unix_seconds, processor_random, .. } =
             Origin::new(&config, &Journal::None).unwrap();
         let mut bench = Bench::new(2, clock, processor_random, run.clone());
@@ -667,7 +668,7 @@ mod tests {
         bench.keyboard_controller().unwrap();
         let ram = Arc::new(Ram::new(guest_ram::allocate(2 << 20).unwrap()));
         let memory = RamPort::new(Arc::clone(&ram), Vec::new());
-        bench.pci(&memory, Box::new(|_| true), &ends, Some(0), Vec::new(), true).unwrap();
+        bench.pci(&memory, Box::new(|_| true), &ends, Vec::new(), None, &config).unwrap();
         bench.debug_ports(true).unwrap();
         bench.test_ports().unwrap();
         boot::set_up_chips(&bench.board);
