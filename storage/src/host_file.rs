@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
+use rustix::fs::{FallocateFlags, FsWord, OFlags, fallocate, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv, preadv2, pwritev};
 
 use crate::medium::Medium;
@@ -52,7 +52,7 @@ pub struct HostFile {
 }
 
 /// tmpfs: statfs(2).
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 impl HostFile {
     /// Opens a file, to be read only if not `writable`.
@@ -70,7 +70,7 @@ impl HostFile {
                 if kind.is_dir() { "this is a directory" } else { "this is no file and no block device" };
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let in_memory = fstatfs(&file).is_ok_and(|about| i64::from(about.f_type) == TMPFS_MAGIC);
+        let in_memory = fstatfs(&file).is_ok_and(|about| about.f_type == TMPFS_MAGIC);
         Ok(Self { file, direct, flushes: cache != Cache::Unsafe, in_memory })
     }
 

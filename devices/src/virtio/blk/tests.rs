@@ -460,7 +460,7 @@ fn a_device_that_is_saved_at_any_moment_goes_on_elsewhere() {
                 // No sector twice at a time, as that has no order.
                 let sector = (next(&mut seed) % 1000) as usize * 2 + usize::from(slot);
                 let data = DATA + u64::from(slot) * 0x1_0000;
-                let byte = next(&mut seed).is_multiple_of(2).then_some(round as u8);
+                let byte = (next(&mut seed).is_multiple_of(2)).then_some(round as u8);
                 disk.waits.store(next(&mut seed).is_multiple_of(2), Ordering::SeqCst);
                 driver.poke(data, &[byte.unwrap_or(0xee); 512]);
                 let (kind, flags) = if byte.is_some() { (OUT, 0) } else { (IN, WRITE) };
