@@ -36,6 +36,8 @@ const TABLES: usize = 2 * SLOTS;
 /// All tables of a CPU.
 pub(super) struct Short {
     tables: Vec<Box<[ShortEntry; SHORT]>>,
+    /// One that has never had an entry.
+    empty: Box<[ShortEntry; SHORT]>,
     /// The contexts for which entries have been made; zeros where none ever was.
     stamps: [[u64; 2]; TABLES],
 }
@@ -49,11 +51,16 @@ fn table() -> Box<[ShortEntry; SHORT]> {
 
 impl Short {
     pub(super) fn new() -> Self {
-        Short { tables: (0..TABLES).map(|_| table()).collect(), stamps: [[0; 2]; TABLES] }
+        let tables = (0..TABLES).map(|_| table()).collect();
+        Short { tables, empty: table(), stamps: [[0; 2]; TABLES] }
     }
 
     /// The table of an address space for CPL 3 or the others; what was noted for other contexts is gone.
     pub(super) fn table(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> *const ShortEntry {
+        if ways[0].context == u64::MAX {
+            // Nothing is found in the jump cache, so nothing is noted here.
+            return self.empty.as_ptr();
+        }
         let place = 2 * slot + usize::from(user);
         let (table, stamp) = (&mut self.tables[place], &mut self.stamps[place]);
         let contexts = ways.map(|way| way.context);
@@ -126,6 +133,11 @@ mod tests {
             short.table(1, true, &ways(other));
             assert!(code(&short, 3, 0x40_0000).is_null(), "{other:x?}");
         }
+        // Where every jump goes to the dispatcher, another table answers; what is known stays.
+        note(&mut short, 3, 0x40_0000);
+        let nothing = short.table(1, true, &ways([u64::MAX; 2]));
+        assert_eq!(nothing, short.empty.as_ptr());
+        assert_eq!(code(&short, 3, 0x40_0000), CODE);
     }
 
     #[test]
