@@ -41,8 +41,6 @@ struct Piece<'a> {
     returns: SmallVec<[usize; 2]>,
     /// It ends in front of another block, without an instruction of its own.
     cut: bool,
-    /// Somebody wants the flags behind it.
-    live: bool,
 }
 
 /// What is known of a block while those around it are written.
@@ -60,7 +58,7 @@ pub(super) struct Place {
     begins: u32,
     /// Several ways lead here.
     joins: bool,
-    /// Somebody wants the flags at its beginning.
+    /// It does not write the flags before somebody may look at them.
     flags_live: bool,
     /// Something that has been written leads here.
     reached: bool,
@@ -110,6 +108,12 @@ struct Left {
     leaving: Leaving,
 }
 
+/// Whether somebody may look at the flags as they are at the beginning of a block, or behind it.
+fn wants_flags(steps: &[Step]) -> bool {
+    let first = steps.iter().find(|step| step.may_leave || step.reads & FLAGS != 0 || step.kills_flags);
+    first.is_none_or(|step| step.may_leave || step.reads & FLAGS != 0)
+}
+
 impl Writer {
     /// A block alone.
     pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
@@ -128,7 +132,6 @@ impl Writer {
             fall: (links.fall_offset, None),
             returns: SmallVec::new(),
             cut: false,
-            live: true,
         };
         self.write(&[piece], mode, page)
     }
@@ -150,7 +153,7 @@ impl Writer {
             place.begins = part.begins;
             // The first is led to from outside.
             place.joins = k == 0 || node.predecessors != 1;
-            place.flags_live = node.flags_live;
+            place.flags_live = wants_flags(&node.steps);
             self.places.push(place);
             pieces.push(Piece {
                 insns: &part.insns,
@@ -164,8 +167,6 @@ impl Writer {
                     _ => SmallVec::new(),
                 },
                 cut: node.cut,
-                // Where a way goes back the attention word is looked at.
-                live: node.closes_cycle || region.flags_live_out(k),
             });
         }
         self.write(&pieces, region.mode(), (region.page() / PAGE) as u32)
@@ -187,7 +188,7 @@ impl Writer {
             if !self.begin(k, piece) {
                 continue;
             }
-            self.look_ahead(piece.insns, &steps, piece.live);
+            self.look_ahead(piece.insns, &steps);
             self.look_for_touches(piece.insns, &steps);
             let mut ended = false;
             for (index, (i, step)) in piece.insns.iter().zip(&steps).enumerate() {
@@ -227,9 +228,11 @@ impl Writer {
     }
 
     /// Behind which instructions somebody wants the flags.
-    fn look_ahead(&mut self, insns: &[Insn], steps: &[Step], mut live: bool) {
+    fn look_ahead(&mut self, insns: &[Insn], steps: &[Step]) {
         self.live.clear();
         self.live.resize(steps.len(), true);
+        // In front of each block a path may be left.
+        let mut live = true;
         for (k, (step, i)) in steps.iter().zip(insns).enumerate().rev() {
             self.live[k] = live;
             // What has to do with vectors may turn out to be called, and to fault.
@@ -258,11 +261,11 @@ impl Writer {
                 self.groups = left.groups;
                 self.unit_is_live = left.unit_is_live;
                 self.take_over(left.leaving);
+                self.places[k].at = Some(self.asm.len());
+                self.count_begin(k, self.raw_flags());
                 if !flags_live {
                     self.drop_flags();
                 }
-                self.places[k].at = Some(self.asm.len());
-                self.count_begin(k, self.raw_flags());
             }
             None => {
                 self.forget_copies();
