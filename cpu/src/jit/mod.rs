@@ -17,6 +17,7 @@ mod cache;
 mod carried;
 #[cfg(feature = "jit")]
 mod compiler;
+mod counters;
 mod devices;
 #[cfg(feature = "jit")]
 mod emitter;
@@ -35,6 +36,7 @@ mod lookup;
 mod memory;
 #[cfg(feature = "jit")]
 mod mmx;
+mod one_pass;
 #[cfg(feature = "jit")]
 mod pages;
 mod placements;
@@ -57,6 +59,7 @@ mod worth;
 #[cfg_attr(not(target_arch = "x86_64"), path = "no_x87.rs")]
 mod x87;
 
+pub use counters::{Counters, NotInline};
 pub use placements::{Placement, Placements};
 pub(crate) use region::{Code, INSTRUCTIONS, Part};
 pub(crate) use service::Service;
@@ -65,10 +68,9 @@ pub(crate) use targets::Targets;
 use crate::{
     attention::{Attention, Request},
     blocks::{BLOCK, Head},
-    insn::{Insn, Links},
+    insn::Insn,
     jumps::JumpCache,
     mode::Mode,
-    ram::PAGE,
     sem::Op,
     state::{Cpu, Why},
     statistics::Doing,
@@ -78,12 +80,12 @@ use absent::{compiler, system, vectors, x87};
 use cache::{Cache, Placed};
 use compiler::Compiler;
 use devices::Devices;
+use one_pass::Quick;
 use placements::Told;
 use region::{Reach, Region};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
-use service::{Compiled, Inbox, Source};
-use std::{ops::AddAssign, ptr::null, sync::Arc};
+use service::{Compiled, Inbox};
+use std::{ptr::null, sync::Arc};
 use targets::Rings;
 
 /// How many translations a CPU asks for at a time: among those that wait for it, the hottest are looked for anew each time.
@@ -239,40 +241,6 @@ struct Live {
     jumps: Vec<((usize, usize), u64)>,
 }
 
-/// A block translated in one pass.
-#[derive(Debug)]
-struct Quick {
-    code: *const u8,
-    /// Its code as a block alone, which `code` may be.
-    alone: *const u8,
-    /// It is still counted for its path.
-    begins_path: bool,
-    /// How often it had begun when its count was set last, and what that was set to.
-    begun: u32,
-    count: i32,
-    /// The other blocks of its path.
-    others: Vec<*const Insn>,
-    /// Stubs that jump here.
-    incoming: Vec<usize>,
-    /// Entries of the jump cache that have its code, and the addresses for which they were made.
-    jumps: Vec<((usize, usize), u64)>,
-}
-
-impl Default for Quick {
-    fn default() -> Self {
-        Quick {
-            code: null(),
-            alone: null(),
-            begins_path: false,
-            begun: 0,
-            count: 0,
-            others: Vec::new(),
-            incoming: Vec::new(),
-            jumps: Vec::new(),
-        }
-    }
-}
-
 /// Entries of the jump cache that have some code have other code from now on, or none.
 fn lead(jumps: &mut JumpCache, places: &[((usize, usize), u64)], from: *const u8, to: *const u8) {
     for &place in places {
@@ -314,111 +282,6 @@ pub(crate) struct Jit {
 
 // SAFETY: the pointers are to instructions of the CPU's own blocks, which move with it.
 unsafe impl Send for Jit {}
-
-/// What the translator has done.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Counters {
-    /// Regions in use now.
-    pub regions: u64,
-    /// Regions translated.
-    pub translated: u64,
-    /// Their instructions.
-    pub instructions: u64,
-    /// Regions that could not be translated.
-    pub refused: u64,
-    /// Translations that came too late: their code had been written.
-    pub stale: u64,
-    /// Regions dropped because their code was written.
-    pub dropped: u64,
-    /// Blocks translated in one pass.
-    pub one_pass: u64,
-    /// Their instructions.
-    pub one_pass_instructions: u64,
-    /// Paths of several blocks translated in one pass.
-    pub paths: u64,
-    /// Their instructions.
-    pub path_instructions: u64,
-    /// Bytes of the code of both.
-    pub one_pass_bytes: u64,
-    /// How often translated code was entered.
-    pub entered: u64,
-    /// How often it was left by an exit that was not linked.
-    pub unlinked: u64,
-    /// How often the jump cache did not know code that had been translated.
-    pub missed: u64,
-    /// Exits linked.
-    pub linked: u64,
-    /// Instructions left to the interpreter.
-    pub resumed: u64,
-    /// Bytes of code.
-    pub bytes: u64,
-    /// How often all translations were dropped for want of room.
-    pub cleared: u64,
-}
-
-impl AddAssign for Counters {
-    fn add_assign(&mut self, other: Counters) {
-        self.regions += other.regions;
-        self.translated += other.translated;
-        self.instructions += other.instructions;
-        self.refused += other.refused;
-        self.stale += other.stale;
-        self.dropped += other.dropped;
-        self.one_pass += other.one_pass;
-        self.one_pass_instructions += other.one_pass_instructions;
-        self.paths += other.paths;
-        self.path_instructions += other.path_instructions;
-        self.one_pass_bytes += other.one_pass_bytes;
-        self.entered += other.entered;
-        self.unlinked += other.unlinked;
-        self.missed += other.missed;
-        self.linked += other.linked;
-        self.resumed += other.resumed;
-        self.bytes += other.bytes;
-        self.cleared += other.cleared;
-    }
-}
-
-/// Instructions in translated code that were not inline.
-#[derive(Clone, Debug, Serialize)]
-pub struct NotInline {
-    /// What they do.
-    pub name: String,
-    /// How often the interpreter ran one.
-    pub interpreted: u64,
-    /// How often the interpreter's function was called.
-    pub called: u64,
-}
-
-impl std::fmt::Display for Counters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} regions of {} instructions, {} KiB; {} in use, {} dropped, {} too late, {} refused, {} times all \
-             dropped; {} blocks of {} instructions and {} paths of {} in one pass, {} KiB; entered {} times, left {} times by an exit \
-             without link and {} times for want of an entry in the jump cache, {} exits linked, {} instructions left \
-             to the interpreter",
-            self.translated,
-            self.instructions,
-            self.bytes >> 10,
-            self.regions,
-            self.dropped,
-            self.stale,
-            self.refused,
-            self.cleared,
-            self.one_pass,
-            self.one_pass_instructions,
-            self.paths,
-            self.path_instructions,
-            self.one_pass_bytes >> 10,
-            self.entered,
-            self.unlinked,
-            self.missed,
-            self.linked,
-            self.resumed
-        )
-    }
-}
 
 impl Jit {
     /// The translator of a CPU; None where the host has none.
@@ -533,12 +396,6 @@ impl Jit {
         }
     }
 
-    /// How often a block begins before it is translated as the beginning of a path.
-    fn path_threshold(&self) -> i32 {
-        let paths = self.options.paths.and_then(|times| i32::try_from(times).ok()).unwrap_or(i32::MAX);
-        paths.max(self.first_threshold()).min(self.threshold())
-    }
-
     /// Which instructions of a block go to devices, a bit each.
     pub(crate) fn devices(&self, first: *const Insn, len: usize) -> u64 {
         self.devices.of(first, len)
@@ -597,38 +454,6 @@ impl Jit {
         for other in blocks {
             if let Some(members) = self.members.get_mut(other) {
                 members.retain(|e| *e != entry);
-            }
-        }
-    }
-
-    /// A path is no more: its entry is a block alone again. False if there is none.
-    fn leave_path(&mut self, entry: *const Insn, jumps: &mut JumpCache) -> bool {
-        let Some(quick) = self.quick.get_mut(&entry).filter(|quick| !quick.others.is_empty()) else {
-            return false;
-        };
-        self.statistics.dropped += 1;
-        let others = std::mem::take(&mut quick.others);
-        let path = std::mem::replace(&mut quick.code, quick.alone);
-        for &stub in &quick.incoming {
-            self.cache.link(stub, quick.alone);
-        }
-        lead(jumps, &quick.jumps, path, quick.alone);
-        // SAFETY: the entry's block lives; the head stands in front of its first instruction.
-        unsafe { Head::of(entry).translate(entry, quick.alone) };
-        self.leave(entry, &others);
-        true
-    }
-
-    /// A block has a region of its own: paths lead there from now on, they do not go on in the block.
-    fn leave_paths_through(&mut self, block: *const Insn, jumps: &mut JumpCache) {
-        for entry in self.members.get(&block).cloned().unwrap_or_default() {
-            if entry != block && self.leave_path(entry, jumps) {
-                // SAFETY: the entry's block lives, since the path did.
-                self.count_anew(entry, unsafe { Head::of(entry) }, 1);
-                if let Some(quick) = self.quick.get_mut(&entry) {
-                    // Another is made when it begins next.
-                    quick.begins_path = true;
-                }
             }
         }
     }
@@ -711,102 +536,6 @@ impl Jit {
         self.leave_paths_through(entry, jumps);
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(entry, placed.code) };
-    }
-}
-
-impl Jit {
-    /// Translates a block in one pass; false where that cannot be done.
-    ///
-    /// # Safety
-    /// `first` is the first instruction of a block that lives.
-    unsafe fn translate_alone(&mut self, first: *const Insn, mode: Mode, linear: u64) -> bool {
-        let (threshold, next) = (self.threshold(), self.path_threshold());
-        let Some(translator) = &mut self.quick_translator else { return false };
-        // SAFETY: the caller's promise; a block ends with an instruction that has LAST set, and its links follow.
-        let (head, insns, links) = unsafe {
-            let n = devices::length(first);
-            (Head::of(first), std::slice::from_raw_parts(first, n), &*first.add(n).cast::<Links>())
-        };
-        let page = (head.page() / PAGE) as u32;
-        let ring = if region::is_indirect(&insns[insns.len() - 1]) { self.rings.address(first) } else { 0 };
-        let devices = self.devices.of(first, insns.len());
-        let source = Source { insns, links, mode, page, devices, count: head.count_address(), ring };
-        let Some(compiled) = translator.translate(source) else { return false };
-        let Some(placed) = self.cache.place(&compiled, &[]) else {
-            self.full = true;
-            head.count_anew(threshold);
-            return true;
-        };
-        placed.places.iter().for_each(|&place| self.told.placed(place, Some(linear)));
-        self.statistics.one_pass += 1;
-        self.statistics.one_pass_instructions += links.n as u64;
-        self.statistics.one_pass_bytes += compiled.code.len() as u64;
-        let begins_path = next < threshold;
-        let begun = self.first_threshold();
-        let count = next.saturating_sub(begun).max(1);
-        let (code, begun) = (placed.code, begun.max(0) as u32);
-        let quick = Quick { code, alone: code, begins_path, begun, count, ..Quick::default() };
-        self.quick.insert(first, quick);
-        head.count_anew(count);
-        // SAFETY: the head stands in front of this instruction.
-        unsafe { head.translate(first, placed.code) };
-        true
-    }
-
-    /// Whether a block that has become hot, or part of a path, is to begin one: it is asked once.
-    fn begins_path(&mut self, first: *const Insn, head: &Head) -> bool {
-        let begins = self.begins(first, head);
-        let threshold = self.threshold();
-        let Some(quick) = self.quick.get_mut(&first).filter(|quick| quick.begins_path) else { return false };
-        quick.begins_path = false;
-        // It goes on counting for its region.
-        self.count_anew(first, head, threshold.saturating_sub_unsigned(begins).max(1));
-        true
-    }
-
-    /// Translates a path in one pass. No translated code runs.
-    ///
-    /// # Safety
-    /// The region is made of blocks that live.
-    unsafe fn translate_path(&mut self, region: &Region, jumps: &mut JumpCache) {
-        let blocks: Vec<*const Insn> = region.blocks().map(|(.., first)| first).collect();
-        let (Some((&entry, others)), Some(translator)) = (blocks.split_first(), &mut self.quick_translator)
-        else {
-            return;
-        };
-        let rings = &mut self.rings;
-        let counted: Vec<(u64, u64)> = region
-            .ends()
-            .map(|(first, indirect)| {
-                // SAFETY: the caller's promise; a head stands in front of a first instruction.
-                let count = unsafe { Head::of(first) }.count_address();
-                (count, if indirect { rings.address(first) } else { 0 })
-            })
-            .collect();
-        let Some(compiled) = translator.translate_path(region, &counted) else { return };
-        let (Some(placed), Some(quick)) = (self.cache.place(&compiled, &[]), self.quick.get_mut(&entry))
-        else {
-            self.full = true;
-            return;
-        };
-        placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
-        self.statistics.paths += 1;
-        self.statistics.path_instructions += region.len() as u64;
-        self.statistics.one_pass_bytes += compiled.code.len() as u64;
-        for &stub in &quick.incoming {
-            self.cache.link(stub, placed.code);
-        }
-        lead(jumps, &quick.jumps, quick.code, placed.code);
-        (quick.code, quick.others) = (placed.code, others.to_vec());
-        for &block in others {
-            self.members.entry(block).or_default().push(entry);
-        }
-        // SAFETY: the caller's promise.
-        unsafe { Head::of(entry).translate(entry, placed.code) };
-        for block in region.inner() {
-            // SAFETY: as above. It is not the entry.
-            self.begins_path(block, unsafe { Head::of(block) });
-        }
     }
 }
 
