@@ -62,16 +62,18 @@ pub(crate) fn free_leaks(medium: &dyn Medium) -> io::Result<u64> {
     if large || header.refcount_order < 3 || Header::has_extensions(medium)? {
         return Ok(0);
     }
-    let Check { findings, leaked, blocks, .. } = checked(medium, &mut |_, _| ())?;
+    let Check { findings, mut leaked, blocks, .. } = checked(medium, &mut |_, _| ())?;
     if findings.error_count > 0 || leaked.is_empty() {
         return Ok(0);
     }
     let (size, width) = (header.cluster_size(), 1 << (header.refcount_order - 3));
     let in_block = size / width;
+    leaked.sort_unstable();
     for (number, at) in blocks {
         let range = number * in_block..(number + 1) * in_block;
-        let mut here = leaked.iter().filter(|cluster| range.contains(cluster)).peekable();
-        if here.peek().is_none() {
+        let [from, to] = [range.start, range.end].map(|end| leaked.partition_point(|cluster| *cluster < end));
+        let here = &leaked[from..to];
+        if here.is_empty() {
             continue;
         }
         let mut block = vec![0; size as usize];
