@@ -512,7 +512,7 @@ impl Jit {
             self.count_anew(entry, head, times);
             return;
         };
-        placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
+        self.told.translated(&placed, region.linear());
         self.statistics.translated += 1;
         self.statistics.instructions += region.len() as u64;
         for &block in &blocks {

@@ -57,16 +57,26 @@ impl Jit {
             return false;
         };
         self.statistics.dropped += 1;
-        let others = std::mem::take(&mut quick.others);
-        let path = std::mem::replace(&mut quick.code, quick.alone);
-        for &stub in &quick.incoming {
-            self.cache.link(stub, quick.alone);
-        }
-        lead(jumps, &quick.jumps, path, quick.alone);
-        // SAFETY: the entry's block lives; the head stands in front of its first instruction.
-        unsafe { Head::of(entry).translate(entry, quick.alone) };
+        let (others, alone) = (std::mem::take(&mut quick.others), quick.alone);
+        // SAFETY: the entry's block lives.
+        unsafe { self.become_code(entry, alone, jumps) };
         self.leave(entry, &others);
         true
+    }
+
+    /// A block translated in one pass is other code from now on, wherever jumps to it stand.
+    ///
+    /// # Safety
+    /// `entry` is the first instruction of a block that lives, and `code` a translation of it.
+    unsafe fn become_code(&mut self, entry: *const Insn, code: *const u8, jumps: &mut JumpCache) {
+        let Some(quick) = self.quick.get_mut(&entry) else { return };
+        let before = std::mem::replace(&mut quick.code, code);
+        for &stub in &quick.incoming {
+            self.cache.link(stub, code);
+        }
+        lead(jumps, &quick.jumps, before, code);
+        // SAFETY: the caller's promise; the head stands in front of its first instruction.
+        unsafe { Head::of(entry).translate(entry, code) };
     }
 
     /// A block has a region of its own: paths lead there from now on, they do not go on in the block.
@@ -105,7 +115,7 @@ impl Jit {
             head.count_anew(threshold);
             return true;
         };
-        placed.places.iter().for_each(|&place| self.told.placed(place, Some(linear)));
+        self.told.translated(&placed, linear);
         self.statistics.one_pass += 1;
         self.statistics.one_pass_instructions += links.n as u64;
         self.statistics.one_pass_bytes += compiled.code.len() as u64;
@@ -157,20 +167,16 @@ impl Jit {
             self.full = true;
             return;
         };
-        placed.places.iter().for_each(|&place| self.told.placed(place, Some(region.linear())));
+        self.told.translated(&placed, region.linear());
         self.statistics.paths += 1;
         self.statistics.path_instructions += region.len() as u64;
         self.statistics.one_pass_bytes += compiled.code.len() as u64;
-        for &stub in &quick.incoming {
-            self.cache.link(stub, placed.code);
-        }
-        lead(jumps, &quick.jumps, quick.code, placed.code);
-        (quick.code, quick.others) = (placed.code, others.to_vec());
+        quick.others = others.to_vec();
+        // SAFETY: the caller's promise.
+        unsafe { self.become_code(entry, placed.code, jumps) };
         for &block in others {
             self.members.entry(block).or_default().push(entry);
         }
-        // SAFETY: the caller's promise.
-        unsafe { Head::of(entry).translate(entry, placed.code) };
         for block in region.inner() {
             // SAFETY: as above. It is not the entry.
             self.begins_path(block, unsafe { Head::of(block) });

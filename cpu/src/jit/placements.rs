@@ -1,6 +1,6 @@
 //! Where translated code is, for profilers of the host: told piece by piece, to whom it may concern.
 
-use super::Jit;
+use super::{Jit, cache::Placed};
 use crate::state::Cpu;
 use std::sync::Arc;
 
@@ -32,8 +32,13 @@ impl std::fmt::Debug for Told {
 }
 
 impl Told {
+    /// A translation is in its places.
+    pub(super) fn translated(&self, placed: &Placed, linear: u64) {
+        placed.places.iter().for_each(|&place| self.placed(place, Some(linear)));
+    }
+
     /// Code is in its place.
-    pub(super) fn placed(&self, place: (usize, usize), linear: Option<u64>) {
+    fn placed(&self, place: (usize, usize), linear: Option<u64>) {
         if let Some(told) = self.0.as_ref().filter(|_| place.1 != 0) {
             told.placed(Placement { address: place.0, bytes: place.1, linear });
         }

@@ -327,15 +327,15 @@ impl Region {
 
     /// Blocks that hardly anything but others of the region leads to, without its entry.
     pub(crate) fn inner(&self) -> impl Iterator<Item = *const Insn> + '_ {
-        let led_to = |k: usize| {
-            let leads = self.nodes.iter().filter(move |node| node.successors().contains(&k));
-            leads.fold(0u32, |sum, node| sum.saturating_add(node.part.begins))
-        };
-        let inner = move |&k: &usize| {
-            let begins = self.nodes[k].part.begins;
-            begins / 2 <= led_to(k)
-        };
-        (1..self.nodes.len()).filter(inner).map(|k| self.nodes[k].part.first)
+        let mut led_to = [0u32; BLOCKS];
+        for node in &self.nodes {
+            for to in node.successors() {
+                led_to[to] = led_to[to].saturating_add(node.part.begins);
+            }
+        }
+        let inner =
+            self.nodes.iter().zip(led_to).skip(1).filter(|(node, led_to)| node.part.begins / 2 <= *led_to);
+        inner.map(|(node, _)| node.part.first)
     }
 
     /// Whether it is more than a block alone.

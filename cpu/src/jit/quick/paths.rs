@@ -176,6 +176,7 @@ impl Writer {
         self.asm.cut(0);
         self.asm.full = false;
         (self.mode, self.page) = (mode, page);
+        self.last_origin = 0;
         self.bails.clear();
         self.cold.clear();
         self.holes.clear();
