@@ -278,7 +278,8 @@ fn linux_switches() -> Result<()> {
     Ok(())
 }
 
-/// What a KVM in software does otherwise than processors do, without any switch, by the topics that it fails in. Seen on one that
+/// What a KVM in software does otherwise than processors do, by the topics that fail for it: the first where another engine goes on
+/// with a guest that has seen its CPUID, the others without any switch. Seen on one that
 /// runs user code of 64 bits on the host's processor and imitates everything else.
 const FLAWS: [(&str, &str); 8] = [
     ("moves and addressing", "CPUID shows MOVBE, which was not asked for, and elsewhere it is not there"),

@@ -1,5 +1,5 @@
 //! The host's monotonic clock, without asking the host each time. Where its TSC runs evenly, time is what the clock said a
-//! moment ago and the TSC's ticks since then: that takes a third of the host's own way. Each millisecond the clock is asked
+//! moment ago and the TSC's ticks since then. Each millisecond the clock is asked
 //! anew, so that what NTP does to it comes through, and no error adds up.
 
 use std::sync::OnceLock;
