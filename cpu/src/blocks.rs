@@ -301,7 +301,7 @@ impl Cpu {
     /// Where to run from `self.rip`; faults are those of the fetch.
     pub(crate) fn enter(&mut self) -> Result<*const Insn, Stop> {
         let (place, context) = (self.jump_place(self.rip), self.context_at(self.rip));
-        let e = *self.jumps.entry(place);
+        let e = *self.jumps.entry(place, self.rip);
         if e.rip == self.rip && e.context == context && !e.insn.is_null() {
             self.gpr[reg::PAGE as usize] = self.rip & !(PAGE - 1);
             self.statistics.jumps += 1;

@@ -55,8 +55,8 @@ pub(crate) struct Way {
     pub(crate) context: u64,
 }
 
-/// Where an address stands in a table. The entries of one page are neighbours, so that INVLPG need not look at all; pages
-/// overlap.
+/// Where an address stands in a table, or else in the place whose number differs in the last bit. The entries of one page are
+/// neighbours, so that INVLPG need not look at all; pages overlap.
 #[inline(always)]
 pub(crate) const fn jump_index(rip: u64) -> usize {
     let page = rip >> 12 ^ rip >> 20;
@@ -99,8 +99,12 @@ impl JumpCache {
         self.tables[table].as_ptr()
     }
 
-    pub(crate) fn entry(&mut self, (table, index): (usize, usize)) -> &mut JumpEntry {
-        &mut self.tables[table][index]
+    /// The entry of an address: of the two that may be its, the one that is, or the first.
+    #[inline(always)]
+    pub(crate) fn entry(&mut self, (table, index): (usize, usize), rip: u64) -> &mut JumpEntry {
+        let table = &mut self.tables[table];
+        let second = table[index].rip != rip && table[index ^ 1].rip == rip;
+        &mut table[if second { index ^ 1 } else { index }]
     }
 
     /// The bit of a page.
@@ -118,7 +122,17 @@ impl JumpCache {
             self.marked += 1;
         }
         self.used[table] = true;
-        self.tables[table][jump_index(entry.rip)] = entry;
+        let (table, index) = (&mut self.tables[table], jump_index(entry.rip));
+        // Two addresses that meet in one place would drive each other out again and again.
+        let place = match (table[index].rip == entry.rip, table[index ^ 1].rip == entry.rip) {
+            (false, true) => index ^ 1,
+            (false, false) if !table[index].insn.is_null() => {
+                table[index ^ 1] = table[index];
+                index
+            }
+            _ => index,
+        };
+        table[place] = entry;
         self.marked > CROWDED
     }
 
@@ -153,9 +167,9 @@ impl JumpCache {
         self.short.table(slot, user, ways)
     }
 
-    /// The entry at a place, and those of the small tables for an address, have other code from now on, or none.
+    /// The entry of an address, whose first place is given, and those of the small tables have other code from now on, or none.
     pub(crate) fn lead(&mut self, (place, rip): ((usize, usize), u64), from: *const u8, to: *const u8) {
-        let entry = self.entry(place);
+        let entry = self.entry(place, rip);
         if entry.code == from {
             entry.code = to;
         }
@@ -171,7 +185,7 @@ impl JumpCache {
 }
 
 impl Cpu {
-    /// The table and the entry that serve an address now.
+    /// The table and the first place in it that serve an address now.
     pub(crate) fn jump_place(&self, rip: u64) -> (usize, usize) {
         (self.mmu.jump_tables()[(rip >> 63) as usize].0, jump_index(rip))
     }
@@ -196,5 +210,43 @@ impl Cpu {
         self.mmu.forget_contexts();
         self.jumps.emptied();
         self.refresh_tlb();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(jumps: &mut JumpCache, rip: u64) {
+        // Never looked at.
+        let insn = rip as *const Insn;
+        jumps.insert(0, JumpEntry { rip, context: 1, insn, code: null() });
+    }
+
+    fn knows(jumps: &mut JumpCache, rip: u64) -> bool {
+        jumps.entry((0, jump_index(rip)), rip).rip == rip
+    }
+
+    #[test]
+    fn two_addresses_that_meet_do_not_drive_each_other_out() {
+        const ADDRESS: u64 = 0x40_1000;
+        let meets = |rip: &u64| jump_index(*rip) == jump_index(ADDRESS);
+        let beside = |rip: &u64| jump_index(*rip) == jump_index(ADDRESS) ^ 1;
+        let others = || (ADDRESS + 1..).take(1 << 24);
+        let [same, third] = [0, 1].map(|n| others().filter(meets).nth(n).unwrap());
+        let beside = others().find(beside).unwrap();
+        for pair in [[ADDRESS, same], [ADDRESS, beside], [beside, ADDRESS]] {
+            let mut jumps = JumpCache::new();
+            for _ in 0..3 {
+                pair.iter().for_each(|&rip| note(&mut jumps, rip));
+                assert!(pair.iter().all(|&rip| knows(&mut jumps, rip)), "{pair:x?}");
+            }
+            // Of three, the one that came last is known, and no address twice.
+            note(&mut jumps, third);
+            assert!(knows(&mut jumps, third));
+            assert_eq!(pair.iter().filter(|&&rip| knows(&mut jumps, rip)).count(), 1);
+            jumps.forget(ADDRESS);
+            assert!(!knows(&mut jumps, ADDRESS));
+        }
     }
 }

@@ -18,7 +18,7 @@ bitflags::bitflags! {
         const LONG = 1;
         /// 32-bit code: CS.D.
         const CODE32 = 2;
-        /// 32-bit stack: SS.B.
+        /// 32-bit stack: SS.B, which means nothing to 64-bit code and is not looked at there.
         const STACK32 = 4;
         /// CPL is 3.
         const USER = 8;
@@ -98,7 +98,7 @@ impl Cpu {
         let long = self.long_mode() && cs.attributes & Segment::LONG != 0;
         mode.set(Mode::LONG, long);
         mode.set(Mode::CODE32, !long && cs.attributes & Segment::BIG != 0);
-        mode.set(Mode::STACK32, ss.attributes & Segment::BIG != 0);
+        mode.set(Mode::STACK32, !long && ss.attributes & Segment::BIG != 0);
         mode.set(Mode::USER, self.cpl == 3);
         mode.set(Mode::V86, v86);
         mode.set(Mode::PROTECTED, self.cr0 & cr0::PE != 0 && !v86);

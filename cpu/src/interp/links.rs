@@ -115,7 +115,7 @@ pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
     c.why = Why::Continue;
     // The jump cache may still lead here.
     let place = c.jump_place(c.rip);
-    *c.jumps.entry(place) = JumpEntry::EMPTY;
+    *c.jumps.entry(place, c.rip) = JumpEntry::EMPTY;
     c.forget_unexecuted(i);
     null()
 }
@@ -123,11 +123,13 @@ pub(crate) fn stale(c: &mut Cpu, i: &Insn) -> *const Insn {
 #[inline(always)]
 pub(super) fn through_cache(c: &mut Cpu, rip: u64) -> *const Insn {
     let way = &c.ways[(rip >> 63) as usize];
-    // SAFETY: a way leads to a table of the CPU's, and jump_index is below its size.
-    let e = unsafe { &*way.entries.add(jump_index(rip)) };
-    if e.rip == rip && e.context == way.context {
-        c.gpr[reg::PAGE as usize] = rip & !0xfff;
-        return e.insn;
+    for index in [jump_index(rip), jump_index(rip) ^ 1] {
+        // SAFETY: a way leads to a table of the CPU's; jump_index is below its size, which is even.
+        let e = unsafe { &*way.entries.add(index) };
+        if e.rip == rip && e.context == way.context {
+            c.gpr[reg::PAGE as usize] = rip & !0xfff;
+            return e.insn;
+        }
     }
     c.rip = rip;
     c.why = Why::Continue;

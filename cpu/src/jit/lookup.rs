@@ -23,10 +23,12 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let exit =
         b.import_signature(Signature { params: vec![AbiParam::new(I64)], ..Signature::new(CallConv::Winch) });
     let leave = import(b, Name::Leave, exit);
-    let [entry, known, unknown, same, right, keep, fresh, translated, go, miss] =
+    let [entry, known, unknown, second, same, right, keep, fresh, translated, go, miss] =
         std::array::from_fn(|_| b.create_block());
-    [fresh, translated, miss].into_iter().for_each(|block| b.set_cold_block(block));
-    b.append_block_param(go, I64);
+    [second, fresh, translated, miss].into_iter().for_each(|block| b.set_cold_block(block));
+    for block in [go, same] {
+        b.append_block_param(block, I64);
+    }
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [cpu, rip] = [b.block_params(entry)[0], b.block_params(entry)[1]];
@@ -65,8 +67,16 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let entry = b.ins().iadd(entries, bytes);
     let known = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, rip)));
     let equal = b.ins().icmp(IntCC::Equal, known, rip);
-    b.ins().brif(equal, same, &[], miss, &[]);
+    b.ins().brif(equal, same, &[entry.into()], second, &[]);
+    // Its other place.
+    b.switch_to_block(second);
+    let bytes = b.ins().bxor_imm_u(bytes, size_of::<JumpEntry>() as i64);
+    let entry = b.ins().iadd(entries, bytes);
+    let known = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, rip)));
+    let equal = b.ins().icmp(IntCC::Equal, known, rip);
+    b.ins().brif(equal, same, &[entry.into()], miss, &[]);
     b.switch_to_block(same);
+    let entry = b.block_params(same)[0];
     let its = b.ins().load(I64, STATE, entry, at(offset_of!(JumpEntry, context)));
     let ours = b.ins().load(I64, STATE, way, part(offset_of!(Way, context)));
     let equal = b.ins().icmp(IntCC::Equal, its, ours);

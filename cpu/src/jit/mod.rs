@@ -707,7 +707,7 @@ impl Cpu {
     /// The jump cache leads from an address to a block that has been translated: from now on to its code at once.
     fn code_at(&mut self, rip: u64) -> *const u8 {
         let (place, context) = (self.jump_place(rip), self.context_at(rip));
-        let jump = self.jumps.entry(place);
+        let jump = self.jumps.entry(place, rip);
         if jump.rip != rip || jump.context != context {
             return null();
         }
