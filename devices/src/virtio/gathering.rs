@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -13,6 +13,12 @@ use crate::clock::{Alarm, Clock, Timed};
 
 /// How long an interrupt waits at most, in nanoseconds: far less than disks take.
 const LIMIT: u64 = 250_000;
+/// How long at most where processors have become idle before that: waking the timers' thread costs something.
+const PATIENCE: u64 = 8 * LIMIT;
+/// So often in a row interrupts wait for as long as they may before they do not wait any more, and for how many notifications:
+/// processors are busy, or become idle where nobody sees it, as those of KVM do.
+const TRIALS: u32 = 4;
+const PAUSE: u32 = 1024;
 /// No moment.
 const NEVER: u64 = u64::MAX;
 
@@ -22,6 +28,14 @@ pub struct Gathering {
     alarm: Alarm,
     /// Whether an interrupt waits.
     waits: AtomicBool,
+    /// Since when.
+    since: AtomicU64,
+    /// How long it may.
+    limit: AtomicU64,
+    /// How often in a row one has waited for that long.
+    late: AtomicU32,
+    /// For so many notifications none waits.
+    at_once: AtomicU32,
     /// When the timers are to have a look.
     deadline: AtomicU64,
     functions: Mutex<Vec<Weak<Mutex<dyn Function>>>>,
@@ -36,13 +50,25 @@ impl fmt::Debug for Gathering {
 impl Gathering {
     /// Nobody waits. `alarm` is rung when [`GatheringTimer`] has a deadline.
     pub fn new(clock: Arc<Clock>, alarm: Alarm) -> Arc<Self> {
-        let (waits, deadline) = (AtomicBool::new(false), AtomicU64::new(NEVER));
-        Arc::new(Self { clock, alarm, waits, deadline, functions: Mutex::default() })
+        let [since, limit, deadline] = [0, LIMIT, NEVER].map(AtomicU64::new);
+        let (waits, functions) = (AtomicBool::new(false), Mutex::default());
+        let (late, at_once) = (AtomicU32::new(0), AtomicU32::new(0));
+        Arc::new(Self { clock, alarm, waits, since, limit, late, at_once, deadline, functions })
     }
 
     /// From now on this function's interrupts may wait.
     pub(super) fn add(&self, function: Weak<Mutex<dyn Function>>) {
         self.functions.lock().push(function);
+    }
+
+    /// A driver notifies a device: whether the interrupts for that may wait.
+    pub(super) fn may_wait(&self) -> bool {
+        // Processors that notify at the same time may count one less; that does no harm.
+        let at_once = self.at_once.load(Ordering::Relaxed);
+        if at_once > 0 {
+            self.at_once.store(at_once - 1, Ordering::Relaxed);
+        }
+        at_once == 0
     }
 
     /// An interrupt waits from now on. Called with the function locked.
@@ -51,8 +77,10 @@ impl Gathering {
         if self.waits.swap(true, Ordering::SeqCst) {
             return;
         }
-        // A look that comes too early does no harm, and waking the timers' thread costs something: never twice in a limit.
-        let deadline = self.clock.now().saturating_add(LIMIT);
+        let now = self.clock.now();
+        self.since.store(now, Ordering::SeqCst);
+        // A look that comes too early does no harm, and is not rung for twice in a limit.
+        let deadline = now.saturating_add(self.limit.load(Ordering::SeqCst));
         if self.deadline.compare_exchange(NEVER, deadline, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.alarm.ring(deadline);
         }
@@ -61,6 +89,8 @@ impl Gathering {
     /// A processor has nothing to do: no interrupt waits any longer. Not to be called with a device locked.
     pub fn processor_is_idle(&self) {
         if self.waits.load(Ordering::SeqCst) {
+            self.limit.store(PATIENCE, Ordering::SeqCst);
+            self.late.store(0, Ordering::Relaxed);
             self.flush();
         }
     }
@@ -86,10 +116,26 @@ impl Timed for GatheringTimer {
     }
 
     fn expire(&mut self, now: u64) {
-        if self.0.deadline.load(Ordering::SeqCst) <= now {
-            self.0.deadline.store(NEVER, Ordering::SeqCst);
-            self.0.flush();
+        let Gathering { waits, since, limit, late, at_once, deadline, .. } = &*self.0;
+        if deadline.load(Ordering::SeqCst) > now {
+            return;
         }
+        // What waits may have begun to after the alarm rang.
+        let end = since.load(Ordering::SeqCst).saturating_add(limit.load(Ordering::SeqCst));
+        let waits = waits.load(Ordering::SeqCst);
+        if waits && end > now {
+            return deadline.store(end, Ordering::SeqCst);
+        }
+        deadline.store(NEVER, Ordering::SeqCst);
+        if waits {
+            limit.store(LIMIT, Ordering::SeqCst);
+            if late.fetch_add(1, Ordering::Relaxed) + 1 == TRIALS {
+                late.store(0, Ordering::Relaxed);
+                at_once.store(PAUSE, Ordering::Relaxed);
+            }
+        }
+        // Whoever began to wait meanwhile has found the old deadline, or rings for a new one.
+        self.0.flush();
     }
 }
 

@@ -257,7 +257,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// As [`VirtioPci::run_queue`], for the driver's notifications: its processor is not idle.
     fn notified(&mut self, index: usize) {
-        self.work_on(index, self.gathering.is_some());
+        self.work_on(index, self.gathering.as_ref().is_some_and(|gathering| gathering.may_wait()));
     }
 
     fn work_on(&mut self, index: usize, may_wait: bool) {

@@ -68,6 +68,48 @@ fn no_interrupt_waits_for_long() {
 }
 
 #[test]
+fn timers_are_rung_less_often_where_processors_become_idle() {
+    let (mut driver, gathering, mut timer, clock) = rig(VERSION_1);
+    assert!(!driver.interrupts());
+    gathering.processor_is_idle();
+    assert!(driver.interrupted());
+    // The deadline of then is looked at, and nothing waits.
+    clock.advance(LIMIT);
+    timer.expire(clock.now());
+    assert!(timer.deadline().is_none() && !driver.interrupted());
+    assert!(!driver.interrupts() && !driver.interrupts());
+    assert_eq!(timer.deadline(), Some(clock.now() + PATIENCE));
+    // What begins to wait behind an alarm waits for as long.
+    clock.advance(PATIENCE / 2);
+    gathering.processor_is_idle();
+    assert!(driver.interrupted() && !driver.interrupts());
+    let end = clock.now() + PATIENCE;
+    clock.advance(PATIENCE / 2);
+    timer.expire(clock.now());
+    assert!(!driver.interrupted());
+    assert_eq!(timer.deadline(), Some(end));
+    clock.advance(PATIENCE / 2);
+    timer.expire(end);
+    assert!(driver.interrupted() && timer.deadline().is_none());
+}
+
+#[test]
+fn nothing_waits_where_no_processor_is_seen_idle() {
+    let (mut driver, gathering, mut timer, clock) = rig(VERSION_1);
+    for _ in 0..TRIALS {
+        assert!(!driver.interrupts() && !driver.interrupts());
+        clock.advance(LIMIT);
+        timer.expire(clock.now());
+        assert!(driver.interrupted());
+    }
+    assert!((0..PAUSE).all(|_| driver.interrupts()));
+    // It is tried again.
+    assert!(!driver.interrupts());
+    gathering.processor_is_idle();
+    assert!(driver.interrupted());
+}
+
+#[test]
 fn who_waits_for_each_request_is_interrupted_at_once() {
     let (mut driver, gathering, ..) = rig(VERSION_1);
     let mut late = 0;
