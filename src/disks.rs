@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use softmetal_devices::clock::Clock;
 use softmetal_devices::virtio::blk::{Blk, BlkOptions, OnWriteError};
-use softmetal_storage::{Cache, Disk, Format, OpenError, OpenOptions, Throttle, Workers, open};
+use softmetal_storage::{Cache, Disk, Format, Means, OpenError, OpenOptions, Throttle, Workers, open};
 
 use crate::config::{Config, UseError, parse_size, split_list};
 use crate::outcome::Run;
@@ -27,6 +27,8 @@ pub struct DiskConfig {
     pub open: OpenOptions,
     /// What it may do in a second.
     pub throttle: Throttle,
+    /// By what means data is moved.
+    pub means: Means,
     /// What becomes of writes that the host cannot do.
     pub on_write_error: OnWriteError,
     /// What the guest can ask for as its identity.
@@ -34,7 +36,8 @@ pub struct DiskConfig {
 }
 
 /// The words of `--disk` and what they mean.
-const WORDS: &str = "format=raw|qcow2, readonly=on, ephemeral=on, cache=writeback|none|writethrough|unsafe, iops=N, bps=SIZE, \
+const WORDS: &str = "format=raw|qcow2, readonly=on, ephemeral=on, cache=writeback|none|writethrough|unsafe, \
+                     aio=io_uring|threads, iops=N, bps=SIZE, \
                      werror=report|stop, serial=TEXT, backing=FILE";
 
 impl FromStr for DiskConfig {
@@ -51,6 +54,9 @@ impl FromStr for DiskConfig {
             let item = String::from_utf8_lossy(&item).into_owned();
             let (key, value) = item.split_once('=').unwrap_or((&item, "on"));
             disk.set(key, value)?;
+        }
+        if disk.means == Means::IoUring && disk.throttle != Throttle::default() {
+            return Err(UseError::new("'aio=io_uring' cannot be with iops= or bps=; right is aio=threads"));
         }
         Ok(disk)
     }
@@ -73,6 +79,10 @@ impl DiskConfig {
             "cache" => {
                 let found = Cache::LIST.into_iter().find(|(name, _)| *name == value);
                 self.open.cache = found.ok_or_else(|| wrong("none, writeback, writethrough or unsafe"))?.1;
+            }
+            "aio" => {
+                let found = Means::LIST.into_iter().find(|(name, _)| *name == value);
+                self.means = found.ok_or_else(|| wrong("io_uring or threads"))?.1;
             }
             "iops" => {
                 let count = value.parse().ok().filter(|count: &u64| *count > 0);
@@ -172,7 +182,7 @@ impl OpenDisk {
     /// The device for this disk, which may answer `at_once` only.
     pub(crate) fn attach(&self, number: usize, at_once: bool, halt: Halt) -> Result<Attached> {
         let Self { config, disk } = self;
-        let start = || Workers::start(&format!("disk {number}"), THREADS, config.throttle);
+        let start = || Workers::start(&format!("disk {number}"), THREADS, config.throttle, config.means);
         let workers = (!at_once).then(start).transpose().context("cannot start the threads of a disk")?;
         let workers = workers.map(Arc::new);
         let options = BlkOptions {
@@ -191,8 +201,8 @@ mod tests {
 
     #[test]
     fn all_that_can_be_said_of_a_disk() {
-        let text = "a,,b.img,format=raw,readonly,ephemeral=off,cache=none,iops=100,bps=10M,werror=stop,serial=x1,\
-                    backing=c,,d,backing=e";
+        let text = "a,,b.img,format=raw,readonly,ephemeral=off,cache=none,aio=threads,iops=100,bps=10M,werror=stop,\
+                    serial=x1,backing=c,,d,backing=e";
         let open = OpenOptions {
             path: "a,b.img".into(),
             format: Some(Format::Raw),
@@ -204,6 +214,7 @@ mod tests {
         let expected = DiskConfig {
             open,
             throttle: Throttle { iops: Some(100), bps: Some(10 << 20) },
+            means: Means::Threads,
             on_write_error: OnWriteError::Stop,
             serial: "x1".into(),
         };
@@ -219,6 +230,8 @@ mod tests {
             ("a,format=vmdk", "format=raw or qcow2"),
             ("a,readonly=yes", "readonly=on or off"),
             ("a,cache=fast", "none, writeback, writethrough"),
+            ("a,aio=native", "aio=io_uring or threads"),
+            ("a,aio=io_uring,iops=9", "aio=threads"),
             ("a,iops=0", "iops=N"),
             ("a,bps=x", "bps=SIZE"),
             ("a,werror=ignore", "report or stop"),

@@ -135,10 +135,11 @@ struct MachineArgs {
     /// Guest memory: 512M, 4G; a plain number is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
-    /// A disk: FILE[,format=raw|qcow2][,readonly=on][,ephemeral=on][,cache=writeback|none|writethrough|unsafe][,iops=N]
-    /// [,bps=SIZE][,werror=report|stop][,serial=TEXT][,backing=FILE]; the guest finds /dev/vda, vdb, ..; several times if you
-    /// like. cache=none goes past the host's cache, cache=unsafe ignores the guest's flushes; werror=stop halts the machine
-    /// until SIGCONT where the host cannot write; backing=FILE allows an image to lie on one in another folder
+    /// A disk: FILE[,format=raw|qcow2][,readonly=on][,ephemeral=on][,cache=writeback|none|writethrough|unsafe]
+    /// [,aio=io_uring|threads][,iops=N][,bps=SIZE][,werror=report|stop][,serial=TEXT][,backing=FILE]; the guest finds /dev/vda,
+    /// vdb, ..; several times if you like. cache=none goes past the host's cache, cache=unsafe ignores the guest's flushes;
+    /// werror=stop halts the machine until SIGCONT where the host cannot write; backing=FILE allows an image to lie on one in
+    /// another folder
     #[arg(long, value_name = "FILE[,..]")]
     disk: Vec<DiskConfig>,
     /// Keep nothing of what is written to disks: their images stay as they are

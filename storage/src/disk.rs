@@ -1,8 +1,13 @@
 //! What a guest's disk is.
 
+use std::any::Any;
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
+
+use crate::medium::Medium;
 
 /// The unit in which guests address disks, whatever the size of their blocks.
 pub const SECTOR: u64 = 512;
@@ -53,10 +58,30 @@ pub trait Disk: Send + Sync {
         None
     }
 
+    /// Where all of a range lies in one file, if reading or writing it there is all that is to be done.
+    fn place(&self, _at: u64, _length: u64, _write: bool) -> Option<Place> {
+        None
+    }
+
     /// As [`Disk::write`], if that is likely to be done without waiting for anything; `None` where it is not, and nothing
     /// is written.
     fn write_at_once(&self, _at: u64, _from: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {
         None
+    }
+}
+
+/// A place in a file, where a range of a disk stays as long as this is there.
+pub struct Place {
+    pub(crate) medium: Arc<dyn Medium>,
+    /// Where the range begins.
+    pub(crate) at: u64,
+    /// What keeps it there.
+    pub(crate) _held: Option<Box<dyn Any + Send>>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("medium", &self.medium).field("at", &self.at).finish_non_exhaustive()
     }
 }
 

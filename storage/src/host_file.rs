@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -251,7 +252,8 @@ impl Medium for HostFile {
     }
 
     fn read_at_once(&self, at: u64, into: &mut [IoSliceMut<'_>]) -> Option<io::Result<()>> {
-        if self.direct {
+        let aligned = || self.is_aligned(into.iter().map(|buffer| (buffer.as_ptr().addr(), buffer.len())));
+        if self.direct && !(self.in_memory && aligned()) {
             return None;
         }
         // A file system that needs no flag to do it.
@@ -265,7 +267,12 @@ impl Medium for HostFile {
         }
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        // What lies in memory has nothing to wait for: the kernel would have a thread of its own copy it.
+        (!self.in_memory).then(|| self.file.as_fd())
+    }
+
     fn is_buffered(&self) -> bool {
-        !self.direct
+        !self.direct || self.in_memory
     }
 }

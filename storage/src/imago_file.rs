@@ -37,8 +37,8 @@ impl ImagoFile {
 }
 
 impl ImagoFile {
-    pub(crate) fn medium(&self) -> &dyn Medium {
-        &*self.medium
+    pub(crate) fn medium(&self) -> &Arc<dyn Medium> {
+        &self.medium
     }
 
     fn note_data(&self) {

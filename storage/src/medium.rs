@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 
 /// A file of bytes that keeps what was written before a flush. Several threads may use it at the same time.
 pub trait Medium: Send + Sync + Debug {
@@ -34,6 +35,12 @@ pub trait Medium: Send + Sync + Debug {
     /// As [`Medium::read`], if that is done without waiting for the host's disk; `None` where it is not, and then `into`
     /// may have changed.
     fn read_at_once(&self, _at: u64, _into: &mut [IoSliceMut<'_>]) -> Option<io::Result<()>> {
+        None
+    }
+
+    /// The file of the host's where the same bytes have the same offsets, if there is one from which and to which the host moves
+    /// bytes while nobody waits.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

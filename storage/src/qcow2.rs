@@ -11,7 +11,7 @@ use imago::{
 use parking_lot::RwLock;
 use vm_memory::VolatileSlice;
 
-use crate::disk::{Disk, Limits, MAX_AT_ONCE, SECTOR, check_range, check_writable, total};
+use crate::disk::{Disk, Limits, MAX_AT_ONCE, Place, SECTOR, check_range, check_writable, total};
 use crate::imago_file::ImagoFile;
 use crate::medium::Medium;
 
@@ -24,7 +24,7 @@ type Format = imago::qcow2::Qcow2<ImagoFile>;
 /// A disk in an image, and in the images behind it.
 pub struct Qcow2 {
     /// Written to be changed where places of data go away that others may be using.
-    image: RwLock<Image>,
+    image: Arc<RwLock<Image>>,
     limits: Limits,
 }
 
@@ -126,7 +126,7 @@ impl Qcow2 {
         // What is smaller than the medium's blocks is dealt with by `imago`.
         let size = image.size() - image.size() % SECTOR;
         let limits = Limits { size, block_size: SECTOR as u32, read_only, discard_granularity: 64 << 10 };
-        Self { image: RwLock::new(image), limits }
+        Self { image: Arc::new(RwLock::new(image)), limits }
     }
 
     fn may_write(&self, at: u64, length: u64) -> io::Result<()> {
@@ -188,6 +188,23 @@ impl Disk for Qcow2 {
             at += length;
         }
         Some(Ok(()))
+    }
+
+    fn place(&self, at: u64, length: u64, write: bool) -> Option<Place> {
+        let allowed = if write { self.may_write(at, length) } else { check_range(&self.limits, at, length) };
+        allowed.ok()?;
+        // Held for as long as bytes are moved: what clusters serve for changes under the other kind of lock only. A write to clusters
+        // that have their place needs no order among those of tables.
+        let image = self.image.try_read_arc()?;
+        let (medium, at) = match image.get_mapping(at, length).ok()? {
+            (Mapping::Raw { storage, offset, writable, .. }, there)
+                if there >= length && (writable || !write) =>
+            {
+                (Arc::clone(storage.medium()), offset)
+            }
+            _ => return None,
+        };
+        Some(Place { medium, at, _held: Some(Box::new(image)) })
     }
 
     fn write_at_once(&self, at: u64, from: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {

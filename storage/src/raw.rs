@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use vm_memory::VolatileSlice;
 
-use crate::disk::{Disk, Limits, MAX_AT_ONCE, SECTOR, check_range, check_writable, total};
+use crate::disk::{Disk, Limits, MAX_AT_ONCE, Place, SECTOR, check_range, check_writable, total};
 use crate::medium::Medium;
 
 /// A raw disk.
@@ -66,6 +66,12 @@ impl Disk for Raw {
         check_range(&self.limits, at, total(into)).ok()?;
         let (vector, _guard) = IoVectorMut::from_volatile_slice(into);
         self.medium.read_at_once(at, &mut vector.into_inner())
+    }
+
+    fn place(&self, at: u64, length: u64, write: bool) -> Option<Place> {
+        let allowed = if write { self.may_write(at, length) } else { check_range(&self.limits, at, length) };
+        allowed.ok()?;
+        Some(Place { medium: Arc::clone(&self.medium), at, _held: None })
     }
 
     fn write_at_once(&self, at: u64, from: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {

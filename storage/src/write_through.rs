@@ -4,7 +4,7 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use crate::disk::{Disk, Limits};
+use crate::disk::{Disk, Limits, Place};
 
 /// A disk that flushes after each change.
 pub(crate) struct WriteThrough<D>(pub(crate) D);
@@ -35,6 +35,10 @@ impl<D: Disk> Disk for WriteThrough<D> {
     fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> io::Result<()> {
         self.0.write_zeroes(at, length, may_unmap)?;
         self.0.flush()
+    }
+
+    fn place(&self, at: u64, length: u64, write: bool) -> Option<Place> {
+        if write { None } else { self.0.place(at, length, false) }
     }
 
     fn read_at_once(&self, at: u64, into: &[VolatileSlice<'_>]) -> Option<io::Result<()>> {

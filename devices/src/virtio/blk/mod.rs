@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use log::warn;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use softmetal_storage::{Disk, Job, SECTOR, Workers};
+use softmetal_storage::{Disk, Job, SECTOR, Transfer, Workers};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -248,6 +248,24 @@ impl Job for Task {
         job.execute(&self.shared, &self.dma);
         // Kept where draining finds it, so that nothing turns up behind a reset.
         if job.status.is_some() { self.job = Some(job) } else { self.shared.failed.lock().push(job) }
+    }
+
+    fn transfer(&self) -> Option<Transfer> {
+        let InFlight { request, flush: false, .. } = self.job.as_ref()? else { return None };
+        let (at, parts, write) = match &request.work {
+            Work::Read { at, into } => (*at, into, false),
+            Work::Write { at, from } => (*at, from, true),
+            _ => return None,
+        };
+        let place = self.shared.disk.place(at, request.work.bytes(), write)?;
+        let parts = parts.iter().map(|part| (part.address, part.length as usize));
+        Transfer::new(place, write, self.dma.memory(), parts)
+    }
+
+    fn transferred(&mut self) {
+        if let Some(job) = &mut self.job {
+            job.status = Some(Status::Ok);
+        }
     }
 
     fn tell(self: Box<Self>) {

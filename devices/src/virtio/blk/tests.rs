@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use softmetal_storage::{HostFile, Limits, Medium, Raw, Throttle};
+use softmetal_storage::{HostFile, Limits, Means, Medium, Raw, Throttle};
 use vm_memory::VolatileSlice;
 
 use super::*;
@@ -98,7 +98,8 @@ fn options(on_write_error: OnWriteError) -> BlkOptions {
 
 /// A device that does everything at once, or with threads.
 fn device(disk: &Arc<Disk0>, threads: usize) -> Blk {
-    let workers = (threads > 0).then(|| Workers::start("disk", threads, Throttle::default()).unwrap());
+    let workers =
+        (threads > 0).then(|| Workers::start("disk", threads, Throttle::default(), Means::Any).unwrap());
     Blk::new(disk.clone(), workers.map(Arc::new), options(OnWriteError::Report))
 }
 
@@ -420,7 +421,7 @@ fn the_hosts_errors_are_reported_or_stop_the_machine() {
     let heard = Arc::clone(&reasons);
     let mut options = options(OnWriteError::Stop);
     options.halt = Box::new(move |reason| heard.lock().push(reason.into()));
-    let workers = Workers::start("disk", 1, Throttle::default()).unwrap();
+    let workers = Workers::start("disk", 1, Throttle::default(), Means::Any).unwrap();
     let mut driver = driver_of(Blk::new(disk.clone(), Some(Arc::new(workers)), options));
     driver.poke(DATA, &[0x42; 512]);
     driver.ask(0, OUT, 6, 512, 0);
