@@ -14,6 +14,7 @@ use std::str::FromStr;
 use softmetal_cpu::Model;
 use thiserror::Error;
 
+use crate::debugger::BreakAt;
 use crate::disks::DiskConfig;
 use crate::lockstep::STRETCH;
 use crate::profile::SymbolFile;
@@ -82,6 +83,8 @@ pub struct Config {
     pub replay: Option<PathBuf>,
     /// Memory whose accesses are printed.
     pub watch: Vec<WatchRange>,
+    /// Where processors stop and their state is printed.
+    pub breaks: Vec<BreakAt>,
     /// Speed-ups that are switched off.
     pub debug: DebugFlags,
     /// Two engines run the guest and are compared every so many instructions, 1 to [`MAX_STRETCH`].
@@ -125,6 +128,7 @@ impl Config {
             record: None,
             replay: None,
             watch: Vec::new(),
+            breaks: Vec::new(),
             debug: DebugFlags::empty(),
             lockstep: None,
             profile: None,

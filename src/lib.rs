@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 mod debug_log;
+pub mod debugger;
 mod dirty;
 pub mod disks;
 mod guest_ram;

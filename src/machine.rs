@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
+use softmetal_cpu::CpuState;
 use softmetal_devices::char::CharBackend;
 use softmetal_devices::virtio::balloon::BalloonReport;
 
+use crate::accel::Processor;
 use crate::config::{Accel, Config};
 use crate::console::{Console, LineEnd, Output, Port, Window};
+use crate::debugger::{self, StopSink, Stopped};
 use crate::disks::{self, OpenDisk};
 use crate::journal::Journal;
 use crate::outcome::Outcome;
@@ -204,6 +207,34 @@ impl Handle {
         Ok(pages.into_iter().collect())
     }
 
+    /// The machine stops at these linear addresses, before the instruction there runs, and at no others; whoever
+    /// [`Handle::on_stop`] has named is told. What runs the machine is the same to the guest: it sees nothing of it. In KVM four at
+    /// most are had: with more, the machine goes to the translator; a KVM in software may not see those in user code. The error is a sentence.
+    pub fn set_breakpoints(&self, linear: &[u64]) -> Result<()> {
+        let pc = self.pc();
+        pc.switchboard.set_breakpoints(&pc.debugger, linear).map_err(|why| anyhow!(why))
+    }
+
+    /// Who is told from here on when a processor stops at a breakpoint, and says what becomes of the machine.
+    pub fn on_stop(&self, sink: StopSink) {
+        self.pc().debugger.set_sink(sink);
+    }
+
+    /// The state of a processor of a machine that stands ([`Handle::pause`], [`crate::debugger::Verdict::Stand`]). The error is a
+    /// sentence.
+    pub fn cpu_state(&self, cpu: usize) -> Result<CpuState> {
+        let pc = self.pc();
+        pc.switchboard.with_standing(cpu, |processor| processor.cpu.state()).map_err(|why| anyhow!(why))
+    }
+
+    /// Runs one instruction of a processor of a machine that stands; the others stand on. No interrupt is delivered before or
+    /// behind it; a fault that it raises is. The error is a sentence.
+    pub fn single_step(&self, cpu: usize) -> Result<Stopped> {
+        let pc = self.pc();
+        let step = |processor: &mut Processor| debugger::single_step(cpu, &mut processor.cpu);
+        pc.switchboard.with_standing(cpu, step).map_err(|why| anyhow!(why))
+    }
+
     /// Ends the machine at once.
     pub fn terminate(&self) {
         let mut connection = self.0.lock();
@@ -223,6 +254,9 @@ impl Handle {
         if let (Some(old), Some(new)) = (&connection.pc.virtio.balloon, &pc.virtio.balloon) {
             let target = old.lock().device().target();
             new.lock().set_target(target);
+        }
+        if let Err(why) = pc.switchboard.inherit_breakpoints(&pc.debugger, &connection.pc.debugger) {
+            log::error!("the machine does not stop any more: {why}");
         }
         // Whoever copies RAM begins anew with it.
         if connection.pc.switchboard.is_logging_writes() {

@@ -42,6 +42,7 @@ use crate::accel::{self, Processor, Switchboard};
 use crate::board::{Board, CpuSockets, LocalTimers};
 use crate::config::{Accel, Config, DebugFlags, UseError};
 use crate::debug_log::DebugLog;
+use crate::debugger::Debugger;
 use crate::disks::{Attached, Halt, OpenDisk};
 use crate::journal::entry::Entry;
 use crate::journal::{Answers, Journal, Playback, Recorder, Replayer, Tape, digest_memory};
@@ -54,7 +55,7 @@ use crate::profile::PerfMap;
 use crate::ram_port::RamPort;
 use crate::statistics::{Report, Sampler, Sampling};
 use crate::timers::{Ticker, Timers, Waker};
-use crate::vcpu::{self, Course, Engine};
+use crate::vcpu::{self, AtStops, Course, Engine};
 use crate::{boot, guest_ram, watch};
 
 /// Where the functions sit that are no chips of the board's.
@@ -95,6 +96,7 @@ pub(crate) struct FrontPanel {
     pub(crate) clock: Arc<Clock>,
     pub(crate) timers: Waker,
     pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) debugger: Arc<Debugger>,
     pub(crate) com1: Arc<Mutex<Uart>>,
     pub(crate) virtio: Virtio,
     /// Told when a processor has nothing to do.
@@ -184,6 +186,8 @@ impl Pc {
         boot::set_up_processors(&mut cpus, &entry, tsc_offset);
 
         watch::start(&mut cpus, &config.watch);
+        let debugger = Debugger::new(config)?;
+        cpus.iter_mut().for_each(|cpu| debugger.arm(cpu));
         if let Some(cpu) = cpus.first() {
             let (memory, registers) = (|| digest_memory(ram.memory()), cpu.digest());
             if let Some(tape) = &tape {
@@ -206,13 +210,15 @@ impl Pc {
             run: run.clone(),
             translate: translate(config),
             fixed: accel::choice::needs_own_engine(config),
+            follows_log: config.replay.is_some(),
             only_kvm: config.host_cpu,
             automatic: config.automatic,
             may_enter_kvm: may_enter_kvm(config),
             state: Mutex::new(accel::State::of(config.accel)),
         });
         let waker = timers.waker();
-        let front_panel = FrontPanel { run, clock, timers: waker, switchboard, com1, virtio, gathering, pm };
+        let front_panel =
+            FrontPanel { run, clock, timers: waker, switchboard, debugger, com1, virtio, gathering, pm };
         let how = match journal {
             Journal::Replay(log) => How::Replay(Arc::clone(log)),
             _ => How::Live { counted: counter.is_some(), tape },
@@ -269,7 +275,7 @@ impl Pc {
     /// and in which code, as far as `sampling` says.
     pub(crate) fn run(self, sampling: Sampling, report: &mut Report) -> Result<Outcome> {
         let Self { board, timers, engines, memory, how, workers, front_panel } = self;
-        let FrontPanel { run, switchboard, virtio, gathering, .. } = front_panel;
+        let FrontPanel { run, switchboard, debugger, virtio, gathering, .. } = front_panel;
         let sampler = match sampling {
             Sampling::Nothing => None,
             sampling => {
@@ -289,13 +295,12 @@ impl Pc {
             let course = match &how {
                 How::Live { tape, .. } => {
                     let timers = timers.take().map(|timers| timers.follow(engine.lock().cpu().attention()));
-                    let (tape, switchboard, gathering) =
-                        (tape.clone(), Arc::clone(&switchboard), gathering.clone());
-                    Course::Live { tape, timers, switchboard, gathering }
+                    Course::Live { tape: tape.clone(), timers, gathering: gathering.clone() }
                 }
                 How::Replay(log) => Course::Replay(Arc::clone(log), memory.clone()),
             };
-            threads.push(vcpu::start(index, Arc::clone(engine), &run, course)?);
+            let at_stops = AtStops { debugger: Arc::clone(&debugger), switchboard: Arc::clone(&switchboard) };
+            threads.push(vcpu::start(index, Arc::clone(engine), &run, course, at_stops)?);
             Ok::<_, std::io::Error>(())
         });
         if started.is_err() {

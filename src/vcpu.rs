@@ -11,6 +11,7 @@ use softmetal_devices::bus;
 use softmetal_devices::virtio::gathering::Gathering;
 
 use crate::accel::{Counts, Processor, Switchboard, Trouble};
+use crate::debugger::Debugger;
 use crate::journal::{self, Replayer, Tape};
 use crate::lockstep::Lockstep;
 use crate::outcome::{Outcome, Run};
@@ -87,14 +88,24 @@ impl Engine {
 pub(crate) enum Course {
     /// It runs; its log, if there is one, and the devices' timers, if its instructions are the time.
     /// Its engine may change.
-    Live {
-        tape: Option<Arc<Tape>>,
-        timers: Option<CountedTimers>,
-        switchboard: Arc<Switchboard>,
-        gathering: Option<Arc<Gathering>>,
-    },
+    Live { tape: Option<Arc<Tape>>, timers: Option<CountedTimers>, gathering: Option<Arc<Gathering>> },
     /// It follows a log.
     Replay(Arc<Replayer>, RamPort),
+}
+
+/// Who is told when a processor stops.
+pub(crate) struct AtStops {
+    pub(crate) debugger: Arc<Debugger>,
+    pub(crate) switchboard: Arc<Switchboard>,
+}
+
+impl AtStops {
+    /// The processor stands before an instruction with a breakpoint. By its thread.
+    pub(crate) fn stopped(&self, index: usize, engine: &mut Engine) {
+        if let Some(processor) = engine.processor() {
+            self.debugger.stopped(index, &mut processor.cpu, &self.switchboard);
+        }
+    }
 }
 
 /// Starts the thread of vCPU number `index`. It runs until `run` ends.
@@ -103,15 +114,16 @@ pub(crate) fn start(
     engine: Arc<Mutex<Engine>>,
     run: &Arc<Run>,
     course: Course,
+    stops: AtStops,
 ) -> io::Result<JoinHandle<()>> {
     run.join(engine.lock().cpu().attention());
     let guard = EndOnPanic(Arc::clone(run));
     let work = move || match course {
-        Course::Live { tape, timers, switchboard, gathering } => {
+        Course::Live { tape, timers, gathering } => {
             let gathering = gathering.as_deref();
-            execute(index, &engine, &guard.0, tape.as_deref(), timers.as_ref(), &switchboard, gathering);
+            execute(index, &engine, &guard.0, tape.as_deref(), timers.as_ref(), &stops, gathering);
         }
-        Course::Replay(log, memory) => journal::execute(&mut engine.lock(), &guard.0, &log, &memory),
+        Course::Replay(log, memory) => journal::execute(&mut engine.lock(), &guard.0, &log, &memory, &stops),
     };
     thread::Builder::new().name(format!("vcpu {index}")).spawn(work)
 }
@@ -122,7 +134,7 @@ fn execute(
     run: &Run,
     tape: Option<&Tape>,
     timers: Option<&CountedTimers>,
-    switchboard: &Arc<Switchboard>,
+    stops: &AtStops,
     gathering: Option<&Gathering>,
 ) {
     bus::keep_tables();
@@ -149,7 +161,7 @@ fn execute(
         let exit = match engine.run_for(limit) {
             Ok(exit) => exit,
             Err(Trouble::Stuck(why)) => {
-                switchboard.retreat(&why);
+                stops.switchboard.retreat(&why);
                 continue;
             }
             Err(Trouble::Failed(why)) => {
@@ -171,6 +183,7 @@ fn execute(
                 place.during(Doing::Idle, || attention.wait(None));
             }
             Exit::Requested | Exit::Counted | Exit::Outside => {}
+            Exit::Breakpoint => stops.stopped(index, &mut engine),
             Exit::TripleFault => run.end(Outcome::Crashed(describe(index, engine.cpu()))),
         }
     }

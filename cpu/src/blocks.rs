@@ -462,6 +462,7 @@ impl Cpu {
             if decoded.insns.is_empty() {
                 return Built::Short;
             }
+            self.plant_stops(&mut decoded);
             let end = decoded.end;
             let granules = granules(offset.into(), u64::from(end - offset));
             ram.group().mark(host.marks, page, granules, &self.seat);
@@ -530,6 +531,9 @@ impl Cpu {
             && u64::from(decoded.end.wrapping_sub(offset)) > self.code_room()
         {
             return Err(self.raise(Fault::gp(0)));
+        }
+        if let Some(decoded) = &mut decoded {
+            self.plant_stops(decoded);
         }
         let key = (physical, self.mode);
         match self.blocks.loose.get(&key) {
@@ -600,6 +604,12 @@ impl Cpu {
     pub(crate) fn forget_code(&mut self) {
         let pages: Vec<u64> = self.blocks.pages.keys().copied().collect();
         pages.into_iter().for_each(|page| self.drop_blocks(page, u64::MAX));
+    }
+
+    /// Drops the blocks that are decoded each time.
+    pub(crate) fn forget_loose_blocks(&mut self) {
+        let loose = std::mem::take(&mut self.blocks.loose);
+        self.blocks.graves.extend(loose.into_values().map(|(_, block)| block));
     }
 
     /// Takes back what the block's end will not count, or already has not: `i` and what follows it did not run.

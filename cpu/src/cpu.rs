@@ -36,6 +36,8 @@ pub enum Exit {
     Counted,
     /// The next instruction is not for [`Cpu::run_confined`].
     Outside,
+    /// The next instruction is one of [`Cpu::set_stops`].
+    Breakpoint,
 }
 
 #[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
@@ -158,6 +160,7 @@ impl Cpu {
             interrupt_pending: false,
             breakpoints: Default::default(),
             watchpoints: Default::default(),
+            stops: Default::default(),
             activity: Activity::Active,
             injected: None,
             mmu,
@@ -250,6 +253,12 @@ impl Cpu {
     }
 
     fn run_until(&mut self, goal: u64) -> Exit {
+        if self.has_stopped()
+            && goal > self.instructions()
+            && let Some(exit) = self.go_past()
+        {
+            return exit;
+        }
         self.goal = goal;
         self.count_instructions();
         self.enter_guest();
@@ -320,6 +329,12 @@ impl Cpu {
                     self.cast_shadow(shadow);
                 }
                 return Exit::Counted;
+            }
+            if self.stops.any() && self.stops_here() {
+                if !injected {
+                    self.cast_shadow(shadow);
+                }
+                return Exit::Breakpoint;
             }
             if self.break_before(shadow) {
                 self.deliver_fault();
@@ -476,7 +491,7 @@ impl Cpu {
             }
             return false;
         }
-        if self.confined {
+        if self.confined || self.stops.alone {
             return false;
         }
         let nmi = self.nmi_pending && !self.nmi_blocked;

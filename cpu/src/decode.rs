@@ -30,6 +30,32 @@ pub(crate) struct Decoded {
     pub(crate) short: bool,
 }
 
+impl Decoded {
+    /// Ends the block before an instruction of it, or has it stop there, where that is its first.
+    pub(crate) fn cut(&mut self, at: usize) {
+        let Some(first) = self.insns.get(at) else { return };
+        let (ip, len) = (first.ip, first.len);
+        self.insns.truncate(at);
+        if at == 0 {
+            let mut stop = synthetic_end(ip);
+            stop.len = len;
+            stop.op = Op::Stop as u16;
+            stop.step.set(specialised(Op::Stop, 8, Kind::Imm, Kind::Imm, 0));
+            // What it covers in memory stays.
+            self.end = ip + u16::from(len);
+            self.insns.push(stop);
+            self.n = 1;
+        } else {
+            self.end = ip;
+            self.insns.push(synthetic_end(ip));
+            self.n = at as i32;
+        }
+        self.fall_offset = i32::from(self.end);
+        self.taken_offset = self.fall_offset;
+        self.short = false;
+    }
+}
+
 /// Where the page begins for iced: nothing of a real address enters a decoded block.
 pub(crate) const fn page_base(bitness: u32) -> u64 {
     match bitness {

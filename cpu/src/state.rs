@@ -449,6 +449,7 @@ pub struct Cpu {
     pub(crate) interrupt_pending: bool,
     pub(crate) breakpoints: crate::sys::debug::Breakpoints,
     pub(crate) watchpoints: crate::sys::watch::Watchpoints,
+    pub(crate) stops: crate::sys::stops::Stops,
     pub(crate) activity: Activity,
     pub(crate) injected: Option<Fault>,
     pub(crate) mmu: Mmu,

@@ -13,6 +13,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::{Processor, SOFTWARE, kvm};
 use crate::board::Board;
 use crate::config::Accel;
+use crate::debugger::Debugger;
 use crate::outcome::{Outcome, Run};
 use crate::ram_port::RamPort;
 use crate::vcpu::Engine;
@@ -29,6 +30,8 @@ pub(crate) struct Switchboard {
     pub(crate) translate: Translate,
     /// Why this machine stays with its engine.
     pub(crate) fixed: Option<&'static str>,
+    /// The machine repeats the run of a log.
+    pub(crate) follows_log: bool,
     /// The processor is the host's, so that only KVM can run the machine.
     pub(crate) only_kvm: bool,
     /// The engine was chosen for the user, so another may take its place.
@@ -166,7 +169,7 @@ impl Switchboard {
             guards.iter_mut().filter_map(|engine| engine.processor()).collect();
         let result = match processors.len() == engines.len() {
             true => work(state, &mut processors),
-            false => Err("a machine with two engines has a log of its own".into()),
+            false => Err("the machine has two engines in lockstep".into()),
         };
         drop(processors);
         drop(guards);
@@ -204,6 +207,67 @@ impl Switchboard {
         {
             log::warn!("the machine does not come back to KVM: {why}");
         }
+    }
+
+    /// The machine stands soon, and its clock: for a processor's thread.
+    pub(crate) fn stand(self: &Arc<Self>) {
+        self.run.pause_soon();
+        // Who has the lock may be waiting for this thread.
+        if self.state.try_lock().is_some_and(|state| state.now != Accel::Kvm) {
+            self.board.clock.pause();
+            return;
+        }
+        let this = Arc::clone(self);
+        let work = move || {
+            this.run.pause();
+            this.rest();
+            this.board.clock.pause();
+        };
+        if let Err(error) = thread::Builder::new().name("stand".into()).spawn(work) {
+            self.run.end(Outcome::Failed(format!("cannot start a thread that leaves KVM: {error}")));
+        }
+    }
+
+    /// Works on the CPU of a processor of a machine that stands.
+    pub(crate) fn with_standing<T>(
+        &self,
+        index: usize,
+        work: impl FnOnce(&mut Processor) -> T,
+    ) -> Result<T, String> {
+        let state = self.state.lock();
+        if !self.run.is_paused() || state.now == Accel::Kvm {
+            return Err("the machine runs; pause it first".into());
+        }
+        let engine = state.engines.get(index).ok_or_else(|| format!("there is no processor {index}"))?;
+        // A replay, and two engines in lockstep, do not let go of it.
+        let engine = engine.try_lock();
+        let mut engine = engine.ok_or("the processor is not to be had: it follows a log")?;
+        engine.processor().map(work).ok_or_else(|| "the machine has two engines in lockstep".into())
+    }
+
+    /// Gives all processors other breakpoints.
+    pub(crate) fn set_breakpoints(&self, debugger: &Debugger, places: &[u64]) -> Result<(), String> {
+        if self.follows_log {
+            return Err("a replay has the breakpoints of its beginning".into());
+        }
+        let mut state = self.state.lock();
+        self.stopped(&mut state, |_, processors| {
+            debugger.set_places(places);
+            processors.iter_mut().for_each(|processor| debugger.arm(&mut processor.cpu));
+            Ok(())
+        })
+    }
+
+    /// The machine is one that was reset: its breakpoints are those of the one before.
+    pub(crate) fn inherit_breakpoints(&self, new: &Debugger, old: &Debugger) -> Result<(), String> {
+        if !new.succeed(old) || self.follows_log {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        self.stopped(&mut state, |_, processors| {
+            processors.iter_mut().for_each(|processor| new.arm(&mut processor.cpu));
+            Ok(())
+        })
     }
 
     /// The next engine that there is, in the order KVM, translator, interpreter.

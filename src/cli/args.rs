@@ -16,6 +16,7 @@ use crate::config::{
     Accel, Channel, ClockSource, Config, Debug, DebugFlags, KernelSource, MAX_CPUS, SerialTarget, UseError,
     parse_memory,
 };
+use crate::debugger::BreakAt;
 use crate::disks::DiskConfig;
 use crate::profile::SymbolFile;
 use crate::watch::WatchRange;
@@ -43,7 +44,7 @@ Exit status:
   odd  with --debug-exit, the guest wrote V to port 0xf4: (V << 1) | 1
 
 With --serial stdio on a terminal, Ctrl-A x ends the machine and Ctrl-A h shows the other keys. SIGTERM presses the
-guest's power button; a second one ends the process. Standard output carries what the guest sends and nothing else.";
+guest's power button; a second one ends the machine, a third one the process at once. Standard output carries what the guest sends and nothing else.";
 
 /// Runs whole x86 machines in software, on any host.
 #[derive(Debug, Parser)]
@@ -183,11 +184,15 @@ struct MachineArgs {
     /// Print who touches memory, the first 1000 times: [phys:]ADDRESS[+LENGTH][:r|:w|:rw]; several times if you like
     #[arg(long, value_name = "RANGE")]
     watch: Vec<WatchRange>,
+    /// Print the registers each time the guest comes to ADDRESS or to SYMBOL of --symbols, the first 1000 times; with :stop the
+    /// machine stands there until it gets SIGCONT; several times if you like
+    #[arg(long = "break", value_name = "ADDRESS|SYMBOL[:stop]")]
+    breaks: Vec<BreakAt>,
     /// Find a bug: switch off speed-ups, run two engines in lockstep; or profile the guest; names with commas between; help
     /// lists them
     #[arg(long, value_name = "LIST", value_parser = parse_debug)]
     debug: Option<DebugChoice>,
-    /// Names of the guest's functions for --debug profile: an ELF file, System.map or /proc/kallsyms; @ADDRESS moves it;
+    /// Names of the guest's functions for --debug profile and --break: an ELF file, System.map or /proc/kallsyms; @ADDRESS moves it;
     /// several times if you like
     #[arg(long, value_name = "FILE[@ADDRESS]")]
     symbols: Vec<SymbolFile>,
@@ -278,8 +283,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         Some(DebugChoice::List(list)) => list.clone(),
         Some(DebugChoice::Help) => return Ok(Request::Print(debug_help())),
     };
-    if debug.profile.is_none() && !machine.symbols.is_empty() {
-        return Err(UseError::new("--symbols is for --debug profile, which is not asked for"));
+    if debug.profile.is_none() && machine.breaks.is_empty() && !machine.symbols.is_empty() {
+        return Err(UseError::new("--symbols is for --debug profile and --break, which are not asked for"));
+    }
+    if debug.lockstep.is_some() && !machine.breaks.is_empty() {
+        return Err(UseError::new("--break is not for --debug lockstep: two engines run the guest there"));
     }
     let host_cpu = machine.cpu == ModelChoice::Host;
     let (cpu, leak) = match machine.cpu {
@@ -312,6 +320,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, U
         record: machine.record.clone(),
         replay: machine.replay.clone(),
         watch: machine.watch.clone(),
+        breaks: machine.breaks.clone(),
         debug: debug.flags,
         lockstep: debug.lockstep,
         profile: debug.profile.clone(),
@@ -586,7 +595,7 @@ mod tests {
         let config = run(
             "run --accel interp --cpu v3,leak=on --cpus 4 --memory 4G --kernel k --initrd i --append -x=1 --serial file=o \
              --console unix=c --channel name=a,path=b --channel name=c,path=d --balloon=3G \
-             --transitional --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --stats s -vv \
+             --transitional --debug-exit --testdev --no-reboot --watch phys:0x1000+8:w --watch 64 --break 0x7c00:stop --break f --stats s -vv \
              --debug no-chain,profile=p,no-tlb --symbols vmlinux@0x1000 --symbols m",
         );
         let expected = Config {
@@ -617,6 +626,7 @@ mod tests {
             record: None,
             replay: None,
             watch: vec!["phys:0x1000+8:w".parse().unwrap(), "64".parse().unwrap()],
+            breaks: vec!["0x7c00:stop".parse().unwrap(), "f".parse().unwrap()],
             debug: DebugFlags::NO_CHAIN | DebugFlags::NO_TLB,
             lockstep: None,
             profile: Some(ProfileTo::File("p".into())),
@@ -705,6 +715,8 @@ mod tests {
             ),
             ("demo --debug profile=", ["'profile=' is no debug flag", "profile"]),
             ("demo --symbols vmlinux", ["--symbols is for --debug profile", "not asked for"]),
+            ("demo --break 12", ["--break: '12' is no place to stop at", "0xffffffff81000000"]),
+            ("demo --break f --debug lockstep", ["--break is not for --debug lockstep", "two engines"]),
             ("demo --debug profile --symbols a@0x1z", ["--symbols: 'a@0x1z' names no file", "vmlinux@0x"]),
             ("run --kernel k --kernl x", ["--kernl", "--kernel"]),
             ("run --kernel", ["--kernel", "value"]),

@@ -25,6 +25,7 @@ use crate::statistics::Report;
 use crate::{Machine, Outcome};
 use args::Request;
 use results::Results;
+use signals::Wired;
 
 /// The guest of `softmetal demo`.
 pub(crate) use demo::IMAGE as DEMO;
@@ -88,19 +89,22 @@ fn run(config: &Config) -> Result<u8> {
     let handle = machine.handle();
     console.open(config, &handle)?;
     handle.window_changed();
-    let (window, stopped) = (handle.clone(), handle.clone());
-    signals::handle(
-        move || handle.press_power_button(),
-        move || window.window_changed(),
-        move || stopped.try_again(),
-    )?;
+    let [button, end, window, stopped] = std::array::from_fn(|_| handle.clone());
+    let ended_by = signals::handle(Wired {
+        power_button: move || button.press_power_button(),
+        terminate: move || end.terminate(),
+        window_changed: move || window.window_changed(),
+        try_again: move || stopped.try_again(),
+    })?;
     let mut report = Report::default();
     let outcome = machine.run(&mut report);
     // The guest's last words come before ours, and the terminal is as it was.
     drop(console);
     let outcome = outcome?;
     results.write(&report)?;
-    Ok(status(&outcome))
+    let status = status(&outcome);
+    ended_by.finish();
+    Ok(status)
 }
 
 /// What the end of a machine means for the process.

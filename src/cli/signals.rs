@@ -1,6 +1,8 @@
 //! What softmetal does when it is told to end, to stop or to go on.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -10,15 +12,45 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::console;
 
-/// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT calls `power_button`, which answers
-/// whether the guest listens to it; the second ends the process, and so does SIGHUP. Stopping gives the terminal back for
-/// as long as it lasts; going on calls `try_again`, which answers whether the guest stood. `window_changed` is called when the
-/// terminal's window has another size.
-pub(crate) fn handle(
-    power_button: impl Fn() -> bool + Send + 'static,
-    window_changed: impl Fn() + Send + 'static,
-    try_again: impl Fn() -> bool + Send + 'static,
-) -> Result<()> {
+/// What signals do to the machine.
+pub(crate) struct Wired<P, T, W, A> {
+    /// Answers whether the guest listens to it.
+    pub(crate) power_button: P,
+    /// Ends the machine.
+    pub(crate) terminate: T,
+    /// The terminal's window has another size.
+    pub(crate) window_changed: W,
+    /// The process goes on; answers whether the guest stood.
+    pub(crate) try_again: A,
+}
+
+/// The signal that has ended the machine, if one has.
+#[derive(Clone, Default)]
+pub(crate) struct EndedBy(Arc<AtomicI32>);
+
+impl EndedBy {
+    /// All is written: the process ends by that signal, as those who wait for it expect.
+    pub(crate) fn finish(&self) {
+        match self.0.load(SeqCst) {
+            0 => {}
+            signal => drop(emulate_default_handler(signal)),
+        }
+    }
+}
+
+/// Handles signals on a thread of its own from now on. The first SIGTERM or SIGINT presses the power button, the second ends the
+/// machine, and with it the process, which still says what it has to; the third, and SIGHUP, end the process at once. Stopping gives
+/// the terminal back for as long as it lasts.
+pub(crate) fn handle<P, T, W, A>(wired: Wired<P, T, W, A>) -> Result<EndedBy>
+where
+    P: Fn() -> bool + Send + 'static,
+    T: Fn() + Send + 'static,
+    W: Fn() + Send + 'static,
+    A: Fn() -> bool + Send + 'static,
+{
+    let Wired { power_button, terminate, window_changed, try_again } = wired;
+    let ended_by = EndedBy::default();
+    let ended = ended_by.clone();
     let ignored = ignored_signals();
     // What the parent has set to be ignored (nohup, a shell's background job) stays ignored, but SIGTERM is for us.
     let wanted = [SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH];
@@ -40,6 +72,7 @@ pub(crate) fn handle(
                         );
                     }
                 }
+                SIGTERM | SIGINT if ended.0.swap(signal, SeqCst) == 0 => terminate(),
                 SIGTSTP => {
                     console::suspend();
                     let _ = emulate_default_handler(SIGTSTP);
@@ -60,7 +93,7 @@ pub(crate) fn handle(
         }
     };
     thread::Builder::new().name("signals".into()).spawn(work).context("cannot start the signal thread")?;
-    Ok(())
+    Ok(ended_by)
 }
 
 /// The signals that were set to be ignored when the process started, bit 0 for signal 1. Read before any handler is set.

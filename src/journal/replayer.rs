@@ -15,7 +15,7 @@ use super::{Reader, digest_memory, moment};
 use crate::board::Board;
 use crate::outcome::{Outcome, Run};
 use crate::ram_port::RamPort;
-use crate::vcpu::Engine;
+use crate::vcpu::{AtStops, Engine};
 
 /// More questions than there can be between two checkpoints.
 const MOST_QUESTIONS: usize = 1 << 24;
@@ -189,7 +189,7 @@ fn apply_writes(state: &mut State, memory: &RamPort) {
 }
 
 /// Runs a guest from the log until its end, or until it is not as the log says.
-pub(crate) fn execute(engine: &mut Engine, run: &Run, log: &Replayer, memory: &RamPort) {
+pub(crate) fn execute(engine: &mut Engine, run: &Run, log: &Replayer, memory: &RamPort, stops: &AtStops) {
     log.state.lock().attention = Some(engine.cpu().attention());
     let place = engine.cpu().whereabouts();
     engine.begin();
@@ -208,6 +208,10 @@ pub(crate) fn execute(engine: &mut Engine, run: &Run, log: &Replayer, memory: &R
         };
         let outcome = match exit {
             Exit::Requested => None,
+            Exit::Breakpoint => {
+                stops.stopped(0, engine);
+                None
+            }
             Exit::Counted | Exit::Halted | Exit::WaitForSipi | Exit::TripleFault | Exit::Outside => {
                 log.arrive(engine.cpu(), memory)
             }

@@ -99,6 +99,11 @@ impl Symbols {
         self.0.dedup_by_key(|symbol| symbol.start);
     }
 
+    /// Where a function begins; the first of that name.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|symbol| symbol.name.as_deref() == Some(name)).map(|symbol| symbol.start)
+    }
+
     /// The function that holds an address.
     pub fn find(&self, address: u64) -> Option<&str> {
         let after = self.0.partition_point(|symbol| symbol.start <= address);

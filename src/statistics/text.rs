@@ -80,7 +80,7 @@ impl Report {
             line(f, "balloon", &balloon_in_words(balloon))?;
         }
         if let Some(kvm) = &sum.kvm {
-            top(f, "KVM was left for", kvm.iter().map(|&(name, count)| (name.to_owned(), count)))?;
+            top(f, "KVM left for", kvm.iter().map(|&(name, count)| (name.to_owned(), count)))?;
         }
         if let Some(translator) = &sum.translator {
             line(f, "translator", &translator.to_string())?;

@@ -102,7 +102,7 @@ impl Cpu {
         for _ in 0..ATTEMPTS {
             let before = bytes();
             let decoded = decode::one(&before, offset, self.mode, self.options.model);
-            let Some(decoded) = decoded.filter(|decoded| u64::from(decoded.end) > PAGE) else { break };
+            let Some(mut decoded) = decoded.filter(|decoded| u64::from(decoded.end) > PAGE) else { break };
             let end = u64::from(decoded.end);
             let pieces = [
                 (page, one.marks, granules(offset.into(), PAGE - u64::from(offset))),
@@ -119,6 +119,7 @@ impl Cpu {
             if bytes()[..len] != before[..len] {
                 continue;
             }
+            self.plant_stops(&mut decoded);
             let linking = if self.options.no_chain { Linking::Leave } else { Linking::Cache };
             let block = self.assemble(decoded, (page | 1, offset), linking);
             let (first, key) = (block.first(), key(offset, self.mode));

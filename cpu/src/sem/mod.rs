@@ -691,6 +691,8 @@ semantics! {
         NearRet32 => moves::near::sized_ret::<_, 4>, end;
     }
     leave {
+        // Only debuggers make these.
+        Stop => sys::stops::stop;
         Undefined => sys::misc::undefined;
         TooLong => sys::misc::too_long;
         DeviceNotAvailable => sys::misc::device_not_available;

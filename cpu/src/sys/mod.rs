@@ -21,6 +21,7 @@ pub(crate) mod random;
 pub(crate) mod segment;
 pub(crate) mod sse;
 pub(crate) mod stack;
+pub(crate) mod stops;
 pub(crate) mod string;
 pub(crate) mod syscall;
 pub(crate) mod tables;

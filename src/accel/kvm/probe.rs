@@ -4,11 +4,12 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kvm_bindings::{CpuId, kvm_segment, kvm_userspace_memory_region};
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use softmetal_cpu::CpuidLeaf;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -34,8 +35,7 @@ pub(crate) struct Findings {
 impl Findings {
     /// Whether the processor does not run the guest's system code itself: an imitation of virtualization in software.
     pub(crate) fn is_software(&self) -> bool {
-        // The slowest processors with virtualization take a nanosecond for such an instruction.
-        self.nanoseconds > 20.0
+        is_software(self.nanoseconds)
     }
 }
 
@@ -45,6 +45,19 @@ pub(crate) struct Seen {
     pub(crate) leaf1_ecx: u32,
     pub(crate) leaf7_ebx: u32,
     pub(crate) leaf7_ecx: u32,
+}
+
+fn is_software(nanoseconds: f64) -> bool {
+    // The slowest processors with virtualization take a nanosecond for such an instruction.
+    nanoseconds > 20.0
+}
+
+/// Whether the processor does not run the guest's system code itself, for a machine that is about to be in KVM: the tiny guest runs
+/// in this process, once.
+pub(super) fn imitates(kvm: &Kvm) -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER
+        .get_or_init(|| TinyGuest::new(kvm).and_then(|mut tiny| tiny.add_up(&sum())).is_ok_and(is_software))
 }
 
 /// Runs the probe by `program`, which is this one, for at most `deadline`. The error is a sentence.
@@ -118,34 +131,56 @@ const ASK: [u8; 36] = [
 
 fn examine(for_ever: bool) -> Result<Findings, Error> {
     let (kvm, host) = Host::open()?;
-    let refused = |what: &'static str| move |error: kvm_ioctls::Error| Error::refused(what, error);
-    let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-    let ram = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY as usize)])
-        .map_err(|_| Error::Lacks("memory for a tiny guest"))?;
-    let host_address = ram.iter().next().map_or(0, |region| region.as_ptr() as u64);
-    let region = kvm_userspace_memory_region {
-        memory_size: MEMORY,
-        userspace_addr: host_address,
-        ..kvm_userspace_memory_region::default()
-    };
-    // SAFETY: the memory stays mapped until the end of this function, and nobody has a reference into it.
-    unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
-    let mut vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
-
+    let mut tiny = TinyGuest::new(&kvm)?;
     let code = if for_ever { LOOP.to_vec() } else { sum() };
-    let written = ram.write_slice(&code, GuestAddress(CODE));
-    written.map_err(|_| Error::Lacks("memory for a tiny guest"))?;
-    let mut sregs = vcpu.get_sregs().map_err(refused("to tell special registers"))?;
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    start(&vcpu, &sregs, 2)?;
-    let begin = Instant::now();
-    let result = next_word(&mut vcpu)?;
-    let nanoseconds = begin.elapsed().as_nanos() as f64 / (3.0 * f64::from(TURNS));
-    if result != TURNS.wrapping_mul(TURNS + 1) / 2 {
-        return Err(Error::Lacks("the right result of a tiny guest"));
-    }
-    let seen = user_cpuid(&vm, &ram).ok();
+    let nanoseconds = tiny.add_up(&code)?;
+    let seen = user_cpuid(&tiny.vm, &tiny.ram).ok();
     Ok(Findings { nanoseconds, seen, processors: host.processors })
+}
+
+/// A machine with a little memory.
+struct TinyGuest {
+    vcpu: VcpuFd,
+    vm: VmFd,
+    /// Mapped for longer than KVM has it.
+    ram: GuestMemoryMmap<()>,
+}
+
+impl TinyGuest {
+    fn new(kvm: &Kvm) -> Result<Self, Error> {
+        let refused = |what: &'static str| move |error: kvm_ioctls::Error| Error::refused(what, error);
+        let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        let ram = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY as usize)])
+            .map_err(|_| Error::Lacks("memory for a tiny guest"))?;
+        let host_address = ram.iter().next().map_or(0, |region| region.as_ptr() as u64);
+        let region = kvm_userspace_memory_region {
+            memory_size: MEMORY,
+            userspace_addr: host_address,
+            ..kvm_userspace_memory_region::default()
+        };
+        // SAFETY: the memory stays mapped as long as the machine, which is dropped before it; nobody has a reference into it.
+        unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+        let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
+        Ok(Self { vcpu, vm, ram })
+    }
+
+    /// Runs [`sum`], or what takes its place, in real mode; what an instruction costs, in nanoseconds.
+    fn add_up(&mut self, code: &[u8]) -> Result<f64, Error> {
+        let Self { vcpu, ram, .. } = self;
+        let written = ram.write_slice(code, GuestAddress(CODE));
+        written.map_err(|_| Error::Lacks("memory for a tiny guest"))?;
+        let sregs = vcpu.get_sregs();
+        let mut sregs = sregs.map_err(|error| Error::refused("to tell special registers", error))?;
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        start(vcpu, &sregs, 2)?;
+        let begin = Instant::now();
+        let result = next_word(vcpu)?;
+        let nanoseconds = begin.elapsed().as_nanos() as f64 / (3.0 * f64::from(TURNS));
+        match result == TURNS.wrapping_mul(TURNS + 1) / 2 {
+            true => Ok(nanoseconds),
+            false => Err(Error::Lacks("the right result of a tiny guest")),
+        }
+    }
 }
 
 fn start(vcpu: &VcpuFd, sregs: &kvm_bindings::kvm_sregs, rflags: u64) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use softmetal_devices::interrupts::{APIC_TIMER_HZ, IOAPIC_PINS, LocalApics};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::features::{self, Offered};
-use super::{Error, Host, extended, kick, tsc};
+use super::{Error, Host, extended, kick, probe, tsc};
 use crate::dirty::{DirtyPages, PAGE};
 use crate::ram_port::{RamMap, RamPort};
 
@@ -58,6 +58,8 @@ pub(crate) struct Vm {
     tsc_base: AtomicU64,
     /// Messages that wait until the local APICs have their state; None while they go to KVM at once.
     held: Mutex<Option<Vec<(u64, u32)>>>,
+    /// The processor does not run the guest's system code itself: KVM does, slower than the interpreter.
+    pub(super) imitates: bool,
     /// Counts of KVM's local APIC timers to one of ours.
     pub(super) timer_ratio: u32,
 }
@@ -91,6 +93,7 @@ impl Vm {
             Err(_) => (NS_PER_SEC / APIC_TIMER_HZ) as u32,
         };
         let vm = Self {
+            imitates: probe::imitates(&kvm),
             layout: host.layout(),
             fd,
             host,
