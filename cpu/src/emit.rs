@@ -278,6 +278,18 @@ pub(crate) trait Emit: Sized {
         b: Self::Vec,
         imm: u8,
     ) -> Result<Self::Vec, Self::Stop>;
+    /// Operand 1, a general register or memory, as the low lane of a vector; zeros are above.
+    #[inline(always)]
+    fn source_w_alone(&mut self, w: Width, i: &Insn) -> Result<Self::Vec, Self::Stop> {
+        let v = self.source_w(w, i)?;
+        Ok(self.lane_alone(v))
+    }
+    /// The low lane of operand 1, a vector register or memory, as that of a vector. Nobody looks at what is above.
+    #[inline(always)]
+    fn source_low(&mut self, w: Width, i: &Insn) -> Result<Self::Vec, Self::Stop> {
+        let v = self.source_lane(w, i)?;
+        Ok(self.lane_alone(v))
+    }
     /// COMISS and its relatives, of the low lanes: ZF, PF and CF tell the relation, OF, SF and AF are 0.
     #[inline(always)]
     fn relate(&mut self, op: FloatOp, lanes: Lanes, a: Self::Vec, b: Self::Vec) -> Emitted<Self> {

@@ -189,3 +189,73 @@ fn few_values() {
         }
     }
 }
+
+/// Numbers of all kinds, and their relations as conditions and as the word of flags, in the block that compares and behind it,
+/// where it is left because of a fault, too.
+#[test]
+fn relations() {
+    let numbers =
+        [0, 1 << 63, 1, 1f64.to_bits(), (-2f64).to_bits(), f64::INFINITY.to_bits(), f64::NAN.to_bits()];
+    let code = assemble(KERNEL_CODE, |a| {
+        for first in 0..numbers.len() {
+            for second in 0..numbers.len() {
+                for way in 0..3 {
+                    a.movsd_2(xmm0, qword_ptr(KERNEL_DATA as i32 + 8 * first as i32))?;
+                    a.movsd_2(xmm1, qword_ptr(KERNEL_DATA as i32 + 8 * second as i32))?;
+                    // All flags are set that a comparison clears.
+                    a.mov(eax, 0x7fff_ffff)?;
+                    a.add(eax, eax)?;
+                    a.xor(ecx, ecx)?;
+                    match way {
+                        0 => a.comisd(xmm0, xmm1)?,
+                        1 => a.ucomisd(xmm0, xmm1)?,
+                        // No f32 of these lanes is a NaN.
+                        _ => a.comiss(xmm0, xmm1)?,
+                    }
+                    a.seta(al)?;
+                    a.setp(cl)?;
+                    a.lea(rax, qword_ptr(rax + 2 * rcx))?;
+                    a.setl(cl)?;
+                    a.lea(rax, qword_ptr(rax + 4 * rcx))?;
+                    // Another block, which takes the flags over from memory.
+                    let mut next = a.create_label();
+                    a.jmp(next)?;
+                    a.set_label(&mut next)?;
+                    a.pushfq()?;
+                    a.pop(rdx)?;
+                    a.add(rdi, rdx)?;
+                    a.rol(rdi, 5)?;
+                    a.add(rdi, rax)?;
+                    // An access to two pages, which translated code leaves to the interpreter.
+                    a.comisd(xmm1, xmm0)?;
+                    a.mov(eax, dword_ptr(rsi))?;
+                    a.pushfq()?;
+                    a.pop(rdx)?;
+                    a.add(rdi, rdx)?;
+                    a.mov(qword_ptr(rbx), rdi)?;
+                    a.add(rbx, 8)?;
+                }
+            }
+        }
+        a.stmxcsr(dword_ptr(rbx))?;
+        a.hlt()
+    });
+    let mut expected = None;
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.program(&code);
+        for (k, number) in numbers.into_iter().enumerate() {
+            m.write_u64(KERNEL_DATA + 8 * k as u64, number);
+        }
+        let mut state = Machine::supervisor_state();
+        state.gpr[3] = KERNEL_DATA + 0x1000;
+        state.gpr[6] = KERNEL_DATA + 0x2ffe;
+        m.cpu.set_state(&state);
+        let end = m.run();
+        assert!(matches!(end, End::Halt(_)), "{options:?}: {end:?}");
+        let words: Vec<u64> = (0..numbers.len().pow(2) * 3 + 1)
+            .map(|k| m.read_u64(KERNEL_DATA + 0x1000 + 8 * k as u64))
+            .collect();
+        assert_eq!(words, *expected.get_or_insert_with(|| words.clone()), "{options:?}");
+    }
+}

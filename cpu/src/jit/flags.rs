@@ -38,6 +38,9 @@ pub(super) struct Raw {
 pub(super) const ADD: u32 = 1;
 pub(super) const SUB: u32 = 2;
 pub(super) const LOGIC: u32 = 3;
+/// A comparison of floating-point numbers: bits 15:8 are as LAHF gives them.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "what leaves it so is for that host"))]
+pub(super) const RELATION: u32 = 4;
 
 impl Cpu {
     /// Makes words of flags that translated code has left as they were; `kind` is [`Raw::kind`], 0 if there are none.
@@ -48,6 +51,14 @@ impl Cpu {
             ADD => Arith::Add { a: x, r: y },
             SUB => Arith::Sub { a: x, b: y, r: w.mask(x.wrapping_sub(y)) },
             LOGIC => Arith::Logic { r: x },
+            RELATION => {
+                let bit = |n: u32| x >> (8 + n) & 1;
+                let (cf, pf, zf) = (bit(0), bit(2), bit(6));
+                // PF is the parity of the low byte.
+                self.flags.set_carries(cf != 0, false, false);
+                (self.flags.z, self.flags.s) = (zf ^ 1, pf ^ 1);
+                return;
+            }
             _ => return,
         };
         self.flags.set(w, what);

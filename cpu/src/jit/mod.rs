@@ -262,7 +262,7 @@ pub(crate) struct Jit {
     /// What translates in one pass, if something does.
     quick_translator: Option<quick::Translator>,
     /// Blocks translated in one pass, by their first instruction.
-    quick: FxHashMap<*const Insn, Quick>,
+    quick: FxHashMap<*const Insn, Box<Quick>>,
     /// Where their indirect branches led.
     rings: Rings,
     /// Which instructions go to devices.
@@ -519,7 +519,7 @@ impl Jit {
             self.members.entry(block).or_default().push(entry);
         }
         // What led to its translation in one pass leads here from now on.
-        let quick = self.quick.remove(&entry).unwrap_or_default();
+        let quick = self.quick.remove(&entry).map(|quick| *quick).unwrap_or_default();
         for &stub in &quick.incoming {
             self.cache.link(stub, placed.code);
         }

@@ -16,10 +16,10 @@ impl Translator {
     pub(super) fn new() -> Option<Self> {
         None
     }
-    pub(super) fn translate(&mut self, _: Source<'_>) -> Option<Compiled> {
+    pub(super) fn translate(&mut self, _: Source<'_>) -> Option<&Compiled> {
         match *self {}
     }
-    pub(super) fn translate_path(&mut self, _: &Region, _: &[(u64, u64)]) -> Option<Compiled> {
+    pub(super) fn translate_path(&mut self, _: &Region, _: &[(u64, u64)]) -> Option<&Compiled> {
         match *self {}
     }
 }

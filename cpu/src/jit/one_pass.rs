@@ -110,7 +110,7 @@ impl Jit {
         let devices = self.devices.of(first, insns.len());
         let source = Source { insns, links, mode, page, devices, count: head.count_address(), ring };
         let Some(compiled) = translator.translate(source) else { return false };
-        let Some(placed) = self.cache.place(&compiled, &[]) else {
+        let Some(placed) = self.cache.place(compiled, &[]) else {
             self.full = true;
             head.count_anew(threshold);
             return true;
@@ -124,7 +124,7 @@ impl Jit {
         let count = next.saturating_sub(begun).max(1);
         let (code, begun) = (placed.code, begun.max(0) as u32);
         let quick = Quick { code, alone: code, begins_path, begun, count, ..Quick::default() };
-        self.quick.insert(first, quick);
+        self.quick.insert(first, Box::new(quick));
         head.count_anew(count);
         // SAFETY: the head stands in front of this instruction.
         unsafe { head.translate(first, placed.code) };
@@ -162,7 +162,7 @@ impl Jit {
             })
             .collect();
         let Some(compiled) = translator.translate_path(region, &counted) else { return };
-        let (Some(placed), Some(quick)) = (self.cache.place(&compiled, &[]), self.quick.get_mut(&entry))
+        let (Some(placed), Some(quick)) = (self.cache.place(compiled, &[]), self.quick.get_mut(&entry))
         else {
             self.full = true;
             return;

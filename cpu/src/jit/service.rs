@@ -16,7 +16,7 @@ use std::{
 };
 
 /// A translated region, not yet placed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Compiled {
     pub(super) code: Vec<u8>,
     /// From here on it is rarely run, and stands apart.

@@ -8,8 +8,9 @@ use super::region::{Code, Node, Step, Way, goes_on};
 /// Instructions that are to run in a region, on the average, between its entry and its exit.
 const INSTRUCTIONS_INSIDE: u64 = 400;
 
-/// How many instructions take as long as one that is called.
-const CALLED: u64 = 25;
+/// How many instructions take as long as one of floating point, which one-pass translation has in line, but stores the result
+/// of each.
+const FLOATS: u64 = 4;
 
 /// Whether a region of these nodes is worth it.
 pub(super) fn is_worth_it(nodes: &[Node], code: &impl Code) -> bool {
@@ -24,8 +25,7 @@ pub(super) fn is_worth_it(nodes: &[Node], code: &impl Code) -> bool {
 
 /// What is won by an instruction in a region, as instructions.
 fn won(step: &Step) -> u64 {
-    // One-pass translation has its function called.
-    if step.floats { CALLED } else { 1 }
+    if step.floats { FLOATS } else { 1 }
 }
 
 /// How often a node's end has led out of the region, at the most.

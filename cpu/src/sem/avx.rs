@@ -197,8 +197,7 @@ pub(crate) fn mov_x<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 
 #[inline(always)]
 fn load<E: Emit>(e: &mut E, i: &Insn, w: Width) -> Emitted<E> {
-    let v = e.source_w(w, i)?;
-    let v = e.lane_alone(v);
+    let v = e.source_w_alone(w, i)?;
     finish_low(e, i, v);
     Ok(())
 }
@@ -573,8 +572,8 @@ pub(crate) fn float<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 #[inline(always)]
 pub(crate) fn scalar<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let lanes = lanes(i);
-    let b = e.source_lane(if lanes == Lanes::Ss { D } else { Q }, i)?;
-    let (a, b) = (e.xmm(i.cc), e.lane_alone(b));
+    let b = e.source_low(if lanes == Lanes::Ss { D } else { Q }, i)?;
+    let a = e.xmm(i.cc);
     let v = e.float(FloatOp::from_number(number(i)), lanes, a, b, i.imm as u8)?;
     finish_low(e, i, v);
     Ok(())
@@ -685,8 +684,7 @@ pub(crate) fn fused_packed<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 /// VFMADDSS, VFMADDSD and their relatives.
 #[inline(always)]
 pub(crate) fn fused_scalar<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
-    let b = e.source_lane(if lanes(i) == Lanes::Ss { D } else { Q }, i)?;
-    let b = e.lane_alone(b);
+    let b = e.source_low(if lanes(i) == Lanes::Ss { D } else { Q }, i)?;
     fused(e, i, [b; 2], true)
 }
 

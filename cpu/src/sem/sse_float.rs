@@ -23,10 +23,7 @@ fn lane_width(lanes: Lanes) -> Option<Width> {
 fn operand<E: Emit>(e: &mut E, i: &Insn, part: Option<Width>) -> Result<E::Vec, E::Stop> {
     match part {
         None => e.source_x(i),
-        Some(w) => {
-            let v = e.source_lane(w, i)?;
-            Ok(e.lane_alone(v))
-        }
+        Some(w) => e.source_low(w, i),
     }
 }
 

@@ -17,8 +17,7 @@ pub(crate) fn mov<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
 
 #[inline(always)]
 fn load<E: Emit>(e: &mut E, i: &Insn, w: Width) -> Emitted<E> {
-    let v = e.source_w(w, i)?;
-    let v = e.lane_alone(v);
+    let v = e.source_w_alone(w, i)?;
     e.set_xmm(i.dst, v);
     Ok(())
 }

@@ -362,3 +362,8 @@ pub(in crate::jit) fn synchronise(_: usize, _: usize) {}
 pub(in crate::jit) fn counts_bits() -> bool {
     std::arch::is_x86_feature_detected!("popcnt")
 }
+
+/// Whether it has LAHF and SAHF in 64-bit mode: SDM 2A "CPUID", leaf 8000_0001H, ECX bit 0.
+pub(in crate::jit) fn loads_flags() -> bool {
+    core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 != 0
+}

@@ -82,8 +82,10 @@ pub(super) mod cond {
     pub(in crate::jit::quick) const NOT_GREATER: u8 = 14;
 }
 
-/// Two-byte opcodes stand for themselves; three-byte ones have 0F 38 or 0F 3A above them.
-const TWO: u32 = 0x0f00;
+/// Opcodes of two bytes have 0F above their last one, those of three bytes 0F 38 or 0F 3A.
+pub(super) const TWO: u32 = 0x0f00;
+pub(super) const THREE_38: u32 = 0x0f_3800;
+pub(super) const THREE_3A: u32 = 0x0f_3a00;
 
 /// Code as it grows.
 #[derive(Debug)]
@@ -157,6 +159,10 @@ impl Assembler {
         }
         if opcode >= TWO {
             head |= 0x0f << (8 * n);
+            n += 1;
+        }
+        if opcode >= THREE_38 {
+            head |= u64::from(opcode >> 8 & 0xff) << (8 * n);
             n += 1;
         }
         head |= u64::from(opcode & 0xff) << (8 * n);
@@ -406,9 +412,9 @@ impl Assembler {
     }
 
     /// Distances that lead from the part in front of a place to the part behind it, or back.
-    pub(super) fn across(&self, boundary: usize) -> Vec<usize> {
-        let across = self.patched.iter().filter(|(place, to)| (*place < boundary) != (*to < boundary));
-        across.map(|(place, _)| *place).collect()
+    pub(super) fn across(&self, boundary: usize) -> impl Iterator<Item = usize> {
+        let across = self.patched.iter().filter(move |(place, to)| (*place < boundary) != (*to < boundary));
+        across.map(|(place, _)| *place)
     }
 
     // x87, by the 11 bits of the opcode.
@@ -452,6 +458,10 @@ impl Assembler {
     pub(super) fn copy_out_of_vector(&mut self, to: Host, from: Xmm) {
         self.modrm((0x66, true, TWO | 0x7e), false, from.0, Place::Register(to.0));
     }
+    /// MOVD or MOVQ to a general register, zeros above.
+    pub(super) fn lane_out_of_vector(&mut self, w: Width, to: Host, from: Xmm) {
+        self.modrm((0x66, w.0 == 8, TWO | 0x7e), false, from.0, Place::Register(to.0));
+    }
     /// MOVQ from one, zeros above.
     pub(super) fn copy_into_vector(&mut self, to: Xmm, from: Host) {
         self.modrm((0x66, true, TWO | 0x6e), false, to.0, Place::Register(from.0));
@@ -459,6 +469,45 @@ impl Assembler {
     /// MOVSD between registers: the low half.
     pub(super) fn merge_low(&mut self, to: Xmm, from: Xmm) {
         self.modrm((0xf2, false, TWO | 0x10), false, to.0, Place::Register(from.0));
+    }
+    /// An operation on two vector registers, or from the second to the first: prefix and opcode.
+    pub(super) fn sse(&mut self, (prefix, opcode): (u8, u32), to: Xmm, from: Xmm) {
+        self.modrm((prefix, false, opcode), false, to.0, Place::Register(from.0));
+    }
+    /// One with an immediate.
+    pub(super) fn sse_immediate(&mut self, form: (u8, u32), to: Xmm, from: Xmm, k: u8) {
+        self.sse(form, to, from);
+        self.put(k.into(), 1);
+    }
+    /// MOVSS or MOVSD from memory: zeros above.
+    pub(super) fn load_lane(&mut self, w: Width, to: Xmm, at: At) {
+        let prefix = if w.0 == 4 { 0xf3 } else { 0xf2 };
+        self.modrm((prefix, false, TWO | 0x10), false, to.0, Place::Memory(at));
+    }
+    /// CVTSI2SS or CVTSI2SD, by the prefix, from 32 or 64 bits; what is above the lane stays.
+    pub(super) fn convert_in(&mut self, prefix: u8, w: Width, to: Xmm, from: Host) {
+        self.modrm((prefix, w.0 == 8, TWO | 0x2a), false, to.0, Place::Register(from.0));
+    }
+    /// CVTSS2SI, CVTSD2SI and the truncating ones, by prefix and opcode, to 32 bits, zeros above, or 64.
+    pub(super) fn convert_out(&mut self, (prefix, opcode): (u8, u32), w: Width, to: Host, from: Xmm) {
+        self.modrm((prefix, w.0 == 8, opcode), false, to.0, Place::Register(from.0));
+    }
+    /// FMA: an opcode behind 0F 38; c := a * b + c or a relative of it. `wide`: f64.
+    pub(super) fn fused(&mut self, opcode: u8, wide: bool, c: Xmm, a: Xmm, b: Xmm) {
+        let [r, v, m] = [c, a, b].map(|x| u64::from(x.0 & 15));
+        // VEX of three bytes: R and B are inverse, X is not needed; the map is 0F 38; W, the inverse of a, the prefix 66.
+        let second = 2 | (r >> 3 ^ 1) << 7 | 1 << 6 | (m >> 3 ^ 1) << 5;
+        let third = u64::from(wide) << 7 | (v ^ 15) << 3 | 1;
+        let field = 0xc0 | (r & 7) << 3 | m & 7;
+        self.put(0xc4 | second << 8 | third << 16 | u64::from(opcode) << 24 | field << 32, 5);
+    }
+    /// LAHF: AH := SF, ZF, AF, PF and CF.
+    pub(super) fn flags_to_ah(&mut self) {
+        self.put(0x9f, 1);
+    }
+    /// SAHF, the inverse: OF stays.
+    pub(super) fn flags_from_ah(&mut self) {
+        self.put(0x9e, 1);
     }
     /// PMOVMSKB, MOVMSKPS or MOVMSKPD.
     pub(super) fn mask(&mut self, (prefix, opcode): (u8, u8), to: Host, from: Xmm) {

@@ -189,3 +189,30 @@ fn x87() {
         "fadd st,dword ptr [rbp+10h]; fnstsw [r12]; fstp tbyte ptr [rax+r13],st; fadd st,st(1); fcomi st,st(1); fcompp"
     );
 }
+
+#[test]
+fn floating_point() {
+    let all = text(|a| {
+        a.sse((0xf2, TWO | 0x58), Xmm(9), Xmm(1));
+        a.sse((0x66, THREE_38 | 0x29), Xmm(1), Xmm(10));
+        a.sse_immediate((0x66, THREE_3A | 0x0b), Xmm(8), Xmm(2), 4);
+        a.sse_immediate((0, TWO | 0xc2), Xmm(3), Xmm(4), 6);
+        a.load_lane(D, Xmm(9), At::sum(RAX, R8));
+        a.load_lane(Q, Xmm(1), At::new(RBP, 16));
+        a.convert_in(0xf2, Q, Xmm(9), RAX);
+        a.convert_in(0xf3, D, Xmm(1), R8);
+        a.convert_out((0xf2, TWO | 0x2c), Q, RAX, Xmm(9));
+        a.convert_out((0xf3, TWO | 0x2d), D, R8, Xmm(1));
+        a.lane_out_of_vector(D, R8, Xmm(1));
+        a.fused(0xb9, true, Xmm(1), Xmm(2), Xmm(3));
+        a.fused(0xbc, false, Xmm(9), Xmm(10), Xmm(11));
+        a.flags_to_ah();
+        a.flags_from_ah();
+    });
+    assert_eq!(
+        all,
+        "addsd xmm9,xmm1; pcmpeqq xmm1,xmm10; roundsd xmm8,xmm2,4; cmpnleps xmm3,xmm4; movss xmm9,[rax+r8]; \
+         movsd xmm1,[rbp+10h]; cvtsi2sd xmm9,rax; cvtsi2ss xmm1,r8d; cvttsd2si rax,xmm9; cvtss2si r8d,xmm1; \
+         movd r8d,xmm1; vfmadd231sd xmm1,xmm2,xmm3; vfnmadd231ps xmm9,xmm10,xmm11; lahf; sahf"
+    );
+}

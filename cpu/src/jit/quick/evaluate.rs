@@ -25,7 +25,7 @@ impl Writer {
         if self.mode.is_64() { at } else { self.in_segment(seg::SS, at, w.0.into(), write) }
     }
 
-    fn guest(&mut self, w: Width, i: &Insn) -> Val {
+    pub(super) fn guest(&mut self, w: Width, i: &Insn) -> Val {
         let at = self.operand_address(i, None, w.0.into(), false);
         self.guest_load(w, at, Self::begins_with(i))
     }
@@ -424,10 +424,7 @@ impl Emit for Writer {
     }
     fn source_lane(&mut self, w: Width, i: &Insn) -> Result<Val, Unsupported> {
         if i.src_kind() == Kind::Reg {
-            let to = self.temporary();
-            self.asm.load(w, to, Self::vector_place(i.src));
-            self.bind(to, w.0);
-            return Ok(self.standing(to));
+            return Ok(self.part_of_vector(w, i.src));
         }
         Ok(self.guest(w, i))
     }
@@ -489,6 +486,19 @@ impl Emit for Writer {
         }
         to
     }
+    fn source_w_alone(&mut self, w: Width, i: &Insn) -> Result<Xmm, Unsupported> {
+        if matches!(i.src_kind(), Kind::Reg | Kind::Imm) {
+            let v = self.source_w(w, i)?;
+            return Ok(self.lane_alone(v));
+        }
+        self.guest_lane(w, i)
+    }
+    fn source_low(&mut self, w: Width, i: &Insn) -> Result<Xmm, Unsupported> {
+        if i.src_kind() == Kind::Reg {
+            return Ok(self.guest_vector(i.src));
+        }
+        self.guest_lane(w, i)
+    }
     fn lane_alone(&mut self, x: Val) -> Xmm {
         let x = self.host(x);
         let to = self.vector_register();
@@ -507,6 +517,9 @@ impl Emit for Writer {
     fn vec_new(&mut self, op: VecOp, a: Xmm, b: Xmm, imm: u8) -> Result<Xmm, Unsupported> {
         self.vector_operation(op, a, b, imm)
     }
+    fn relate(&mut self, op: FloatOp, lanes: Lanes, a: Xmm, b: Xmm) -> Emitted<Self> {
+        self.float_relation(op, lanes, a, b)
+    }
     fn vec3(&mut self, _: TernaryOp, a: Xmm, _: Xmm, _: Xmm, _: u8) -> Xmm {
         self.failed = true;
         a
@@ -514,28 +527,35 @@ impl Emit for Writer {
     fn vec3_new(&mut self, _: TernaryOp, _: Xmm, _: Xmm, _: Xmm, _: u8) -> Result<Xmm, Unsupported> {
         Err(Unsupported)
     }
-    fn float(&mut self, _: FloatOp, _: Lanes, _: Xmm, _: Xmm, _: u8) -> Result<Xmm, Unsupported> {
-        Err(Unsupported)
+    fn float(&mut self, op: FloatOp, lanes: Lanes, a: Xmm, b: Xmm, imm: u8) -> Result<Xmm, Unsupported> {
+        self.float_operation(op, lanes, a, b, imm)
     }
     fn float_y(
         &mut self,
-        _: FloatOp,
-        _: Lanes,
-        _: [Xmm; 2],
-        _: [Xmm; 2],
-        _: u8,
+        op: FloatOp,
+        lanes: Lanes,
+        a: [Xmm; 2],
+        b: [Xmm; 2],
+        imm: u8,
     ) -> Result<[Xmm; 2], Unsupported> {
-        Err(Unsupported)
+        // With all exceptions masked, halves are apart.
+        let low = self.float_operation(op, lanes, a[0], b[0], imm)?;
+        Ok([low, self.float_operation(op, lanes, a[1], b[1], imm)?])
     }
     fn fused(
         &mut self,
-        _: Fused,
-        _: Lanes,
-        _: &[Xmm],
-        _: &[Xmm],
-        _: &[Xmm],
+        form: Fused,
+        lanes: Lanes,
+        x: &[Xmm],
+        y: &[Xmm],
+        z: &[Xmm],
     ) -> Result<[Xmm; 2], Unsupported> {
-        Err(Unsupported)
+        let low = self.fused_operation(form, lanes, [x[0], y[0], z[0]])?;
+        let high = match (x, y, z) {
+            ([_, x], [_, y], [_, z]) => self.fused_operation(form, lanes, [*x, *y, *z])?,
+            _ => low,
+        };
+        Ok([low, high])
     }
 }
 

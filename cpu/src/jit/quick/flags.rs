@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     flags::{Arith, CARRIES},
-    jit::flags::{ADD, LOGIC, SUB},
+    jit::flags::{ADD, LOGIC, RELATION, SUB},
     width::{B, D, Q, Width},
 };
 
@@ -36,6 +36,10 @@ pub(super) enum Pending {
         w: Width,
         r: Fixed,
     },
+    /// A comparison of floating-point numbers: bits 15:8 are as LAHF gives them, and OF is 0.
+    Relation {
+        r: Host,
+    },
 }
 
 /// What an instruction does to the flags.
@@ -46,10 +50,16 @@ pub(super) enum Change {
     Carry(Bit),
     CarryOverflowIf(Bit, Bit, Bit),
     Zero(Bit),
+    /// As [`Pending::Relation`].
+    Relation(Host),
 }
 
 /// Flags that are not words, as [`crate::state::Cpu`] makes words of them: kind, and two values.
 pub(super) type Raw = (u32, Fixed, Option<Fixed>);
+
+/// CF alone, as the difference of l and t: [`CARRIES`] has no other bit there.
+const RELATION_CARRY: u8 = 5;
+const _: () = assert!(CARRIES[0][0] == 0 && CARRIES[1][0] == 0 && CARRIES[1][1] == 1 << RELATION_CARRY);
 
 const Z: usize = 0;
 const S: usize = 1;
@@ -67,7 +77,8 @@ impl Writer {
     /// A condition of the flags as the instruction finds them.
     pub(super) fn flag_bit(&self, cc: u8) -> Bit {
         match (self.pending, cc & !1) {
-            (Pending::Logic { .. }, cond::OVERFLOW | cond::BELOW) => Bit::Known(cc & 1 != 0),
+            (Pending::Logic { .. }, cond::OVERFLOW | cond::BELOW)
+            | (Pending::Relation { .. }, cond::OVERFLOW) => Bit::Known(cc & 1 != 0),
             _ => Bit::Flags(cc),
         }
     }
@@ -112,8 +123,20 @@ impl Writer {
                 self.asm.alu(Alu::Add, w, RAX, a);
                 cc
             }
+            Pending::Relation { r } => {
+                self.related(r);
+                cc
+            }
             Pending::Words | Pending::Result { .. } => self.condition_of_words(cc),
         }
+    }
+
+    /// The host's flags := those of a comparison of floating-point numbers. Uses RAX.
+    fn related(&mut self, r: Host) {
+        self.asm.copy32(RAX, r);
+        // OF is 0 behind it.
+        self.asm.test(D, RAX, RAX);
+        self.asm.flags_from_ah();
     }
 
     fn condition_of_words(&mut self, cc: u8) -> u8 {
@@ -236,6 +259,19 @@ impl Writer {
                 self.store_word(L, Fixed::Known(0));
                 self.store_word(T, Fixed::Known(0));
             }
+            Pending::Relation { r } => {
+                self.related(r);
+                // Nothing here changes the host's flags until all have been asked for. PF is the parity of the low byte.
+                for (n, cc) in [(Z, cond::NOT_EQUAL), (S, cond::PARITY ^ 1), (T, cond::BELOW)] {
+                    self.asm.set(cc, RCX);
+                    self.asm.zero_extend(B, RCX, RCX);
+                    if n == T {
+                        self.asm.shift(Shift::Left, D, RCX, RELATION_CARRY);
+                    }
+                    self.store_word(n, Fixed::In(RCX));
+                }
+                self.store_word(L, Fixed::Known(0));
+            }
         }
     }
 
@@ -261,6 +297,7 @@ impl Writer {
             Pending::Add { w, a, r } => Some((ADD | u32::from(w.0) << 8, a, Some(r))),
             Pending::Sub { w, a, b } => Some((SUB | u32::from(w.0) << 8, a, Some(b))),
             Pending::Logic { w, r } => Some((LOGIC | u32::from(w.0) << 8, r, None)),
+            Pending::Relation { r } => Some((RELATION | u32::from(Q.0) << 8, Fixed::In(r), None)),
             Pending::Words | Pending::Result { .. } => None,
         }
     }
@@ -278,6 +315,7 @@ impl Writer {
             Pending::Add { a, r, .. } => bit(a) | bit(r),
             Pending::Sub { a, b, .. } => bit(a) | bit(b),
             Pending::Logic { r, .. } | Pending::Result { r, .. } => bit(r),
+            Pending::Relation { r } => bit(Fixed::In(r)),
         };
         (self.pending, self.stored) = (pending, stored);
     }
@@ -297,6 +335,7 @@ impl Writer {
             }
             Change::Carry(c) | Change::Zero(c) => self.prepare(c),
             Change::CarryOverflowIf(c, cf, of) => [c, cf, of].into_iter().for_each(|bit| self.prepare(bit)),
+            Change::Relation(_) => {}
         }
     }
 
@@ -368,6 +407,7 @@ impl Writer {
                 }
                 self.pend(Pending::Words, true);
             }
+            Change::Relation(r) => self.pend(Pending::Relation { r }, false),
         }
     }
 

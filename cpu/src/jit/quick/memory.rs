@@ -6,6 +6,7 @@ use super::{
     values::{Fixed, Two, Val},
 };
 use crate::{
+    emit::Emit,
     insn::{Insn, Kind, attr},
     mmu::{
         ENTRIES, TlbEntry,
@@ -207,6 +208,19 @@ impl Writer {
         let to = self.vector_register();
         self.asm.load_vector(to, at);
         to
+    }
+
+    /// A lane of 4 or 8 bytes of the memory operand, zeros above.
+    pub(super) fn guest_lane(&mut self, w: Width, i: &Insn) -> Result<Xmm, Unsupported> {
+        if !matches!(w, D | Q) {
+            let v = self.guest(w, i);
+            return Ok(self.lane_alone(v));
+        }
+        let linear = self.operand_address(i, None, w.0.into(), false);
+        let at = self.probe(linear, w.0.into(), false, Self::begins_with(i));
+        let to = self.vector_register();
+        self.asm.load_lane(w, to, at);
+        Ok(to)
     }
 
     pub(super) fn guest_store_vector(&mut self, linear: Val, v: Xmm, begin: u8) {

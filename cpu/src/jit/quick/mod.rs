@@ -10,6 +10,7 @@
 mod assembler;
 mod evaluate;
 mod flags;
+mod float;
 mod grouped;
 mod memory;
 mod paths;
@@ -45,6 +46,7 @@ use paths::{Leaving, Place};
 use smallvec::SmallVec;
 use std::mem::offset_of;
 use values::{Fixed, HELD, Held, Node, Two, Val};
+use vectors::Vectors;
 
 /// Bytes of the longest translation.
 const ROOM: usize = 64 << 10;
@@ -108,13 +110,13 @@ impl Translator {
     }
 
     /// Translates a block; None where it is better interpreted.
-    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
+    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<&Compiled> {
         self.0.translate(source)
     }
 
     /// Translates all blocks of a region that is within one page. By block: where it counts how often it may begin, and the
     /// ring of its indirect branch, as [`Source`] has them.
-    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<Compiled> {
+    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<&Compiled> {
         self.0.translate_path(region, counted)
     }
 }
@@ -158,7 +160,7 @@ struct Writer {
     /// Those that the flags follow from.
     kept: u16,
     victim: u8,
-    vectors: u8,
+    vectors: Vectors,
     pending: Pending,
     /// The words have what is pending.
     stored: bool,
@@ -175,10 +177,16 @@ struct Writer {
     cold: Vec<Cold>,
     holes: Vec<Hole>,
     exits: Vec<(u32, i32)>,
+    /// What came out, in memory that the next one uses too.
+    compiled: Compiled,
     /// The host counts bits.
     counts_bits: bool,
+    /// It has LAHF and SAHF.
+    loads_flags: bool,
     /// The x87 unit is known to be the host's.
     unit_is_live: bool,
+    /// All exceptions of MXCSR are known to be masked.
+    masked: bool,
 }
 
 /// What is put back where an instruction turns out not to be supported.
@@ -194,6 +202,8 @@ struct Mark {
     /// Ways to the interpreter in front of the instruction.
     sites: usize,
     unit_is_live: bool,
+    masked: bool,
+    vectors: Vectors,
 }
 
 impl Writer {
@@ -223,7 +233,7 @@ impl Writer {
             pinned: 0,
             kept: 0,
             victim: 0,
-            vectors: 0,
+            vectors: Vectors::default(),
             pending: Pending::Words,
             stored: true,
             new_registers: SmallVec::new(),
@@ -236,8 +246,11 @@ impl Writer {
             cold: Vec::new(),
             holes: Vec::new(),
             exits: Vec::new(),
+            compiled: Compiled::default(),
             counts_bits: super::host::counts_bits(),
+            loads_flags: super::host::loads_flags(),
             unit_is_live: false,
+            masked: false,
         }
     }
 
@@ -279,7 +292,8 @@ impl Writer {
     /// Translates one instruction; true if it ended the block.
     fn instruction(&mut self, i: &Insn, step: &Step) -> bool {
         self.nodes.clear();
-        (self.pinned, self.vectors, self.failed, self.parted) = (0, 0, false, false);
+        (self.pinned, self.failed, self.parted) = (0, false, false);
+        self.vectors.unpin();
         self.new_registers.clear();
         self.new_flags.clear();
         self.bails.push(Bail {
@@ -305,6 +319,8 @@ impl Writer {
                 exits: self.exits.len(),
                 sites: self.bails.last().map_or(0, |bail| bail.sites.len()),
                 unit_is_live: self.unit_is_live,
+                masked: self.masked,
+                vectors: self.vectors,
             };
             let before = self.leaving();
             let done = match Op::from_number(i.op).needs() {
@@ -353,7 +369,7 @@ impl Writer {
         self.cold.truncate(mark.cold);
         self.holes.truncate(mark.holes);
         self.exits.truncate(mark.exits);
-        self.unit_is_live = mark.unit_is_live;
+        (self.unit_is_live, self.masked, self.vectors) = (mark.unit_is_live, mark.masked, mark.vectors);
         self.nodes.clear();
         self.pinned = 0;
         self.failed = false;

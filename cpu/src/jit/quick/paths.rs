@@ -10,6 +10,7 @@ use super::{
     flags::Pending,
     grouped::Groups,
     values::{Bit, HELD, Held},
+    vectors::Vectors,
 };
 use crate::{
     attention::Attention,
@@ -104,19 +105,23 @@ struct Left {
     holds: [Option<u8>; 16],
     bound: [u8; 16],
     groups: Groups,
+    vectors: Vectors,
     unit_is_live: bool,
+    masked: bool,
     leaving: Leaving,
 }
 
 /// Whether somebody may look at the flags as they are at the beginning of a block, or behind it.
 fn wants_flags(steps: &[Step]) -> bool {
-    let first = steps.iter().find(|step| step.may_leave || step.reads & FLAGS != 0 || step.kills_flags);
-    first.is_none_or(|step| step.may_leave || step.reads & FLAGS != 0)
+    // Floating point is left to the interpreter while an exception is unmasked.
+    let looks = |step: &Step| step.may_leave || step.floats || step.reads & FLAGS != 0;
+    let first = steps.iter().find(|step| looks(step) || step.kills_flags);
+    first.is_none_or(looks)
 }
 
 impl Writer {
     /// A block alone.
-    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<Compiled> {
+    pub(super) fn translate(&mut self, source: Source<'_>) -> Option<&Compiled> {
         let Source { insns, links, mode, page, devices, count, ring } = source;
         let first = insns.first()?;
         // The interpreter's own instructions, and these as they are translated.
@@ -137,7 +142,7 @@ impl Writer {
     }
 
     /// Those of a region.
-    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<Compiled> {
+    pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<&Compiled> {
         if segmented::checks_code(region.mode()) {
             // Each block would leave for the interpreter, with flags that nobody else looks at.
             return None;
@@ -172,7 +177,7 @@ impl Writer {
         self.write(&pieces, region.mode(), (region.page() / PAGE) as u32)
     }
 
-    fn write(&mut self, pieces: &[Piece<'_>], mode: Mode, page: u32) -> Option<Compiled> {
+    fn write(&mut self, pieces: &[Piece<'_>], mode: Mode, page: u32) -> Option<&Compiled> {
         self.asm.cut(0);
         self.asm.full = false;
         (self.mode, self.page) = (mode, page);
@@ -217,15 +222,18 @@ impl Writer {
                 self.asm.patch(site, place.at?);
             }
         }
-        (!self.asm.full).then(|| Compiled {
-            code: self.asm.code().to_vec(),
-            cold_from,
-            across: self.asm.across(cold_from),
-            entry: 0,
-            holes: self.holes.clone(),
-            exits: self.exits.clone(),
-            cells: Vec::new(),
-        })
+        if self.asm.full {
+            return None;
+        }
+        let compiled = &mut self.compiled;
+        compiled.code.clear();
+        compiled.code.extend_from_slice(self.asm.code());
+        compiled.cold_from = cold_from;
+        compiled.across.clear();
+        compiled.across.extend(self.asm.across(cold_from));
+        std::mem::swap(&mut compiled.holes, &mut self.holes);
+        std::mem::swap(&mut compiled.exits, &mut self.exits);
+        Some(compiled)
     }
 
     /// Behind which instructions somebody wants the flags.
@@ -260,7 +268,8 @@ impl Writer {
             Some(left) => {
                 (self.held, self.holds, self.bound) = (left.held, left.holds, left.bound);
                 self.groups = left.groups;
-                self.unit_is_live = left.unit_is_live;
+                (self.unit_is_live, self.masked) = (left.unit_is_live, left.masked);
+                self.vectors = left.vectors;
                 self.take_over(left.leaving);
                 self.places[k].at = Some(self.asm.len());
                 self.count_begin(k, self.raw_flags());
@@ -271,7 +280,7 @@ impl Writer {
             None => {
                 self.forget_copies();
                 self.drop_flags();
-                self.unit_is_live = false;
+                (self.unit_is_live, self.masked) = (false, false);
                 self.owed = 0;
                 if k == 0 {
                     self.enter();
@@ -360,7 +369,9 @@ impl Writer {
             holds: self.holds,
             bound: self.bound,
             groups: self.groups,
+            vectors: self.vectors,
             unit_is_live: self.unit_is_live,
+            masked: self.masked,
             leaving: self.leaving(),
         };
         let place = &mut self.places[to];

@@ -170,6 +170,7 @@ impl Writer {
     pub(super) fn forget_copies(&mut self) {
         self.held = [Held::Nowhere; HELD];
         self.holds = [None; 16];
+        self.vectors.forget();
         self.forget_origins();
     }
 

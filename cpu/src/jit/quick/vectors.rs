@@ -1,19 +1,33 @@
-//! Vectors in one-pass translation: moves, and the integer operations that every x86-64 host has an instruction for.
+//! Vectors in one-pass translation: moves, and the integer operations that the host has an instruction for.
+//!
+//! Vector registers are written to the CPU state at once, as general ones are, and copies stay in the host's.
 
 use super::{
     Unsupported, Writer,
-    assembler::{At, Host, RAX, Xmm},
+    assembler::{At, Host, RAX, THREE_38, TWO, Xmm},
+    values::Val,
 };
-use crate::vector::VecOp;
+use crate::{
+    vector::{VecOp, wide::can},
+    width::Width,
+};
 
-/// The opcode of an operation, behind 66 0F; its first operand is the instruction's.
-fn opcode(op: VecOp) -> Option<u8> {
+/// Prefix and opcode of an operation on two operands, the first of which is the instruction's, or on the second alone.
+fn form(op: VecOp) -> Option<(u8, u32)> {
     use VecOp as V;
-    Some(match op {
+    let opcode = match op {
         V::And => 0xdb,
         V::AndNot => 0xdf,
         V::Or => 0xeb,
         V::Xor => 0xef,
+        V::ShlW => 0xf1,
+        V::ShlD => 0xf2,
+        V::ShlQ => 0xf3,
+        V::ShrW => 0xd1,
+        V::ShrD => 0xd2,
+        V::ShrQ => 0xd3,
+        V::SarW => 0xe1,
+        V::SarD => 0xe2,
         V::AddB => 0xfc,
         V::AddW => 0xfd,
         V::AddD => 0xfe,
@@ -59,6 +73,76 @@ fn opcode(op: VecOp) -> Option<u8> {
         V::PackSWB => 0x63,
         V::PackSDW => 0x6b,
         V::PackUsWB => 0x67,
+        V::MergeD => return Some((0xf3, TWO | 0x10)),
+        V::MergeQ => return Some((0xf2, TWO | 0x10)),
+        _ if can(op) => return later_form(op),
+        _ => return None,
+    };
+    Some((0x66, TWO | opcode))
+}
+
+/// The same of operations that came after SSE2, for hosts that have them.
+fn later_form(op: VecOp) -> Option<(u8, u32)> {
+    use VecOp as V;
+    let opcode = match op {
+        V::ShufB => 0x00,
+        V::HAddW => 0x01,
+        V::HAddD => 0x02,
+        V::HAddSW => 0x03,
+        V::MAddUbSW => 0x04,
+        V::HSubW => 0x05,
+        V::HSubD => 0x06,
+        V::HSubSW => 0x07,
+        V::SignB => 0x08,
+        V::SignW => 0x09,
+        V::SignD => 0x0a,
+        V::MulHRsW => 0x0b,
+        V::AbsB => 0x1c,
+        V::AbsW => 0x1d,
+        V::AbsD => 0x1e,
+        V::SxBW => 0x20,
+        V::SxBD => 0x21,
+        V::SxBQ => 0x22,
+        V::SxWD => 0x23,
+        V::SxWQ => 0x24,
+        V::SxDQ => 0x25,
+        V::MulDQ => 0x28,
+        V::CmpEqQ => 0x29,
+        V::PackUsDW => 0x2b,
+        V::ZxBW => 0x30,
+        V::ZxBD => 0x31,
+        V::ZxBQ => 0x32,
+        V::ZxWD => 0x33,
+        V::ZxWQ => 0x34,
+        V::ZxDQ => 0x35,
+        V::CmpGtQ => 0x37,
+        V::MinSB => 0x38,
+        V::MinSD => 0x39,
+        V::MinUW => 0x3a,
+        V::MinUD => 0x3b,
+        V::MaxSB => 0x3c,
+        V::MaxSD => 0x3d,
+        V::MaxUW => 0x3e,
+        V::MaxUD => 0x3f,
+        V::MulLoD => 0x40,
+        V::AesImc => 0xdb,
+        V::AesEnc => 0xdc,
+        V::AesEncLast => 0xdd,
+        V::AesDec => 0xde,
+        V::AesDecLast => 0xdf,
+        _ => return None,
+    };
+    Some((0x66, THREE_38 | opcode))
+}
+
+/// Prefix and opcode of an operation with an immediate, on two operands or on the second alone.
+fn form_with_immediate(op: VecOp) -> Option<(u8, u32)> {
+    Some(match op {
+        VecOp::ShufD => (0x66, TWO | 0x70),
+        VecOp::ShufLoW => (0xf2, TWO | 0x70),
+        VecOp::ShufHiW => (0xf3, TWO | 0x70),
+        VecOp::ShufPs => (0, TWO | 0xc6),
+        VecOp::ShufPd => (0x66, TWO | 0xc6),
         _ => return None,
     })
 }
@@ -91,19 +175,91 @@ fn mask(op: VecOp) -> Option<(u8, u8)> {
     })
 }
 
+/// Guest vector registers by their numbers, the upper halves among them.
+const HALVES: usize = 32;
+
+/// What the host's vector registers hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Vectors {
+    /// By guest register: the host register that is a copy of it.
+    at: [Option<Xmm>; HALVES],
+    /// By host register: the guest registers that it is a copy of.
+    holds: [u32; 16],
+    /// Those that the instruction in hand uses.
+    pinned: u16,
+    /// Where to look first for one that can go.
+    victim: u8,
+}
+
+impl Vectors {
+    /// Another instruction begins.
+    pub(super) fn unpin(&mut self) {
+        self.pinned = 0;
+    }
+
+    /// Nothing is in any host register.
+    pub(super) fn forget(&mut self) {
+        (self.at, self.holds) = ([None; HALVES], [0; 16]);
+    }
+
+    /// One that nothing is in, or else one that nothing of this instruction's is in.
+    fn take(&mut self) -> Option<Xmm> {
+        let free = (0..16u8).filter(|h| self.pinned >> h & 1 == 0);
+        let turn = |h: &u8| h.wrapping_sub(self.victim) & 15;
+        let host = free.min_by_key(|h| (self.holds[usize::from(*h)] != 0, turn(h)))?;
+        self.victim = host + 1;
+        let held = std::mem::take(&mut self.holds[usize::from(host)]);
+        for guest in (0..HALVES).filter(|guest| held >> guest & 1 != 0) {
+            self.at[guest] = None;
+        }
+        self.pinned |= 1 << host;
+        Some(Xmm(host))
+    }
+
+    /// Where a guest register is besides in the CPU state. It stays there until the instruction is done.
+    fn find(&mut self, r: u8) -> Option<Xmm> {
+        let host = self.at[usize::from(r & 31)]?;
+        self.pinned |= 1 << (host.0 & 15);
+        Some(host)
+    }
+
+    /// A guest register's value is in a host register from now on.
+    fn hold(&mut self, r: u8, host: Xmm) {
+        if let Some(old) = self.at[usize::from(r & 31)].replace(host) {
+            self.holds[usize::from(old.0 & 15)] &= !(1 << (r & 31));
+        }
+        self.holds[usize::from(host.0 & 15)] |= 1 << (r & 31);
+    }
+}
+
 impl Writer {
     /// One that nothing is in.
     pub(super) fn vector_register(&mut self) -> Xmm {
-        let register = Xmm(self.vectors & 15);
-        self.failed |= self.vectors > 15;
-        self.vectors = self.vectors.saturating_add(1);
-        register
+        let register = self.vectors.take();
+        self.failed |= register.is_none();
+        register.unwrap_or(Xmm(0))
     }
 
+    /// A guest register, which is not to be changed where it stands.
     pub(super) fn guest_vector(&mut self, r: u8) -> Xmm {
+        if let Some(known) = self.vectors.find(r) {
+            return known;
+        }
         let to = self.vector_register();
         self.asm.load_vector(to, Self::vector_place(r));
+        self.vectors.hold(r, to);
         to
+    }
+
+    /// The low lane of a guest register.
+    pub(super) fn part_of_vector(&mut self, w: Width, r: u8) -> Val {
+        let to = self.temporary();
+        match self.vectors.find(r) {
+            Some(known) if w.0 >= 4 => self.asm.lane_out_of_vector(w, to, known),
+            _ => self.asm.load(w, to, Self::vector_place(r)),
+        }
+        self.bind(to, w.0);
+        self.standing(to)
     }
 
     pub(super) fn copy_of_vector(&mut self, v: Xmm) -> Xmm {
@@ -139,9 +295,12 @@ impl Writer {
             self.asm.shift_vector(form, to, imm);
             return Ok(to);
         }
-        if op == VecOp::ShufD {
-            let to = self.vector_register();
-            self.asm.shuffle(to, b, imm);
+        if let Some(form) = form_with_immediate(op) {
+            let to = self.copy_of_vector(a);
+            self.asm.sse_immediate(form, to, b, imm);
+            return Ok(to);
+        }
+        if let Some(to) = self.broadcast(op, b) {
             return Ok(to);
         }
         if let Some(form) = mask(op) {
@@ -150,14 +309,39 @@ impl Writer {
             self.asm.copy_into_vector(to, RAX);
             return Ok(to);
         }
-        let opcode = opcode(op).ok_or(Unsupported)?;
+        let form = form(op).ok_or(Unsupported)?;
         let to = self.copy_of_vector(a);
-        self.asm.vector(opcode, to, b);
+        self.asm.sse(form, to, b);
         Ok(to)
+    }
+
+    /// The lowest lane in all of them, if that is the operation.
+    fn broadcast(&mut self, op: VecOp, b: Xmm) -> Option<Xmm> {
+        let all = match op {
+            VecOp::BroadcastB if can(VecOp::ShufB) => {
+                let (to, zero) = (self.copy_of_vector(b), self.vector_register());
+                self.asm.vector(0xef, zero, zero);
+                self.asm.sse(later_form(VecOp::ShufB)?, to, zero);
+                return Some(to);
+            }
+            VecOp::BroadcastW => {
+                let to = self.vector_register();
+                self.asm.sse_immediate(form_with_immediate(VecOp::ShufLoW)?, to, b, 0);
+                self.asm.shuffle(to, to, 0);
+                return Some(to);
+            }
+            VecOp::BroadcastD => 0x00,
+            VecOp::BroadcastQ => 0x44,
+            _ => return None,
+        };
+        let to = self.vector_register();
+        self.asm.shuffle(to, b, all);
+        Some(to)
     }
 
     pub(super) fn store_guest_vector(&mut self, r: u8, v: Xmm) {
         let at: At = Self::vector_place(r);
         self.asm.store_vector(v, at);
+        self.vectors.hold(r, v);
     }
 }
