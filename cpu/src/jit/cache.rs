@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Bytes of address space; memory is used as code comes. gcc -O2 on a dozen files fills half of it; with 64 MiB everything was
-/// dropped four times, two thirds of its blocks were translated again, and it took 1.5 times as long.
+/// dropped four times, and two thirds of its blocks were translated again.
 const SIZE: usize = 256 << 20;
 
 /// Where a region's code has been placed.
