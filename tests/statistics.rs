@@ -79,15 +79,21 @@ fn check(report: &Value) -> f64 {
 
 #[test]
 fn times_add_up_and_counts_agree() {
+    times_and_counts("interp", "interpreter", "interpreter");
+    times_and_counts("jit", "translated", "translated code");
+}
+
+/// Runs the demo guest on this engine, most of whose work is in the report under `part` and in the messages under `shown`.
+fn times_and_counts(accel: &str, part: &str, shown: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let ran = demo(&folder, "run=cpu;mem;test", "-v --stats stats.json --cpus 2");
+    let ran = demo(&folder, "run=cpu;mem;test", &format!("-v --stats stats.json --cpus 2 --accel {accel}"));
     let report = json(&folder, "stats.json");
     let seconds = check(&report);
     assert!(seconds > 0.0 && seconds <= ran.elapsed, "{seconds} of {}", ran.elapsed);
     let [first, second] = &report["cpus"].as_array().unwrap()[..] else { panic!("{report}") };
     let instructions = number(&first["instructions"]);
     assert!(instructions > 10_000_000 && number(&second["instructions"]) == 0, "{report}");
-    assert!(first["seconds"]["interpreter"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(first["seconds"][part].as_f64().unwrap() > 0.0, "{report}");
     // The second processor was never started.
     assert_eq!(second["seconds"]["idle"].as_f64().map(|idle| idle > 0.9 * seconds), Some(true), "{second}");
     let console = |device: &&Value| device["name"] == "COM1";
@@ -105,7 +111,7 @@ fn times_add_up_and_counts_agree() {
     let words: Vec<&str> = ran.messages.split_whitespace().collect();
     let total = words.windows(3).find(|words| words[1] == "instructions" && words[2] == "in").unwrap()[0];
     assert_eq!(total.replace(',', "").parse(), Ok(instructions));
-    has("interpreter", " %");
+    has(shown, " %");
     has("halted", " %");
     has("devices ", "COM1 ");
     has("exceptions ", "#PF ");
