@@ -64,6 +64,10 @@ impl std::fmt::Debug for Attention {
 }
 
 impl Attention {
+    /// Where it has how many instructions will have run when the budget is used up.
+    #[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "translated code looks there"))]
+    pub(crate) const GRANTED: usize = std::mem::offset_of!(Attention, granted);
+
     /// Asks the CPU to look up. Wakes it where it sleeps in [`Attention::wait`].
     pub fn request(&self, what: Request) {
         self.request.fetch_or((what | Request::ANY).bits(), SeqCst);

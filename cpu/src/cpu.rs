@@ -154,7 +154,7 @@ impl Cpu {
             tsc_offset: 0,
             x87: X87::default(),
             shadow: Shadow::None,
-            shadow_from: None,
+            shadow_from: Self::JUST_NOW,
             nmi_blocked: false,
             nmi_pending: false,
             interrupt_pending: false,
@@ -165,6 +165,7 @@ impl Cpu {
             injected: None,
             mmu,
             blocks: BlockStore::default(),
+            beside: crate::beside::Beside::default(),
             jit,
             untranslated: false,
             id,
@@ -428,7 +429,10 @@ impl Cpu {
             self.within(Doing::Mmu, |c| c.seat.serve(|pages| c.mmu.protect(pages)));
         }
         if requests.contains(Request::CODE) {
-            self.within(Doing::Code, Cpu::drop_written);
+            self.within(Doing::Code, |c| {
+                c.drop_written();
+                c.forget_beside();
+            });
         }
         if requests.contains(Request::TRANSLATED) {
             self.within(Doing::Translating, Cpu::install_translations);

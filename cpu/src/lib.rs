@@ -2,6 +2,7 @@
 
 mod atomic;
 mod attention;
+mod beside;
 mod blocks;
 mod bus;
 mod cpu;

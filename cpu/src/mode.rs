@@ -198,14 +198,15 @@ impl Cpu {
     /// Begins the shadow of STI or MOV SS.
     pub(crate) fn cast_shadow(&mut self, shadow: Shadow) {
         self.shadow = shadow;
-        self.shadow_from = None;
+        self.shadow_from = Self::JUST_NOW;
     }
+
+    /// A shadow that began with the instruction before.
+    pub(crate) const JUST_NOW: u64 = u64::MAX;
 
     /// The shadow in which the next instruction would run.
     pub(crate) fn shadow(&self) -> Shadow {
-        match self.shadow_from {
-            Some(from) if from != self.instructions() => Shadow::None,
-            _ => self.shadow,
-        }
+        let over = self.shadow_from != Self::JUST_NOW && self.shadow_from != self.instructions();
+        if over { Shadow::None } else { self.shadow }
     }
 }

@@ -264,6 +264,7 @@ pub struct Msrs {
 
 /// Which instructions hold back interrupts until the next one has run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
 pub enum Shadow {
     /// None.
     #[default]
@@ -443,7 +444,8 @@ pub struct Cpu {
     /// See [`Cpu::shadow`].
     pub(crate) shadow: Shadow,
     /// How many instructions had run when it began, where translated code went on: it is over when one more has.
-    pub(crate) shadow_from: Option<u64>,
+    /// Else [`Cpu::JUST_NOW`].
+    pub(crate) shadow_from: u64,
     pub(crate) nmi_blocked: bool,
     pub(crate) nmi_pending: bool,
     pub(crate) interrupt_pending: bool,
@@ -454,6 +456,7 @@ pub struct Cpu {
     pub(crate) injected: Option<Fault>,
     pub(crate) mmu: Mmu,
     pub(crate) blocks: BlockStore,
+    pub(crate) beside: crate::beside::Beside,
     pub(crate) jit: Option<Box<crate::jit::Jit>>,
     /// Nothing is translated although there is a translator: [`Cpu::set_translate`].
     pub(crate) untranslated: bool,

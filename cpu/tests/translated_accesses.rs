@@ -124,3 +124,51 @@ fn loops_of_accesses() {
     println!("{faults} faults; {regions} regions, translated code entered {entered} times");
     assert!(faults > 10, "some walk off the pages that are there");
 }
+
+/// A function in a page of data has run, then the data is written many times, and the function runs again.
+#[test]
+fn code_that_runs_no_more_gives_way_to_data() {
+    const WRITES: u64 = 40_000;
+    let code = assemble(CODE, |a| {
+        let (mut again, mut written) = (a.create_label(), a.create_label());
+        a.set_label(&mut again)?;
+        a.call(rax)?;
+        a.mov(ebp, WRITES as i32)?;
+        a.set_label(&mut written)?;
+        a.add(qword_ptr(rbx), 1)?;
+        a.dec(ebp)?;
+        a.jnz(written)?;
+        a.jmp(again)
+    });
+    let function = assemble(SCRATCH + 0x800, |a| {
+        a.inc(rdx)?;
+        a.ret()
+    });
+    let mut state = Machine::user_state_in(Segments::LONG);
+    (state.gpr[0], state.gpr[3], state.gpr[4]) = (SCRATCH + 0x800, SCRATCH, USER_STACK);
+    state.rip = CODE;
+    let jit = Some(Translate { at_once: true, one_pass: Some(2), paths: Some(4), threshold: u32::MAX });
+    let mut machines = [COUNTING, Options { jit, ..COUNTING }].map(|options| {
+        let mut m = Machine::new(options);
+        m.write(CODE_FRAME, &code);
+        m.write(SCRATCH_FRAME + 0x800, &function);
+        m.cpu.set_state(&state);
+        m
+    });
+    for _ in 0..3 {
+        let [want, got] = machines.each_mut().map(|m| after(m, 3 * WRITES + 5));
+        assert!(want == got, "{}\ntranslated:\n{}", want.2, got.2);
+    }
+    let misses = machines[1].cpu.statistics().tlb_misses;
+    assert!(misses < WRITES / 2, "{misses} of {} writes missed the TLB", 3 * WRITES);
+    // Written, it is another.
+    let other = assemble(SCRATCH + 0x800, |a| {
+        a.sub(rdx, 5)?;
+        a.ret()
+    });
+    for m in &mut machines {
+        m.write(SCRATCH_FRAME + 0x800, &other);
+    }
+    let [want, got] = machines.each_mut().map(|m| after(m, 3 * WRITES + 5));
+    assert!(want == got, "{}\ntranslated:\n{}", want.2, got.2);
+}

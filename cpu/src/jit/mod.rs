@@ -360,11 +360,16 @@ impl Jit {
         self.rings.of(first)
     }
 
-    /// How often a block has begun, [`u32::MAX`] where it is not counted any more.
+    /// How often a block has begun, about, where it is part of a path; [`u32::MAX`] where it is not counted any more.
     pub(crate) fn begins(&self, first: *const Insn, head: &Head) -> u32 {
         if self.regions.contains_key(&first) {
             return u32::MAX;
         }
+        self.counted(first, head).saturating_add(self.not_counted(first))
+    }
+
+    /// How often a block has been counted to begin.
+    fn counted(&self, first: *const Insn, head: &Head) -> u32 {
         let left = head.left();
         if let Some(quick) = self.quick.get(&first) {
             return quick.begun.saturating_add_signed(quick.count.saturating_sub(left));
@@ -381,7 +386,7 @@ impl Jit {
 
     /// A block may begin so often until something is done about it.
     fn count_anew(&mut self, first: *const Insn, head: &Head, times: i32) {
-        let begun = self.begins(first, head);
+        let begun = self.counted(first, head);
         if let Some(quick) = self.quick.get_mut(&first) {
             (quick.begun, quick.count) = (begun, times);
         }

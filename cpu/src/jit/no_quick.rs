@@ -22,4 +22,7 @@ impl Translator {
     pub(super) fn translate_path(&mut self, _: &Region, _: &[(u64, u64)]) -> Option<&Compiled> {
         match *self {}
     }
+    pub(super) fn counters(&self) -> impl Iterator<Item = Option<usize>> {
+        std::iter::empty()
+    }
 }

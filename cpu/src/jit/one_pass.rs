@@ -1,6 +1,6 @@
 //! What is translated in one pass: blocks alone, and paths that begin with one.
 
-use super::{Jit, devices, lead, region, region::Region, service::Source};
+use super::{Jit, devices, lead, quick, region, region::Region, service::Source};
 use crate::{
     blocks::Head,
     insn::{Insn, Links},
@@ -23,10 +23,23 @@ pub(super) struct Quick {
     pub(super) count: i32,
     /// The other blocks of its path.
     pub(super) others: Vec<*const Insn>,
+    /// Those of them that do not count how often they begin.
+    uncounted: Vec<Uncounted>,
     /// Stubs that jump here.
     pub(super) incoming: Vec<usize>,
     /// Entries of the jump cache that have its code, and the addresses for which they were made.
     pub(super) jumps: Vec<((usize, usize), u64)>,
+}
+
+/// A block within a path, for which another one counts.
+#[derive(Clone, Copy, Debug)]
+struct Uncounted {
+    block: *const Insn,
+    by: *const Insn,
+    /// How often that one had begun, as far as it was counted, when the path was translated.
+    since: u32,
+    /// How often this one begins when that one begins once.
+    share: f32,
 }
 
 impl Default for Quick {
@@ -38,6 +51,7 @@ impl Default for Quick {
             begun: 0,
             count: 0,
             others: Vec::new(),
+            uncounted: Vec::new(),
             incoming: Vec::new(),
             jumps: Vec::new(),
         }
@@ -58,6 +72,12 @@ impl Jit {
         };
         self.statistics.dropped += 1;
         let (others, alone) = (std::mem::take(&mut quick.others), quick.alone);
+        for not in std::mem::take(&mut quick.uncounted) {
+            let more = self.more(&not);
+            if let Some(quick) = self.quick.get_mut(&not.block) {
+                quick.begun = quick.begun.saturating_add(more);
+            }
+        }
         // SAFETY: the entry's block lives.
         unsafe { self.become_code(entry, alone, jumps) };
         self.leave(entry, &others);
@@ -131,6 +151,22 @@ impl Jit {
         true
     }
 
+    /// How often a block has begun within paths where it is not counted, about.
+    pub(super) fn not_counted(&self, block: *const Insn) -> u32 {
+        let paths = self.members.get(&block).into_iter().flatten().filter_map(|entry| self.quick.get(entry));
+        let uncounted = paths.flat_map(|path| &path.uncounted).filter(|not| not.block == block);
+        uncounted.fold(0, |sum, not| sum.saturating_add(self.more(not)))
+    }
+
+    fn more(&self, not: &Uncounted) -> u32 {
+        if !self.quick.contains_key(&not.by) {
+            return 0;
+        }
+        // SAFETY: what has been translated lives.
+        let now = self.counted(not.by, unsafe { Head::of(not.by) });
+        (now.saturating_sub(not.since) as f32 * not.share) as u32
+    }
+
     /// Whether a block that has become hot, or part of a path, is to begin one: it is asked once.
     pub(super) fn begins_path(&mut self, first: *const Insn, head: &Head) -> bool {
         let begins = self.begins(first, head);
@@ -174,6 +210,10 @@ impl Jit {
         quick.others = others.to_vec();
         // SAFETY: the caller's promise.
         unsafe { self.become_code(entry, placed.code, jumps) };
+        let uncounted = self.uncounted(&blocks);
+        if let Some(quick) = self.quick.get_mut(&entry) {
+            quick.uncounted = uncounted;
+        }
         for &block in others {
             self.members.entry(block).or_default().push(entry);
         }
@@ -181,5 +221,24 @@ impl Jit {
             // SAFETY: as above. It is not the entry.
             self.begins_path(block, unsafe { Head::of(block) });
         }
+    }
+
+    /// Those blocks of the path that was translated last that do not count how often they begin.
+    fn uncounted(&self, blocks: &[*const Insn]) -> Vec<Uncounted> {
+        let counters = self.quick_translator.iter().flat_map(quick::Translator::counters);
+        let mut uncounted = Vec::new();
+        for (k, (&block, by)) in blocks.iter().zip(counters).enumerate() {
+            let Some(by) = by.filter(|&by| by != k).map(|by| blocks[by]) else { continue };
+            // SAFETY: the region is made of blocks that live.
+            let begins = |block| self.begins(block, unsafe { Head::of(block) });
+            // SAFETY: as above.
+            let since = self.counted(by, unsafe { Head::of(by) });
+            let share = match begins(block) {
+                u32::MAX => continue,
+                begun => (begun as f32 / begins(by).max(1) as f32).min(1.0),
+            };
+            uncounted.push(Uncounted { block, by, since, share });
+        }
+        uncounted
     }
 }

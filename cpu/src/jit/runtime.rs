@@ -112,7 +112,7 @@ unsafe fn run_last(c: &mut Cpu, i: &Insn, n: u64, function: usize) -> i64 {
     }
     // No trap follows, and a shadow lasts for the next instruction.
     c.trap_rule = TrapRule::default();
-    c.shadow_from = Some(c.instructions());
+    c.shadow_from = c.instructions();
     c.cross_privilege();
     0
 }
@@ -191,6 +191,9 @@ impl Cpu {
         let page = self.ram.page(physical)?;
         let beside =
             page.rights.read && page.marks.may_write_beside(self.seat.index(), granules(physical, size));
+        if beside {
+            self.count_beside(physical);
+        }
         beside.then_some(host)
     }
 }

@@ -1,4 +1,4 @@
-//! What translated code looks in before the jump cache: tables that fit into the host's first-level cache, from linear address to
+//! What translated code looks in before the jump cache: tables that fit into the host's second-level cache, from linear address to
 //! code; two for each address space, for CPL 3 and for the others. A table is valid for one mode: others are rarely met within
 //! an address space and a privilege. Nothing but translated code makes entries.
 
@@ -7,7 +7,7 @@ use crate::mmu::SLOTS;
 use std::ptr::null;
 
 /// Entries of a table.
-pub(crate) const SHORT: usize = 1024;
+pub(crate) const SHORT: usize = 4096;
 /// By how much addresses are folded to find theirs.
 pub(crate) const SHORT_FOLD: u32 = 11;
 /// Keys are linear addresses, exclusive or this, which is no canonical address: an entry of zeros answers nobody.
@@ -40,7 +40,12 @@ pub(super) struct Short {
     empty: Box<[ShortEntry; SHORT]>,
     /// The contexts for which entries have been made; zeros where none ever was.
     stamps: [[u64; 2]; TABLES],
+    /// The table in use: the others are emptied when they are, if they have to be.
+    current: usize,
 }
+
+/// Of tables that have entries of no use.
+const STALE: [u64; 2] = [u64::MAX; 2];
 
 /// An empty table, whose memory is given out as it is used.
 #[allow(unsafe_code, reason = "a vector of empty entries would be written, entry by entry")]
@@ -52,7 +57,7 @@ fn table() -> Box<[ShortEntry; SHORT]> {
 impl Short {
     pub(super) fn new() -> Self {
         let tables = (0..TABLES).map(|_| table()).collect();
-        Short { tables, empty: table(), stamps: [[0; 2]; TABLES] }
+        Short { tables, empty: table(), stamps: [[0; 2]; TABLES], current: 0 }
     }
 
     /// The table of an address space for CPL 3 or the others; what was noted for other contexts is gone.
@@ -62,6 +67,7 @@ impl Short {
             return self.empty.as_ptr();
         }
         let place = 2 * slot + usize::from(user);
+        self.current = place;
         let (table, stamp) = (&mut self.tables[place], &mut self.stamps[place]);
         let contexts = ways.map(|way| way.context);
         if *stamp != contexts {
@@ -75,8 +81,14 @@ impl Short {
 
     /// No table has entries any more.
     pub(super) fn clear(&mut self) {
-        let used = self.tables.iter_mut().zip(self.stamps).filter(|(_, stamp)| *stamp != [0; 2]);
-        used.for_each(|(table, _)| empty(table));
+        let used = self.stamps.iter_mut().enumerate().filter(|(_, stamp)| **stamp != [0; 2]);
+        for (place, stamp) in used {
+            if place == self.current {
+                empty(&mut self.tables[place]);
+            } else {
+                *stamp = STALE;
+            }
+        }
     }
 
     /// The entries of an address that have some code have other code from now on, or none.
@@ -159,9 +171,18 @@ mod tests {
     #[test]
     fn nothing_is_in_a_table_that_was_emptied() {
         let mut short = Short::new();
-        short.table(0, false, &ways([1 << 16; 2]));
-        note(&mut short, 0, 0x77);
+        for user in [false, true] {
+            short.table(0, user, &ways([1 << 16; 2]));
+            note(&mut short, usize::from(user), 0x77);
+        }
         short.clear();
+        assert!(code(&short, 1, 0x77).is_null());
+        short.table(0, false, &ways([1 << 16; 2]));
         assert!(code(&short, 0, 0x77).is_null());
+        // And it stays.
+        note(&mut short, 0, 0x77);
+        short.table(0, true, &ways([1 << 16; 2]));
+        short.table(0, false, &ways([1 << 16; 2]));
+        assert_eq!(code(&short, 0, 0x77), CODE);
     }
 }

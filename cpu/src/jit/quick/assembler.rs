@@ -334,6 +334,11 @@ impl Assembler {
         self.modrm((0, true, TWO | 0xba), false, 4, Place::Register(a.0));
         self.put(n.into(), 1);
     }
+    /// 64 bits, one of which becomes the other.
+    pub(super) fn flip_bit(&mut self, a: Host, n: u8) {
+        self.modrm((0, true, TWO | 0xba), false, 7, Place::Register(a.0));
+        self.put(n.into(), 1);
+    }
     pub(super) fn shift(&mut self, op: Shift, w: Width, a: Host, n: u8) {
         self.modrm(Self::sized(w, 0xc1), w.0 == 1, op as u8, Place::Register(a.0));
         self.put(n.into(), 1);
@@ -389,6 +394,10 @@ impl Assembler {
     pub(super) fn jump(&mut self) -> usize {
         self.put(0xe9, 5);
         self.at - 4
+    }
+    /// To an address in memory.
+    pub(super) fn jump_through(&mut self, at: At) {
+        self.modrm((0, false, 0xff), false, 4, Place::Memory(at));
     }
     pub(super) fn jump_if(&mut self, cc: u8) -> usize {
         self.put(0x0f | (0x80 | u64::from(cc)) << 8, 6);

@@ -15,6 +15,7 @@ mod grouped;
 mod memory;
 mod paths;
 mod segments;
+mod system;
 mod time;
 mod values;
 mod vectors;
@@ -34,6 +35,7 @@ use crate::{
     fault::Done,
     flags::Flags,
     insn::Insn,
+    jumps::{NOBODY, SHORT, SHORT_FOLD, ShortEntry},
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::{Cpu, reg},
@@ -118,6 +120,11 @@ impl Translator {
     /// ring of its indirect branch, as [`Source`] has them.
     pub(super) fn translate_path(&mut self, region: &Region, counted: &[(u64, u64)]) -> Option<&Compiled> {
         self.0.translate_path(region, counted)
+    }
+
+    /// By block of the path that was translated last: which one counts how often it begins; None where nothing leads to it.
+    pub(super) fn counters(&self) -> impl Iterator<Item = Option<usize>> {
+        self.0.counters()
     }
 }
 
@@ -307,7 +314,7 @@ impl Writer {
             self.check_block();
         }
         let mut way = step.way;
-        if way == Way::Emit {
+        if way == Way::Emit || self.knows_system(i) {
             let mark = Mark {
                 asm: self.asm.len(),
                 held: self.held,
@@ -326,6 +333,7 @@ impl Writer {
             let done = match Op::from_number(i.op).needs() {
                 Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
                 _ if self.read_time(i) => Ok(false),
+                Needs::Nothing if let Some(done) = self.system(i) => done,
                 _ => sem::emit(self, i).map(|flow| flow.is_some()),
             };
             match done {
@@ -344,6 +352,7 @@ impl Writer {
             self.back_to(mark);
             self.take_over(before);
             way = match Op::from_number(i.op).class() {
+                _ if step.way != Way::Emit => step.way,
                 Class::Straight | Class::Plain => Way::Call,
                 Class::Ending | Class::Leave => Way::Leave,
             };
@@ -353,7 +362,7 @@ impl Writer {
         }
         match way {
             Way::Call => self.call(i, step.quiet),
-            Way::End if let Some(function) = sem::leaving(i.op) => self.end(function, step.quiet),
+            Way::End if let Some(function) = sem::leaving(i.op) => self.end(i, function, step.quiet),
             Way::Emit | Way::Leave | Way::End => {
                 let site = self.asm.jump();
                 self.bail_from(site);
@@ -465,7 +474,22 @@ impl Writer {
         if to != RSI {
             self.asm.copy(RSI, to);
         }
-        self.jump_to_name(Name::Lookup);
+        // The small table is looked in here: the host foresees where a jump leads better that few ways share.
+        let entry = size_of::<ShortEntry>().trailing_zeros() as u8;
+        self.asm.copy(RAX, RSI);
+        self.asm.copy(RDX, RSI);
+        self.asm.shift(Shift::Right, Q, RAX, SHORT_FOLD as u8);
+        self.asm.alu(Alu::Xor, D, RAX, RSI);
+        self.asm.alu_constant(Alu::And, D, RAX, SHORT as i32 - 1);
+        self.asm.shift(Shift::Left, D, RAX, entry);
+        self.asm.alu_load(Alu::Add, Q, RAX, Self::place(offset_of!(Cpu, short)));
+        self.asm.flip_bit(RDX, NOBODY.trailing_zeros() as u8);
+        self.asm.alu_load(Alu::Cmp, Q, RDX, At::new(RAX, offset_of!(ShortEntry, key) as i32));
+        let unknown = self.asm.jump_if(cond::NOT_EQUAL);
+        self.hole(unknown, Name::Lookup);
+        self.asm.alu_constant(Alu::And, Q, RSI, -0x1000);
+        self.asm.store(Q, RSI, Self::register_place(reg::PAGE.into()));
+        self.asm.jump_through(At::new(RAX, offset_of!(ShortEntry, code) as i32));
     }
 
     /// Notes where the block's indirect branch leads: by RAX, RCX and RDX.
@@ -473,10 +497,9 @@ impl Writer {
         self.asm.copy32(RDX, to);
         self.asm.alu_load(Alu::Sub, D, RDX, Self::register_place(reg::PAGE.into()));
         if self.ring != 0 {
-            // The count changes each time, so it says whose turn it is.
-            self.asm.constant(RAX, self.count);
-            self.asm.load(D, RAX, At::new(RAX, 0));
-            self.asm.shift(Shift::Right, D, RAX, self.places[self.block].weight);
+            // How many instructions have run says whose turn it is.
+            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+            self.asm.load(D, RAX, At::new(RAX, offset_of!(Attention, budget) as i32));
             self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
             self.asm.constant(RCX, self.ring);
             self.asm.store(D, RDX, At { base: Some(RCX), index: Some((RAX, 2)), disp: 0 });
@@ -522,7 +545,7 @@ impl Writer {
     }
 
     /// The last instruction, where it is plain Rust: by its function.
-    fn end(&mut self, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
+    fn end(&mut self, i: &Insn, function: fn(&mut Cpu, &Insn) -> Done, quiet: bool) {
         self.settle();
         self.asm.constant(RCX, function as usize as u64);
         self.asm.constant(RDX, self.index as u64 + 1);
@@ -530,6 +553,15 @@ impl Writer {
         let site = self.call_function(end);
         self.cold.push(Cold::Ended { site });
         self.asm.load(Q, RSI, Self::place(offset_of!(Cpu, rip)));
+        let next = i32::from(i.ip) + i32::from(i.len);
+        if matches!(Op::from_number(i.op), Op::Movs | Op::Stos) && self.near(next) && self.mode.is_64() {
+            self.asm.load(Q, RAX, Self::register_place(reg::PAGE.into()));
+            self.asm.alu_constant(Alu::Add, Q, RAX, next);
+            self.asm.alu(Alu::Cmp, Q, RAX, RSI);
+            let done = self.asm.jump_if(cond::EQUAL);
+            let name = self.stub(next);
+            self.hole(done, name);
+        }
         self.jump_to_name(Name::Lookup);
     }
 

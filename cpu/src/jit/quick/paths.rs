@@ -2,7 +2,8 @@
 //!
 //! A block that only one other leads to takes over what that one has in host registers, and what its flags follow from. Where
 //! ways join, the CPU state has everything; the attention word is looked at where a way goes back. Instructions are counted
-//! where a path is left, or joined.
+//! where a path is left, or joined. How often blocks begin is counted for the first and for those that ways go back to: the
+//! others are as much more often or rarely run as they were before there was a path.
 
 use super::{
     Cold, ROOM, Writer,
@@ -19,6 +20,7 @@ use crate::{
         region::{self, FLAGS, Region, Step, Way},
         segmented,
         service::{Compiled, Source},
+        targets::SEEN,
     },
     mode::Mode,
     ram::PAGE,
@@ -31,6 +33,9 @@ use std::mem::offset_of;
 
 /// What a block may take at the most, with its ways out.
 const MARGIN: usize = 2 << 10;
+
+/// How often an indirect branch has to have been seen leading somewhere.
+const ENOUGH: u64 = SEEN as u64 / 2;
 
 /// A block to translate.
 #[derive(Debug)]
@@ -59,6 +64,10 @@ pub(super) struct Place {
     begins: u32,
     /// Several ways lead here.
     joins: bool,
+    /// It counts how often it begins: it is the first, or a way goes back to it.
+    counts: bool,
+    /// The block in front of it, or this one, that does so.
+    counted_by: Option<usize>,
     /// It does not write the flags before somebody may look at them.
     flags_live: bool,
     /// Something that has been written leads here.
@@ -80,6 +89,8 @@ impl Place {
             times: SmallVec::new(),
             begins: 0,
             joins: true,
+            counts: false,
+            counted_by: None,
             flags_live: true,
             reached: false,
             left: None,
@@ -160,9 +171,11 @@ impl Writer {
             place.joins = k == 0 || node.predecessors != 1;
             place.flags_live = wants_flags(&node.steps);
             self.places.push(place);
+            // Where it led before there was a path, it mostly leads.
+            let seen: u64 = part.targets.iter().map(|target| u64::from(target.times)).sum();
             pieces.push(Piece {
                 insns: &part.insns,
-                ring,
+                ring: if seen < ENOUGH { ring } else { 0 },
                 taken: (part.taken, node.taken),
                 fall: (part.fall, node.fall),
                 returns: match part.insns.last() {
@@ -177,6 +190,20 @@ impl Writer {
         self.write(&pieces, region.mode(), (region.page() / PAGE) as u32)
     }
 
+    /// By block of the path that was translated last: which one counts for it; None where nothing leads to it.
+    pub(super) fn counters(&self) -> impl Iterator<Item = Option<usize>> {
+        self.places.iter().map(|place| place.counted_by)
+    }
+
+    /// Notes which blocks count.
+    fn find_counters(&mut self, pieces: &[Piece<'_>]) {
+        for (k, piece) in pieces.iter().enumerate() {
+            let next = piece.returns.iter().copied().chain(piece.taken.1).chain(piece.fall.1);
+            next.filter(|&to| to <= k).for_each(|to| self.places[to].counts = true);
+        }
+        (self.places[0].counts, self.places[0].counted_by) = (true, Some(0));
+    }
+
     fn write(&mut self, pieces: &[Piece<'_>], mode: Mode, page: u32) -> Option<&Compiled> {
         self.asm.cut(0);
         self.asm.full = false;
@@ -186,6 +213,7 @@ impl Writer {
         self.cold.clear();
         self.holes.clear();
         self.exits.clear();
+        self.find_counters(pieces);
         for (k, piece) in pieces.iter().enumerate() {
             let steps: SmallVec<[Step; 16]> = piece.insns.iter().map(|i| Step::new(i, mode)).collect();
             if k == 0 && steps.first()?.way == Way::Leave {
@@ -272,7 +300,6 @@ impl Writer {
                 self.vectors = left.vectors;
                 self.take_over(left.leaving);
                 self.places[k].at = Some(self.asm.len());
-                self.count_begin(k, self.raw_flags());
                 if !flags_live {
                     self.drop_flags();
                 }
@@ -374,9 +401,16 @@ impl Writer {
             masked: self.masked,
             leaving: self.leaving(),
         };
+        self.places[to].left = Some(Box::new(left));
+        self.reach(to);
+    }
+
+    /// The block in hand leads to this one.
+    fn reach(&mut self, to: usize) {
+        let by = self.places[self.block].counted_by;
         let place = &mut self.places[to];
-        place.left = Some(Box::new(left));
         place.reached = true;
+        place.counted_by = place.counted_by.or(if place.counts { Some(to) } else { by });
     }
 
     /// Goes on at a page offset, where a block of these may be. `inline`: what is written next is the next block.
@@ -405,9 +439,12 @@ impl Writer {
                 self.flush_flags();
             }
             self.pay();
-            self.count_begin(to, self.raw_flags());
+            if self.places[to].counts {
+                self.count_begin(to, self.raw_flags());
+            }
         }
-        (self.places[to].reached, self.parted) = (true, true);
+        self.reach(to);
+        self.parted = true;
         if !inline || to != self.block + 1 {
             let site = self.asm.jump();
             self.places[to].sites.push(site);
@@ -442,7 +479,7 @@ impl Writer {
             }
             _ => {
                 if let Some(to) = to {
-                    self.places[to].reached = true;
+                    self.reach(to);
                 }
                 self.parted = true;
                 self.cold.push(Cold::Way { site, from: self.block, offset, to, leaving: self.leaving() });
