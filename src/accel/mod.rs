@@ -80,11 +80,13 @@ pub(crate) struct Counts {
     /// Stretches that the interpreter ran because KVM could not, and their instructions.
     pub(crate) rescues: u64,
     pub(crate) rescued: u64,
+    /// Instructions of system code that the interpreter ran because KVM would have imitated it.
+    pub(crate) imitated: u64,
 }
 
 impl Counts {
     /// Each with what it is, for people.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 8] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
         [
             ("port accesses", self.ports),
             ("device memory", self.memory),
@@ -94,6 +96,7 @@ impl Counts {
             ("kicks", self.kicks),
             ("rescues by the interpreter", self.rescues),
             ("instructions of rescues", self.rescued),
+            ("instructions of system code interpreted", self.imitated),
         ]
     }
 }

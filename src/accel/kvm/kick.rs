@@ -54,6 +54,42 @@ impl Drop for Inside<'_> {
     }
 }
 
+/// While it lives, KVM_RUN by the calling thread comes back every now and then.
+pub(super) struct Ticks(Option<libc::timer_t>);
+
+impl Ticks {
+    const PERIOD: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 250_000 };
+
+    /// Where the host has no timer left, it never does.
+    pub(super) fn start() -> Self {
+        // SAFETY: all zeros is a value of it.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal();
+        // SAFETY: no memory is touched.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        let mut timer = ptr::null_mut();
+        // SAFETY: the kernel reads the event and writes the timer's number.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
+            log::debug!("no ticks for KVM: {}", io::Error::last_os_error());
+            return Self(None);
+        }
+        let times = libc::itimerspec { it_interval: Self::PERIOD, it_value: Self::PERIOD };
+        // SAFETY: the kernel reads the times; the timer was made above.
+        unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
+        Self(Some(timer))
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        if let Some(timer) = self.0 {
+            // SAFETY: `start` has made it, and nobody else deletes it.
+            unsafe { libc::timer_delete(timer) };
+        }
+    }
+}
+
 /// While it lives, KVM_RUN by the calling thread does all that KVM does between two of the guest's instructions, and comes back
 /// before the next one: the signal waits for the thread, and only KVM_RUN lets it through.
 pub(super) struct Waiting {

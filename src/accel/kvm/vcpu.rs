@@ -1,26 +1,27 @@
 //! A processor in KVM: run, its exits served, its state taken from a [`Cpu`] and given back.
 #![allow(unsafe_code)]
 
+mod breakpoints;
+mod rescue;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
 
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE,
-    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
-    kvm_cpuid_entry2, kvm_guest_debug, kvm_guest_debug_arch, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_xcr, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
+    kvm_cpuid_entry2, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Fault, Request};
+use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Request};
 use softmetal_devices::interrupts::LapicPage;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::kick::{Kick, Waiting};
+use self::rescue::Rescues;
+use super::kick::{Kick, Ticks, Waiting};
 use super::registers::{self, OfApic};
 use super::tsc::{self, Setting};
 use super::{Error, Vm, extended};
@@ -35,14 +36,6 @@ const CURRENT_COUNT: usize = 0x39;
 /// Those that count its ticks.
 const TIMER_COUNTS: [usize; 2] = [INITIAL_COUNT, CURRENT_COUNT];
 
-/// How many instructions the interpreter runs in KVM's place when KVM cannot: few where that is rare, more where one such
-/// instruction follows the other. The most take it a millisecond or two, for which interrupts wait.
-const STRETCH: std::ops::RangeInclusive<u64> = 256..=1 << 17;
-/// Rescues that come sooner after another than this are in a row.
-const SOON: Duration = Duration::from_micros(100);
-/// So are those that come sooner than this where KVM imitates system code, slower than the interpreter runs it.
-const SOON_IMITATED: Duration = Duration::from_millis(20);
-
 /// What KVM_RUN has come back for.
 enum Left {
     /// Served.
@@ -56,9 +49,6 @@ enum Left {
     /// A breakpoint, or a single step; DR6 says which.
     Debug(u64),
 }
-
-/// DR6: a single step.
-const DR6_BS: u64 = 1 << 14;
 
 /// The timer of a local APIC.
 struct LapicTimer {
@@ -99,15 +89,11 @@ pub(crate) struct Vcpu {
     missing: BTreeSet<u32>,
     tsc: Setting,
     counts: Counts,
-    stretch: u64,
-    /// When the last rescue ended.
-    last_rescue: Option<Instant>,
-    /// Rescues that a second may have.
-    allowance: Option<u32>,
-    /// Those of the second that began then.
-    second: (Instant, u32),
+    rescues: Rescues,
     /// Breakpoints that KVM knows of: linear addresses.
     armed: Vec<u64>,
+    /// KVM_RUN comes back behind each instruction.
+    single: bool,
 }
 
 impl Vcpu {
@@ -139,17 +125,15 @@ impl Vcpu {
             missing: BTreeSet::new(),
             tsc,
             counts: Counts::default(),
-            stretch: *STRETCH.start(),
-            last_rescue: None,
-            allowance: None,
-            second: (Instant::now(), 0),
+            rescues: Rescues::default(),
             armed: Vec::new(),
+            single: false,
         })
     }
 
     /// With more rescues than so many in a second it is stuck.
     pub(crate) fn set_allowance(&mut self, allowance: Option<u32>) {
-        self.allowance = allowance;
+        self.rescues.allowance = allowance;
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -166,6 +150,7 @@ impl Vcpu {
         if cpu.is_passing() && !self.go_past(cpu)? {
             return Ok(Exit::Requested);
         }
+        let _ticks = self.vm.imitates.then(Ticks::start);
         let mut leaving = false;
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
@@ -175,6 +160,19 @@ impl Vcpu {
             }
             if !leaving {
                 self.offer_8259()?;
+                if self.vm.imitates {
+                    match self.run_system_code(cpu)? {
+                        Some(exit @ (Exit::TripleFault | Exit::Breakpoint)) => return Ok(exit),
+                        Some(Exit::Requested) => {
+                            leaving = true;
+                            self.fd.set_kvm_immediate_exit(1);
+                        }
+                        _ => {}
+                    }
+                    if !leaving && attention.is_requested() {
+                        continue;
+                    }
+                }
             }
             // With an immediate exit it finishes the instruction whose access was served last, and no more.
             match place.during(Doing::Hardware, || self.step())? {
@@ -182,7 +180,7 @@ impl Vcpu {
                 Left::Ports => place.during(Doing::Device, || self.port_access()),
                 Left::Interrupted if leaving => return Ok(Exit::Requested),
                 Left::Interrupted => {
-                    self.counts.kicks += 1;
+                    self.counts.kicks += u64::from(attention.is_requested());
                     if log::log_enabled!(log::Level::Trace)
                         && let Ok(regs) = self.fd.get_regs()
                     {
@@ -194,6 +192,7 @@ impl Vcpu {
                     cpu.set_state(&state);
                     return Ok(Exit::TripleFault);
                 }
+                Left::Debug(_) if self.single && self.armed.is_empty() => {}
                 Left::Debug(dr6) => {
                     let state = self.read_state(cpu, tsc::tsc_base(&self.board.clock), true)?;
                     cpu.set_state(&state);
@@ -201,7 +200,9 @@ impl Vcpu {
                         cpu.pass_stop();
                         return Ok(Exit::Breakpoint);
                     }
-                    self.debug_exception(&state, dr6)?;
+                    if !self.single {
+                        self.debug_exception(&state, dr6)?;
+                    }
                 }
                 Left::Unable(why) => match self.rescue(cpu, why)? {
                     exit @ (Exit::TripleFault | Exit::Breakpoint) => return Ok(exit),
@@ -335,131 +336,6 @@ impl Vcpu {
         }
     }
 
-    /// The interpreter runs a stretch of what KVM cannot.
-    fn rescue(&mut self, cpu: &mut Cpu, why: &str) -> Result<Exit, Trouble> {
-        let before = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
-        cpu.set_state(&before);
-        let soon = if self.vm.imitates { SOON_IMITATED } else { SOON };
-        let soon = self.last_rescue.is_some_and(|end| end.elapsed() < soon);
-        let next = if soon { self.stretch * 2 } else { self.stretch / 2 };
-        self.stretch = next.clamp(*STRETCH.start(), *STRETCH.end());
-        let start = cpu.instructions();
-        let exit = cpu.run_confined(self.stretch);
-        let done = cpu.instructions() - start;
-        self.counts.rescues += 1;
-        self.counts.rescued += done;
-        log::trace!(
-            "{why}: rescued at {:x}:{:x}, {done} instructions",
-            before.segments[1].selector,
-            before.rip
-        );
-        if exit == Exit::TripleFault {
-            return Ok(exit);
-        }
-        let after = cpu.state();
-        if exit == Exit::Outside && after == before {
-            return Err(Trouble::Stuck(format!(
-                "KVM stops with {why} at {:x}:{:x}, and the interpreter may not run that instruction in its place",
-                before.segments[1].selector, before.rip
-            )));
-        }
-        self.write_changes(&before, &after)?;
-        let now = Instant::now();
-        self.last_rescue = Some(now);
-        if now.duration_since(self.second.0) > Duration::from_secs(1) {
-            self.second = (now, 0);
-        }
-        self.second.1 += 1;
-        if self.allowance.is_some_and(|allowance| self.second.1 > allowance) {
-            return Err(Trouble::Stuck("KVM cannot run too much of what this guest does".into()));
-        }
-        Ok(exit)
-    }
-
-    // Breakpoints.
-
-    /// Brings the breakpoints of `cpu` into KVM's registers, where the guest's own do nothing meanwhile.
-    fn arm(&mut self, cpu: &Cpu) -> Result<(), Trouble> {
-        const MOST: usize = 4;
-        let wanted = cpu.stops();
-        if self.armed == wanted {
-            return Ok(());
-        }
-        if wanted.len() > MOST {
-            return Err(Trouble::Stuck(format!("KVM has {MOST} breakpoints, not {}", wanted.len())));
-        }
-        self.set_breakpoints(wanted)?;
-        self.armed = wanted.to_vec();
-        Ok(())
-    }
-
-    /// Four at most.
-    fn set_breakpoints(&self, places: &[u64]) -> Result<(), Error> {
-        /// DR7: its bit that is always set, and the first breakpoint at each processor's instructions.
-        const DR7: u64 = 1 << 10;
-        const ON: u64 = 1 << 1;
-        let mut registers = [0; 8];
-        for (number, &place) in places.iter().enumerate() {
-            registers[number] = place;
-            registers[7] |= DR7 | ON << (2 * number);
-        }
-        let control = if places.is_empty() { 0 } else { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
-        self.guest_debug(control, registers)
-    }
-
-    fn guest_debug(&self, control: u32, debugreg: [u64; 8]) -> Result<(), Error> {
-        let debug = kvm_guest_debug { control, pad: 0, arch: kvm_guest_debug_arch { debugreg } };
-        self.fd.set_guest_debug(&debug).map_err(|error| Error::refused("breakpoints", error))
-    }
-
-    /// Gives the guest the #DB that is its own, of a single step maybe, and not ours.
-    fn debug_exception(&mut self, state: &CpuState, dr6: u64) -> Result<(), Error> {
-        let mut state = state.clone();
-        state.dr[6] |= dr6 & (DR6_BS | 1 << 13 | 1 << 15);
-        state.injected.get_or_insert(Fault::new(1));
-        self.set_debug(&state)?;
-        self.set_events(&state)
-    }
-
-    /// Runs the instruction at which it has stopped: the interpreter does, or where that may not, KVM by a single step. False where
-    /// it has not run because somebody asked for something.
-    fn go_past(&mut self, cpu: &mut Cpu) -> Result<bool, Trouble> {
-        let before = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
-        cpu.set_state(&before);
-        let exit = cpu.run_confined(1);
-        let after = cpu.state();
-        if exit != Exit::Outside || after != before {
-            self.write_changes(&before, &after)?;
-            return Ok(exit != Exit::Requested);
-        }
-        let step = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-        // The latter since Linux 5.15.
-        self.guest_debug(step | KVM_GUESTDBG_BLOCKIRQ, [0; 8]).or_else(|_| self.guest_debug(step, [0; 8]))?;
-        let stepped = self.step_in_kvm();
-        let armed = self.armed.clone();
-        self.set_breakpoints(&armed)?;
-        if stepped? {
-            cpu.stop_passed();
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// With single steps switched on; whether one was made.
-    fn step_in_kvm(&mut self) -> Result<bool, Trouble> {
-        self.fd.set_kvm_immediate_exit(0);
-        loop {
-            match self.step()? {
-                Left::Served | Left::Window => {}
-                Left::Ports => self.port_access(),
-                Left::Debug(_) => return Ok(true),
-                Left::Interrupted => return Ok(false),
-                // It comes again, and is seen to where breakpoints are on.
-                Left::Shutdown | Left::Unable(_) => return Ok(true),
-            }
-        }
-    }
-
     // State.
 
     /// Takes over from `cpu`; `page`: its local APIC. The board's and the host's TSC are aligned.
@@ -510,6 +386,7 @@ impl Vcpu {
 
     /// Gives everything back to `cpu`; the local APIC is the answer.
     pub(crate) fn leave(&mut self, cpu: &mut Cpu) -> Result<LapicPage, Error> {
+        self.set_single(false)?;
         let (registers, deadline) = self.settle()?;
         self.give_back(cpu, registers, deadline)
     }
@@ -591,6 +468,7 @@ impl Vcpu {
                 Ok(Left::Served | Left::Window) => {}
                 Ok(Left::Ports) => self.port_access(),
                 // What it cannot run, the next engine can.
+                Ok(Left::Debug(_)) if self.single => {}
                 Ok(Left::Interrupted | Left::Shutdown | Left::Unable(_) | Left::Debug(_)) => return Ok(()),
                 Err(Trouble::Stuck(why) | Trouble::Failed(why)) => {
                     return Err(Error::Refused("to come to an instruction's end", io::Error::other(why)));

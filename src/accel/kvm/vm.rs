@@ -28,6 +28,9 @@ use crate::ram_port::{RamMap, RamPort};
 const IDENTITY_MAP: u64 = 0xfeff_c000;
 const TASK_STATE: usize = 0xfeff_d000;
 
+/// Where a slot comes and goes that nobody uses.
+const NOBODYS: u64 = 0xfeff_b000;
+
 /// What the host bridge gives rights to by pieces: SDM-style shadowing of the BIOS area.
 const SHADOWED: Range<u64> = 0xc_0000..0x10_0000;
 const SHADOW_PIECE: u64 = 0x4000;
@@ -208,6 +211,26 @@ impl Vm {
             }
         }
         Ok(())
+    }
+
+    /// Page tables may have been written where KVM did not see it, and the guest has dropped what it had of them: so must KVM, if it
+    /// runs the guest by shadows of them. It does when a slot goes.
+    pub(super) fn forget_shadows(&self) {
+        let slots = self.slots.lock();
+        let Some(first) = slots.first() else { return };
+        let region = |memory_size: u64| kvm_userspace_memory_region {
+            slot: slots.len() as u32,
+            flags: if self.host.read_only { KVM_MEM_READONLY } else { 0 },
+            guest_phys_addr: NOBODYS,
+            memory_size,
+            userspace_addr: first.host,
+        };
+        for size in [PAGE, 0] {
+            // SAFETY: as in `map`.
+            if let Err(error) = unsafe { self.fd.set_user_memory_region(region(size)) } {
+                log::error!("KVM may have old page tables: {}", Error::refused("a slot", error));
+            }
+        }
     }
 
     /// Interrupt messages wait from here on.
