@@ -187,6 +187,8 @@ impl Vcpu {
                         log::trace!("kicked out of KVM at {:x}", regs.rip);
                     }
                 }
+                // What the guest does itself the interpreter has run.
+                Left::Shutdown if self.single => return Err(self.take_back(cpu)?),
                 Left::Shutdown => {
                     let state = self.read_state(cpu, tsc::tsc_base(&self.board.clock), true)?;
                     cpu.set_state(&state);

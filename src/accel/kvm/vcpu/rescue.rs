@@ -99,12 +99,12 @@ impl Vcpu {
         if before.activity != Activity::Active {
             return Ok(None);
         }
+        cpu.set_state(&before);
         if before.rflags & IF != 0 && before.injected.is_none() && has_interrupt(&self.lapic_registers()?) {
             // KVM delivers it.
             self.set_single(before.rflags & TF == 0)?;
             return Ok(None);
         }
-        cpu.set_state(&before);
         let start = cpu.instructions();
         let exit = self.run_stretch(cpu, SYSTEM_STRETCH);
         self.counts.imitated += cpu.instructions() - start;
@@ -117,6 +117,18 @@ impl Vcpu {
             self.write_changes(&before, &after)?;
         }
         Ok(Some(exit))
+    }
+
+    /// KVM has shut the processor down in the one instruction that it was given: it does not know the mode. As it was before; the
+    /// answer is what is wrong.
+    pub(super) fn take_back(&mut self, cpu: &mut Cpu) -> Result<Trouble, Trouble> {
+        let good = cpu.state();
+        let broken = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
+        self.write_changes(&broken, &good)?;
+        let place = format!("{:x}:{:x}", good.segments[seg::CS].selector, good.rip);
+        Ok(Trouble::Stuck(format!(
+            "KVM cannot run the instruction at {place} in the mode that the guest is in"
+        )))
     }
 
     /// The interpreter runs up to so many instructions. Page tables may be others then: where KVM has shadows of them, it only
@@ -148,4 +160,31 @@ fn has_interrupt(registers: &[u32; LapicPage::COUNT]) -> bool {
         highest.map_or(0, |word| (32 * word as u32 + words[word].ilog2()) >> 4)
     };
     registers[SVR] & ENABLED != 0 && class(IRR) > class(ISR).max(registers[TPR] >> 4 & 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_comes_before_its_class_is_masked_or_served() {
+        let page = |entries: &[(usize, u32)]| {
+            let mut page = [0; LapicPage::COUNT];
+            page[0x0f] = 0x1ff;
+            entries.iter().for_each(|&(number, value)| page[number] = value);
+            page
+        };
+        let requested = (0x23, 1 << 0x11); // vector 71h
+        for (entries, expected) in [
+            (vec![], false),
+            (vec![requested], true),
+            (vec![requested, (0x08, 0x6f)], true),
+            (vec![requested, (0x08, 0x70)], false),
+            (vec![requested, (0x13, 1)], true),          // 60h is in service
+            (vec![requested, (0x13, 1 << 0x10)], false), // 70h is
+            (vec![requested, (0x0f, 0xff)], false),
+        ] {
+            assert_eq!(has_interrupt(&page(&entries)), expected, "{entries:x?}");
+        }
+    }
 }
