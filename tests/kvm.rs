@@ -134,7 +134,9 @@ fn same_topics(rom: &str, cpus: u32, but: &[&str]) -> Result<()> {
         let judged = |topics: Vec<String>| -> Vec<String> {
             // PASS, FAIL or SKIP, a space, the topic and a colon.
             let named = |line: &str, topic: &str| {
-                line.get(5..).and_then(|rest| rest.strip_prefix(topic)).is_some_and(|rest| rest.starts_with(':'))
+                line.get(5..)
+                    .and_then(|rest| rest.strip_prefix(topic))
+                    .is_some_and(|rest| rest.starts_with(':'))
             };
             topics.into_iter().filter(|line| !but.iter().any(|topic| named(line, topic))).collect()
         };
