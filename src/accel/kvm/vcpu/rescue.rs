@@ -102,7 +102,7 @@ impl Vcpu {
         cpu.set_state(&before);
         if before.rflags & IF != 0 && before.injected.is_none() && has_interrupt(&self.lapic_registers()?) {
             // KVM delivers it.
-            self.set_single(before.rflags & TF == 0)?;
+            self.set_single(before.segments[seg::CS].attributes & Segment::LONG == 0 && before.rflags & TF == 0)?;
             return Ok(None);
         }
         let start = cpu.instructions();
@@ -113,7 +113,8 @@ impl Vcpu {
             // What is not for the interpreter KVM runs alone.
             let [cs, ss] = [seg::CS, seg::SS].map(|s| after.segments[s].attributes);
             let is_user = ss >> 5 & 3 == 3 && cs & Segment::LONG != 0;
-            self.set_single(exit == Exit::Outside && !is_user && after.rflags & TF == 0)?;
+            let is_64 = cs & Segment::LONG != 0;
+            self.set_single(exit == Exit::Outside && !is_user && !is_64 && after.rflags & TF == 0)?;
             self.write_changes(&before, &after)?;
         }
         Ok(Some(exit))
