@@ -179,6 +179,7 @@ impl Cpu {
             last_ones: false,
             overruns: false,
             confined: false,
+            system_only: false,
             #[cfg(feature = "planted")]
             planted: None,
             pauses: 0,
@@ -237,6 +238,14 @@ impl Cpu {
         let exit = self.run_for(instructions);
         self.confined = false;
         self.why = Why::Continue;
+        exit
+    }
+
+    /// As [`Cpu::run_confined`]; before user code of 64 bits it ends, too, with [`Exit::Outside`].
+    pub fn run_confined_system(&mut self, instructions: u64) -> Exit {
+        self.system_only = true;
+        let exit = self.run_confined(instructions);
+        self.system_only = false;
         exit
     }
 
@@ -322,6 +331,12 @@ impl Cpu {
             }
             if self.confined && self.injected.is_some() {
                 // Its delivery reaches outside.
+                return Exit::Outside;
+            }
+            if self.system_only && self.mode.contains(Mode::USER) && self.mode.is_64() {
+                if !injected {
+                    self.cast_shadow(shadow);
+                }
                 return Exit::Outside;
             }
             if (self.last_ones || self.overruns) && self.instructions() >= self.goal {

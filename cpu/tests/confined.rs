@@ -77,6 +77,27 @@ fn interrupts_wait_and_what_was_interrupted_is_delivered() {
 }
 
 #[test]
+fn system_code_ends_where_user_code_begins() {
+    let mut machine = machine(|a| {
+        a.push(i32::from(selector::USER_DATA))?;
+        a.push(DATA as i32)?;
+        a.push(2)?;
+        a.push(i32::from(selector::USER_CODE64))?;
+        a.push(CODE as i32)?;
+        a.iretq()
+    });
+    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
+    let state = machine.cpu.state();
+    assert_eq!((state.rip, state.segments[2].dpl(), machine.cpu.instructions()), (CODE, 3, 7));
+    // There it stays, but for what is to be delivered.
+    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
+    assert_eq!(machine.cpu.state(), state);
+    machine.cpu.set_state(&softmetal_cpu::CpuState { injected: Some(Fault::UD), ..state });
+    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
+    assert_eq!(machine.cpu.state().rip, HANDLERS + 16 * u64::from(Fault::UD.vector));
+}
+
+#[test]
 fn a_shadow_is_not_lost() {
     let mut machine = machine(|a| a.nop());
     let mut state = machine.cpu.state();

@@ -82,11 +82,13 @@ pub(crate) struct Counts {
     pub(crate) rescued: u64,
     /// Instructions of system code that the interpreter ran because KVM would have imitated it.
     pub(crate) imitated: u64,
+    /// Times that user code ran in such a KVM.
+    pub(crate) entries: u64,
 }
 
 impl Counts {
     /// Each with what it is, for people.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 10] {
         [
             ("port accesses", self.ports),
             ("device memory", self.memory),
@@ -97,6 +99,7 @@ impl Counts {
             ("rescues by the interpreter", self.rescues),
             ("instructions of rescues", self.rescued),
             ("instructions of system code interpreted", self.imitated),
+            ("stretches of user code", self.entries),
         ]
     }
 }

@@ -35,8 +35,13 @@ fn get<const N: usize>(area: &[u8; AREA], at: usize) -> [u8; N] {
     area.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
-/// Writes the state into an area that was read from KVM.
-pub(super) fn write(state: &CpuState, area: &mut [u8; AREA], layout: Layout) {
+/// The state components in an area that are not in their initial configuration.
+pub(super) fn used(area: &[u8; AREA]) -> u64 {
+    u64::from_le_bytes(get(area, XSTATE_BV))
+}
+
+/// Writes what `state` has of these components into an area; the others stay as they are. x87 and SSE are always written.
+pub(super) fn write(state: &CpuState, area: &mut [u8; AREA], layout: Layout, components: u64) {
     let x = &state.x87;
     put(area, 0, &x.control.to_le_bytes());
     put(area, 2, &x.status.to_le_bytes());
@@ -52,14 +57,15 @@ pub(super) fn write(state: &CpuState, area: &mut [u8; AREA], layout: Layout) {
     for (k, xmm) in state.xmm.iter().enumerate() {
         put(area, 160 + 16 * k, &xmm.to_le_bytes());
     }
-    let mut used = u64::from_le_bytes(get(area, XSTATE_BV)) | LEGACY;
-    if layout.components & AVX != 0 {
+    let mut used = used(area) | LEGACY;
+    let written = layout.components & components;
+    if written & AVX != 0 {
         used |= AVX;
         for (k, high) in state.ymm_high.iter().enumerate() {
             put(area, AVX_AT + 16 * k, &high.to_le_bytes());
         }
     }
-    if layout.components & PKRU != 0 {
+    if written & PKRU != 0 {
         used |= PKRU;
         put(area, layout.pkru, &state.pkru.to_le_bytes());
     }
@@ -68,7 +74,7 @@ pub(super) fn write(state: &CpuState, area: &mut [u8; AREA], layout: Layout) {
 
 /// Takes the state out of an area. Components that are not in it are in their initial configuration.
 pub(super) fn read(state: &mut CpuState, area: &[u8; AREA], layout: Layout) {
-    let used = u64::from_le_bytes(get(area, XSTATE_BV));
+    let used = used(area);
     state.mxcsr = u32::from_le_bytes(get(area, 24));
     let mut x = X87::default();
     if used & 1 != 0 {
@@ -167,7 +173,7 @@ mod tests {
     fn all_components_come_back() {
         let layout = Layout { components: LEGACY | AVX | PKRU, pkru: 2432 };
         let (before, mut area) = (state(), [0; AREA]);
-        write(&before, &mut area, layout);
+        write(&before, &mut area, layout, u64::MAX);
         let mut after = CpuState::reset();
         read(&mut after, &area, layout);
         assert_eq!(after, before);
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn the_stack_is_in_the_order_of_its_top() {
         let mut area = [0; AREA];
-        write(&state(), &mut area, Layout { components: LEGACY, pkru: 0 });
+        write(&state(), &mut area, Layout { components: LEGACY, pkru: 0 }, u64::MAX);
         // ST(0) is physical register 5.
         assert_eq!(area[32], 6);
         assert_eq!(area[32 + 16 * 3], 1);
@@ -188,7 +194,7 @@ mod tests {
         let mut area = [0; AREA];
         area[XSTATE_BV] = 0xe0;
         area[832] = 0x77;
-        write(&state(), &mut area, layout);
+        write(&state(), &mut area, layout, u64::MAX);
         assert_eq!((area[XSTATE_BV], area[832]), (0xe7, 0x77));
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::time::Duration;
 
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that this thread is about to run.
@@ -54,14 +55,12 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// While it lives, KVM_RUN by the calling thread comes back every now and then.
-pub(super) struct Ticks(Option<libc::timer_t>);
+/// Brings the thread that has made it back from KVM_RUN after some time.
+pub(super) struct Alarm(Option<libc::timer_t>);
 
-impl Ticks {
-    const PERIOD: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 250_000 };
-
+impl Alarm {
     /// Where the host has no timer left, it never does.
-    pub(super) fn start() -> Self {
+    pub(super) fn new() -> Self {
         // SAFETY: all zeros is a value of it.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -71,20 +70,37 @@ impl Ticks {
         let mut timer = ptr::null_mut();
         // SAFETY: the kernel reads the event and writes the timer's number.
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
-            log::debug!("no ticks for KVM: {}", io::Error::last_os_error());
+            log::debug!("no alarm for KVM: {}", io::Error::last_os_error());
             return Self(None);
         }
-        let times = libc::itimerspec { it_interval: Self::PERIOD, it_value: Self::PERIOD };
-        // SAFETY: the kernel reads the times; the timer was made above.
-        unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
         Self(Some(timer))
+    }
+
+    /// Once, after less than a second from now; not at an earlier time that was set.
+    pub(super) fn set(&self, after: Duration) {
+        self.arm(after.subsec_nanos());
+    }
+
+    /// No more. A signal that is on its way may still come.
+    pub(super) fn clear(&self) {
+        self.arm(0);
+    }
+
+    fn arm(&self, nanoseconds: u32) {
+        let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds.into() };
+        let times = libc::itimerspec { it_interval: never, it_value: value };
+        if let Some(timer) = self.0 {
+            // SAFETY: the kernel reads the times; the timer was made above.
+            unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
+        }
     }
 }
 
-impl Drop for Ticks {
+impl Drop for Alarm {
     fn drop(&mut self) {
         if let Some(timer) = self.0 {
-            // SAFETY: `start` has made it, and nobody else deletes it.
+            // SAFETY: `new` has made it, and nobody else deletes it.
             unsafe { libc::timer_delete(timer) };
         }
     }

@@ -3,6 +3,7 @@
 mod extended;
 mod features;
 mod kick;
+mod leaked;
 mod probe;
 mod registers;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod breakpoints;
+mod imitated;
 mod rescue;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
@@ -20,8 +22,9 @@ use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Request};
 use softmetal_devices::interrupts::LapicPage;
 use vm_memory::{Bytes, GuestAddress};
 
+use self::imitated::Next;
 use self::rescue::Rescues;
-use super::kick::{Kick, Ticks, Waiting};
+use super::kick::{Alarm, Kick, Waiting};
 use super::registers::{self, OfApic};
 use super::tsc::{self, Setting};
 use super::{Error, Vm, extended};
@@ -94,6 +97,10 @@ pub(crate) struct Vcpu {
     armed: Vec<u64>,
     /// KVM_RUN comes back behind each instruction.
     single: bool,
+    /// What user code did last the interpreter does once more.
+    redo: bool,
+    /// Where the last interrupt was to be delivered, and the time for that.
+    awaited: (u64, Duration),
 }
 
 impl Vcpu {
@@ -128,6 +135,8 @@ impl Vcpu {
             rescues: Rescues::default(),
             armed: Vec::new(),
             single: false,
+            redo: false,
+            awaited: (0, Duration::ZERO),
         })
     }
 
@@ -150,7 +159,7 @@ impl Vcpu {
         if cpu.is_passing() && !self.go_past(cpu)? {
             return Ok(Exit::Requested);
         }
-        let _ticks = self.vm.imitates.then(Ticks::start);
+        let alarm = self.vm.imitates.then(Alarm::new);
         let mut leaving = false;
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
@@ -160,22 +169,24 @@ impl Vcpu {
             }
             if !leaving {
                 self.offer_8259()?;
-                if self.vm.imitates {
-                    match self.run_system_code(cpu)? {
-                        Some(exit @ (Exit::TripleFault | Exit::Breakpoint)) => return Ok(exit),
-                        Some(Exit::Requested) => {
+                if let Some(alarm) = &alarm {
+                    match self.run_apart(cpu, &attention, alarm)? {
+                        Next::Kvm => {}
+                        Next::Again => continue,
+                        Next::Leave => {
                             leaving = true;
                             self.fd.set_kvm_immediate_exit(1);
                         }
-                        _ => {}
-                    }
-                    if !leaving && attention.is_requested() {
-                        continue;
+                        Next::Ended(exit) => return Ok(exit),
                     }
                 }
             }
             // With an immediate exit it finishes the instruction whose access was served last, and no more.
-            match place.during(Doing::Hardware, || self.step())? {
+            let left = place.during(Doing::Hardware, || self.step());
+            if let Some(alarm) = &alarm {
+                alarm.clear();
+            }
+            match left? {
                 Left::Served | Left::Window => {}
                 Left::Ports => place.during(Doing::Device, || self.port_access()),
                 Left::Interrupted if leaving => return Ok(Exit::Requested),
@@ -523,9 +534,7 @@ impl Vcpu {
     fn write_changes(&mut self, before: &CpuState, after: &CpuState) -> Result<(), Error> {
         let special = |state| registers::special(state, OfApic::default());
         if special(before) != special(after) {
-            let now = self.fd.get_sregs().map_err(|error| Error::refused("special registers", error))?;
-            let sregs = registers::special(after, OfApic { base: now.apic_base, cr8: now.cr8 });
-            self.fd.set_sregs(&sregs).map_err(|error| Error::refused("special registers", error))?;
+            self.set_special(after)?;
         }
         self.set_general(after)?;
         if before.xcr0 != after.xcr0 {
@@ -548,6 +557,13 @@ impl Vcpu {
         Ok(())
     }
 
+    /// But for what is the local APIC's.
+    fn set_special(&self, state: &CpuState) -> Result<(), Error> {
+        let now = self.fd.get_sregs().map_err(|error| Error::refused("special registers", error))?;
+        let sregs = registers::special(state, OfApic { base: now.apic_base, cr8: now.cr8 });
+        self.fd.set_sregs(&sregs).map_err(|error| Error::refused("special registers", error))
+    }
+
     fn set_general(&self, state: &CpuState) -> Result<(), Error> {
         let general = registers::general(state);
         self.fd.set_regs(&general).map_err(|error| Error::refused("registers", error))
@@ -567,7 +583,12 @@ impl Vcpu {
             let fpu = extended::fpu(state);
             return self.fd.set_fpu(&fpu).map_err(|error| Error::refused("FPU state", error));
         }
-        extended::write(state, &mut self.area, self.vm.layout);
+        extended::write(state, &mut self.area, self.vm.layout, u64::MAX);
+        self.set_area()
+    }
+
+    /// For hosts with XSAVE.
+    fn set_area(&self) -> Result<(), Error> {
         let mut xsave = kvm_xsave::default();
         for (word, bytes) in xsave.region.iter_mut().zip(self.area.chunks_exact(4)) {
             *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);

@@ -20,6 +20,7 @@ use softmetal_devices::interrupts::{APIC_TIMER_HZ, IOAPIC_PINS, LocalApics};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::features::{self, Offered};
+use super::leaked::Leaked;
 use super::{Error, Host, extended, kick, probe, tsc};
 use crate::dirty::{DirtyPages, PAGE};
 use crate::ram_port::{RamMap, RamPort};
@@ -63,6 +64,8 @@ pub(crate) struct Vm {
     held: Mutex<Option<Vec<(u64, u32)>>>,
     /// The processor does not run the guest's system code itself: KVM does, slower than the interpreter.
     pub(super) imitates: bool,
+    /// Where it does: what user code has of registers that its system does not know.
+    pub(super) leaked: Mutex<Leaked>,
     /// Counts of KVM's local APIC timers to one of ours.
     pub(super) timer_ratio: u32,
 }
@@ -108,6 +111,7 @@ impl Vm {
             first,
             tsc_base: AtomicU64::new(0),
             held: Mutex::new(None),
+            leaked: Mutex::default(),
             timer_ratio,
         };
         vm.map_memory()?;

@@ -40,11 +40,17 @@ impl Vcpu {
             registers[7] |= DR7 | ON << (2 * number);
         }
         let breakpoints = if places.is_empty() { 0 } else { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
-        let single = if self.single { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
-        self.guest_debug(breakpoints | single, registers)
+        let single = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        if !self.single {
+            return self.guest_debug(breakpoints, registers);
+        }
+        // Since Linux 5.15. Without it an interrupt that comes in between pushes RFLAGS with the step's TF.
+        let blocks = KVM_GUESTDBG_BLOCKIRQ;
+        let set = self.guest_debug(breakpoints | single | blocks, registers);
+        set.or_else(|_| self.guest_debug(breakpoints | single, registers))
     }
 
-    /// KVM_RUN comes back behind each instruction of system code, or no more. Meanwhile KVM does not tell RFLAGS.TF.
+    /// KVM_RUN comes back behind each instruction of system code, and takes no interrupt, or no more. Meanwhile KVM does not tell RFLAGS.TF.
     pub(super) fn set_single(&mut self, single: bool) -> Result<(), Error> {
         if self.single == single {
             return Ok(());
