@@ -6,9 +6,9 @@ mod short;
 
 use crate::{insn::Insn, mmu::SLOTS, ram::PAGE, state::Cpu};
 use short::Short;
-pub(crate) use short::ShortEntry;
+pub(crate) use short::ShortTable;
 #[cfg(feature = "jit")]
-pub(crate) use short::{NOBODY, SHORT, SHORT_FOLD};
+pub(crate) use short::{SHORT, SHORT_FOLD, ShortEntry};
 use std::ptr::null;
 
 /// Entries of a table.
@@ -163,7 +163,7 @@ impl JumpCache {
     }
 
     /// The small table of an address space, for CPL 3 or the others, valid for what serves both halves of linear addresses.
-    pub(crate) fn short(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> *const ShortEntry {
+    pub(crate) fn short(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> ShortTable {
         self.short.table(slot, user, ways)
     }
 

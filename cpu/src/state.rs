@@ -7,7 +7,7 @@ use crate::{
     fault::Fault,
     flags::{Flags, bits},
     group::Seat,
-    jumps::{JumpCache, ShortEntry, Way},
+    jumps::{JumpCache, ShortTable, Way},
     mmu::{Mmu, Table, near::Near},
     mode::Mode,
     model::{Lacking, Model},
@@ -406,7 +406,7 @@ pub struct Cpu {
     /// The jump cache for the lower and the upper half of linear addresses.
     pub(crate) ways: [Way; 2],
     /// What translated code looks in first.
-    pub(crate) short: *const ShortEntry,
+    pub(crate) short: ShortTable,
     /// What entries of the fetch TLB must match: the address space, or global pages.
     pub(crate) fetch_generations: [u64; 2],
     /// Linear address of the next instruction, valid outside of blocks.

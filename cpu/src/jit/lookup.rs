@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     blocks::Head,
-    jumps::{FOLD, JUMPS, JUMPS_OF_PAGE, JumpEntry, NOBODY, SHORT, SHORT_FOLD, STEP, ShortEntry, Way},
+    jumps::{FOLD, JUMPS, JUMPS_OF_PAGE, JumpEntry, SHORT, SHORT_FOLD, STEP, ShortEntry, ShortTable, Way},
     state::{Cpu, reg},
 };
 use cranelift_codegen::{
@@ -37,10 +37,12 @@ pub(super) fn emit(b: &mut FunctionBuilder<'_>) {
     let folded = b.ins().bxor(rip, folded);
     let folded = b.ins().band_imm_u(folded, SHORT as i64 - 1);
     let bytes = b.ins().ishl_imm_u(folded, i64::from(size_of::<ShortEntry>().trailing_zeros()));
-    let table = b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, short)));
+    let part =
+        |b: &mut FunctionBuilder<'_>, part| b.ins().load(I64, STATE, cpu, at(offset_of!(Cpu, short) + part));
+    let table = part(b, offset_of!(ShortTable, entries));
     let short = b.ins().iadd(table, bytes);
-    let nobody = b.ins().iconst(I64, NOBODY as i64);
-    let key = b.ins().bxor(rip, nobody);
+    let number = part(b, offset_of!(ShortTable, number));
+    let key = b.ins().bxor(rip, number);
     let its = b.ins().load(I64, STATE, short, at(offset_of!(ShortEntry, key)));
     let equal = b.ins().icmp(IntCC::Equal, its, key);
     b.ins().brif(equal, known, &[], unknown, &[]);

@@ -10,15 +10,17 @@ use std::ptr::null;
 pub(crate) const SHORT: usize = 4096;
 /// By how much addresses are folded to find theirs.
 pub(crate) const SHORT_FOLD: u32 = 11;
-/// Keys are linear addresses, exclusive or this, which is no canonical address: an entry of zeros answers nobody.
-#[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is no translated code"))]
-pub(crate) const NOBODY: u64 = 1 << 63;
+/// Bits of a key that are alike in each address, since that is canonical: bits 63 to 57. There a key has the table's number
+/// besides, exclusive or: with another number, all entries are no entries.
+const NUMBER: u32 = 57;
+/// The last number. None is 0: an entry of zeros answers nobody.
+const LAST: u64 = u64::MAX >> NUMBER;
 
 /// An entry of a table.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct ShortEntry {
-    /// The linear address, exclusive or [`NOBODY`].
+    /// The linear address, exclusive or the table's number.
     pub(crate) key: u64,
     pub(crate) code: *const u8,
 }
@@ -33,19 +35,27 @@ const fn index(rip: u64) -> usize {
 /// Tables of a CPU.
 const TABLES: usize = 2 * SLOTS;
 
+/// A table, as translated code knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct ShortTable {
+    /// [`SHORT`] of them.
+    pub(crate) entries: *const ShortEntry,
+    /// What keys are exclusive or.
+    pub(crate) number: u64,
+}
+
 /// All tables of a CPU.
 pub(super) struct Short {
     tables: Vec<Box<[ShortEntry; SHORT]>>,
+    numbers: [u64; TABLES],
     /// One that has never had an entry.
     empty: Box<[ShortEntry; SHORT]>,
     /// The contexts for which entries have been made; zeros where none ever was.
     stamps: [[u64; 2]; TABLES],
-    /// The table in use: the others are emptied when they are, if they have to be.
+    /// The table in use.
     current: usize,
 }
-
-/// Of tables that have entries of no use.
-const STALE: [u64; 2] = [u64::MAX; 2];
 
 /// An empty table, whose memory is given out as it is used.
 #[allow(unsafe_code, reason = "a vector of empty entries would be written, entry by entry")]
@@ -57,37 +67,44 @@ fn table() -> Box<[ShortEntry; SHORT]> {
 impl Short {
     pub(super) fn new() -> Self {
         let tables = (0..TABLES).map(|_| table()).collect();
-        Short { tables, empty: table(), stamps: [[0; 2]; TABLES], current: 0 }
+        Short { tables, numbers: [1; TABLES], empty: table(), stamps: [[0; 2]; TABLES], current: 0 }
     }
 
     /// The table of an address space for CPL 3 or the others; what was noted for other contexts is gone.
-    pub(super) fn table(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> *const ShortEntry {
+    pub(super) fn table(&mut self, slot: usize, user: bool, ways: &[Way; 2]) -> ShortTable {
         if ways[0].context == u64::MAX {
             // Nothing is found in the jump cache, so nothing is noted here.
-            return self.empty.as_ptr();
+            return ShortTable { entries: self.empty.as_ptr(), number: 1 << NUMBER };
         }
         let place = 2 * slot + usize::from(user);
         self.current = place;
-        let (table, stamp) = (&mut self.tables[place], &mut self.stamps[place]);
         let contexts = ways.map(|way| way.context);
-        if *stamp != contexts {
-            if *stamp != [0; 2] {
-                empty(table);
-            }
-            *stamp = contexts;
+        if self.stamps[place] != contexts {
+            self.renumber(place);
+            self.stamps[place] = contexts;
         }
-        table.as_ptr()
+        ShortTable { entries: self.tables[place].as_ptr(), number: self.numbers[place] << NUMBER }
+    }
+
+    /// A table has no entries any more, for whoever asks for it from now on.
+    fn renumber(&mut self, place: usize) {
+        if self.stamps[place] == [0; 2] {
+            return;
+        }
+        if self.numbers[place] == LAST {
+            empty(&mut self.tables[place]);
+            self.numbers[place] = 0;
+        }
+        self.numbers[place] += 1;
     }
 
     /// No table has entries any more.
     pub(super) fn clear(&mut self) {
-        let used = self.stamps.iter_mut().enumerate().filter(|(_, stamp)| **stamp != [0; 2]);
-        for (place, stamp) in used {
-            if place == self.current {
-                empty(&mut self.tables[place]);
-            } else {
-                *stamp = STALE;
-            }
+        let current = self.current;
+        (0..TABLES).filter(|&place| place != current).for_each(|place| self.renumber(place));
+        // Whoever looks in this one has its number.
+        if self.stamps[current] != [0; 2] {
+            empty(&mut self.tables[current]);
         }
     }
 
@@ -120,12 +137,13 @@ mod tests {
 
     /// As translated code does it.
     fn note(short: &mut Short, place: usize, rip: u64) {
-        short.tables[place][index(rip)] = ShortEntry { key: rip ^ NOBODY, code: CODE };
+        let key = rip ^ short.numbers[place] << NUMBER;
+        short.tables[place][index(rip)] = ShortEntry { key, code: CODE };
     }
 
     fn code(short: &Short, place: usize, rip: u64) -> *const u8 {
         let entry = &short.tables[place][index(rip)];
-        if entry.key == rip ^ NOBODY { entry.code } else { null() }
+        if entry.key == rip ^ short.numbers[place] << NUMBER { entry.code } else { null() }
     }
 
     #[test]
@@ -148,7 +166,7 @@ mod tests {
         // Where every jump goes to the dispatcher, another table answers; what is known stays.
         note(&mut short, 3, 0x40_0000);
         let nothing = short.table(1, true, &ways([u64::MAX; 2]));
-        assert_eq!(nothing, short.empty.as_ptr());
+        assert_eq!(nothing.entries, short.empty.as_ptr());
         assert_eq!(code(&short, 3, 0x40_0000), CODE);
     }
 
@@ -184,5 +202,32 @@ mod tests {
         short.table(0, true, &ways([1 << 16; 2]));
         short.table(0, false, &ways([1 << 16; 2]));
         assert_eq!(code(&short, 0, 0x77), CODE);
+    }
+
+    #[test]
+    fn no_number_comes_again_with_its_entries() {
+        let mut short = Short::new();
+        let addresses = [
+            0,
+            0x1234,
+            0x7fff_ffff_f000,
+            0xff_ffff_ffff_ffff,
+            !0xff,
+            0xffff_8000_0000_0000,
+            0xff00_0000_0000_0000,
+        ];
+        let mut seen = Vec::new();
+        for context in 1..3 * LAST {
+            let table = short.table(0, false, &ways([context << 16; 2]));
+            assert!(table.number != 0);
+            for &rip in &addresses {
+                assert!(code(&short, 0, rip).is_null(), "{context}: {rip:x}");
+            }
+            let rip = addresses[context as usize % addresses.len()];
+            note(&mut short, 0, rip);
+            assert_eq!(code(&short, 0, rip), CODE);
+            seen.push(table.number);
+        }
+        assert_eq!(seen[0], seen[LAST as usize]);
     }
 }

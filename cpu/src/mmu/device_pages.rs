@@ -28,10 +28,22 @@ struct DevicePage {
 
 /// All that are known, of the current address space.
 #[derive(Clone, Debug)]
-pub(super) struct DevicePages([DevicePage; PAGES]);
+pub(super) struct DevicePages {
+    pages: [DevicePage; PAGES],
+    /// Some are known.
+    any: bool,
+}
 
 impl DevicePages {
-    pub(super) const NONE: DevicePages = DevicePages([DevicePage { key: 0, physical: 0 }; PAGES]);
+    pub(super) const NONE: DevicePages =
+        DevicePages { pages: [DevicePage { key: 0, physical: 0 }; PAGES], any: false };
+
+    /// Nothing is known any more.
+    pub(super) fn forget(&mut self) {
+        if self.any {
+            *self = Self::NONE;
+        }
+    }
 }
 
 fn key(class: Class, linear: u64, write: bool) -> u64 {
@@ -47,7 +59,7 @@ impl Mmu {
     /// The guest-physical address of an access that goes to the bus, if that is known of its page.
     pub(crate) fn device_at(&self, class: Class, linear: u64, access: Access) -> Option<u64> {
         let write = access == Access::Write;
-        let page = &self.device_pages.0[place(linear, write)];
+        let page = &self.device_pages.pages[place(linear, write)];
         (page.key == key(class, linear, write)).then_some(page.physical | linear & (PAGE - 1))
     }
 
@@ -55,6 +67,7 @@ impl Mmu {
     pub(crate) fn note_device(&mut self, class: Class, linear: u64, access: Access, physical: u64) {
         let write = access == Access::Write;
         let key = key(class, linear, write);
-        self.device_pages.0[place(linear, write)] = DevicePage { key, physical: physical & !(PAGE - 1) };
+        self.device_pages.pages[place(linear, write)] = DevicePage { key, physical: physical & !(PAGE - 1) };
+        self.device_pages.any = true;
     }
 }

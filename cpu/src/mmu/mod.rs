@@ -404,7 +404,7 @@ impl Mmu {
     /// Nothing is known any more of the pages that were used last.
     fn forget_recent(&mut self) {
         self.forget_near();
-        self.device_pages = DevicePages::NONE;
+        self.device_pages.forget();
     }
 
     fn renew(&mut self, slot: usize) {

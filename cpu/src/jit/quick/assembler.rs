@@ -334,11 +334,6 @@ impl Assembler {
         self.modrm((0, true, TWO | 0xba), false, 4, Place::Register(a.0));
         self.put(n.into(), 1);
     }
-    /// 64 bits, one of which becomes the other.
-    pub(super) fn flip_bit(&mut self, a: Host, n: u8) {
-        self.modrm((0, true, TWO | 0xba), false, 7, Place::Register(a.0));
-        self.put(n.into(), 1);
-    }
     pub(super) fn shift(&mut self, op: Shift, w: Width, a: Host, n: u8) {
         self.modrm(Self::sized(w, 0xc1), w.0 == 1, op as u8, Place::Register(a.0));
         self.put(n.into(), 1);

@@ -35,7 +35,7 @@ use crate::{
     fault::Done,
     flags::Flags,
     insn::Insn,
-    jumps::{NOBODY, SHORT, SHORT_FOLD, ShortEntry},
+    jumps::{SHORT, SHORT_FOLD, ShortEntry, ShortTable},
     mode::Mode,
     sem::{self, Class, Needs, Op},
     state::{Cpu, reg},
@@ -482,8 +482,9 @@ impl Writer {
         self.asm.alu(Alu::Xor, D, RAX, RSI);
         self.asm.alu_constant(Alu::And, D, RAX, SHORT as i32 - 1);
         self.asm.shift(Shift::Left, D, RAX, entry);
-        self.asm.alu_load(Alu::Add, Q, RAX, Self::place(offset_of!(Cpu, short)));
-        self.asm.flip_bit(RDX, NOBODY.trailing_zeros() as u8);
+        let table = offset_of!(Cpu, short);
+        self.asm.alu_load(Alu::Add, Q, RAX, Self::place(table + offset_of!(ShortTable, entries)));
+        self.asm.alu_load(Alu::Xor, Q, RDX, Self::place(table + offset_of!(ShortTable, number)));
         self.asm.alu_load(Alu::Cmp, Q, RDX, At::new(RAX, offset_of!(ShortEntry, key) as i32));
         let unknown = self.asm.jump_if(cond::NOT_EQUAL);
         self.hole(unknown, Name::Lookup);
