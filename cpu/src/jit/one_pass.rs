@@ -31,6 +31,9 @@ pub(super) struct Quick {
     pub(super) jumps: Vec<((usize, usize), u64)>,
 }
 
+/// What shares are parts of.
+const WHOLE: u64 = 1 << 16;
+
 /// A block within a path, for which another one counts.
 #[derive(Clone, Copy, Debug)]
 struct Uncounted {
@@ -38,8 +41,9 @@ struct Uncounted {
     by: *const Insn,
     /// How often that one had begun, as far as it was counted, when the path was translated.
     since: u32,
-    /// How often this one begins when that one begins once.
-    share: f32,
+    /// How often this one begins when that one begins [`WHOLE`] times. No floating point: blocks are dropped while the host's
+    /// MXCSR is the guest's.
+    share: u64,
 }
 
 impl Default for Quick {
@@ -164,7 +168,7 @@ impl Jit {
         }
         // SAFETY: what has been translated lives.
         let now = self.counted(not.by, unsafe { Head::of(not.by) });
-        (now.saturating_sub(not.since) as f32 * not.share) as u32
+        (u64::from(now.saturating_sub(not.since)) * not.share / WHOLE) as u32
     }
 
     /// Whether a block that has become hot, or part of a path, is to begin one: it is asked once.
@@ -235,7 +239,7 @@ impl Jit {
             let since = self.counted(by, unsafe { Head::of(by) });
             let share = match begins(block) {
                 u32::MAX => continue,
-                begun => (begun as f32 / begins(by).max(1) as f32).min(1.0),
+                begun => (u64::from(begun) * WHOLE / u64::from(begins(by).max(1))).min(WHOLE),
             };
             uncounted.push(Uncounted { block, by, since, share });
         }
