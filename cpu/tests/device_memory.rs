@@ -234,3 +234,60 @@ fn loops_over_a_register_of_a_device() {
         }
     }
 }
+
+/// Which page of a device an address leads to may be known without a walk, for no longer than a TLB may know it.
+#[test]
+fn a_devices_page_is_another_when_its_translation_is_dropped() {
+    const OTHER: u64 = DEVICE + 0x5000;
+    /// Begins with what drops a translation, or a NOP; then reads and writes the page.
+    fn snippet(at: u64, change: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+        assemble(at, |a| {
+            change(a)?;
+            a.mov(eax, dword_ptr(rbx + 0x10))?;
+            a.mov(dword_ptr(rbx + 0x14), 5)?;
+            a.hlt()
+        })
+    }
+    let snippets = [
+        snippet(KERNEL_CODE, |a| a.nop()),
+        snippet(KERNEL_CODE + 0x100, |a| a.invlpg(ptr(rbx))),
+        snippet(KERNEL_CODE + 0x200, |a| {
+            a.mov(rax, cr3)?;
+            a.mov(cr3, rax)
+        }),
+    ];
+    let both =
+        |page: u64| [Access::MmioRead(page + 0x10, 4), Access::MmioWrite(page + 0x14, vec![5, 0, 0, 0])];
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.map(THERE, DEVICE, Level::Small, pte::P | pte::W);
+        m.program(&snippets[0]);
+        for (k, code) in snippets.iter().enumerate() {
+            m.write(KERNEL_CODE + 0x100 * k as u64, code);
+        }
+        let run = |m: &mut Machine, k: usize| {
+            let mut regs = m.cpu.user();
+            regs.rip = KERNEL_CODE + 0x100 * k as u64;
+            regs.gpr[3] = THERE;
+            m.cpu.load_user(&regs);
+            m.cpu.wake();
+            (m.run(), m.bus.take())
+        };
+        let halted = |k: usize| End::Halt(KERNEL_CODE + 0x100 * k as u64 + snippets[k].len() as u64);
+        for _ in 0..3 {
+            assert_eq!(run(&mut m, 0), (halted(0), both(DEVICE).to_vec()));
+        }
+        m.map(THERE, OTHER, Level::Small, pte::P | pte::W);
+        assert_eq!(run(&mut m, 1), (halted(1), both(OTHER).to_vec()), "INVLPG");
+        assert_eq!(run(&mut m, 0), (halted(0), both(OTHER).to_vec()));
+        m.map(THERE, DEVICE, Level::Small, pte::P | pte::W);
+        assert_eq!(run(&mut m, 2), (halted(2), both(DEVICE).to_vec()), "MOV CR3");
+        // Where it may be read, it may not be written.
+        m.map(THERE, DEVICE, Level::Small, pte::P);
+        assert_eq!(run(&mut m, 1), (End::Vector(14), both(DEVICE)[..1].to_vec()));
+        m.map(THERE, FRAMES, Level::Small, pte::P | pte::W);
+        m.cpu.flush();
+        assert_eq!(run(&mut m, 1), (halted(1), vec![]), "RAM");
+        assert_eq!(m.read_u64(FRAMES + 0x10) >> 32, 5);
+    }
+}

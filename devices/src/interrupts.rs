@@ -52,6 +52,8 @@ pub struct Interrupts {
     turn: AtomicUsize,
     /// Who has the local APICs, if they are not here.
     away: RwLock<Option<Arc<dyn LocalApics>>>,
+    /// Whether there is somebody, for who asks often. Written while the machine is paused.
+    is_away: AtomicBool,
 }
 
 /// Local APICs that are elsewhere: with hardware virtualization the host's kernel has them. Called with chip locks held: it must
@@ -133,6 +135,7 @@ impl Interrupts {
             awaited: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
             away: RwLock::new(None),
+            is_away: AtomicBool::new(false),
         })
     }
 
@@ -278,6 +281,7 @@ impl Interrupts {
         let ioapic = self.ioapic.lock();
         to.tell_ends(&ioapic.level_messages().map(|message| message.map(Message::to_msi)));
         *self.away.write() = Some(to);
+        self.is_away.store(true, Ordering::Release);
         drop(ioapic);
         drop(pic);
         // From here on nobody says when an interrupt is taken.
@@ -289,6 +293,7 @@ impl Interrupts {
     pub fn take_back(&self) {
         let pic = self.pic.lock();
         *self.away.write() = None;
+        self.is_away.store(false, Ordering::Release);
         // It may have moved since the local APIC has its state.
         self.with_lapic(INTR_CPU, |lapic| lapic.set_lint(LintPin::Lint0, pic.intr));
     }
@@ -525,6 +530,19 @@ impl Interrupts {
         IoApicWindow(self.clone())
     }
 
+    /// A store to the I/O APIC's registers while the local APICs are elsewhere: there it is known which ends to tell of.
+    #[cold]
+    fn write_ioapic_from_afar(&self, offset: u64, data: &[u8]) {
+        let mut ioapic = self.ioapic.lock();
+        let away = self.away.read().clone();
+        let before = ioapic.level_messages();
+        ioapic.write(offset, data, &mut |message| self.deliver(message));
+        let after = ioapic.level_messages();
+        if let Some(away) = away.filter(|_| before != after) {
+            away.tell_ends(&after.map(|message| message.map(Message::to_msi)));
+        }
+    }
+
     // State.
 
     /// What a snapshot keeps. The machine is paused.
@@ -635,16 +653,10 @@ impl Device for IoApicWindow {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let mut ioapic = self.0.ioapic.lock();
-        let away = self.0.away.read().clone();
-        let before = away.as_ref().map(|_| ioapic.level_messages());
-        ioapic.write(offset, data, &mut |message| self.0.deliver(message));
-        if let (Some(away), Some(before)) = (away, before) {
-            let after = ioapic.level_messages();
-            if before != after {
-                away.tell_ends(&after.map(|message| message.map(Message::to_msi)));
-            }
+        if self.0.is_away.load(Ordering::Acquire) {
+            return self.0.write_ioapic_from_afar(offset, data);
         }
+        self.0.ioapic.lock().write(offset, data, &mut |message| self.0.deliver(message));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     group::granules,
     mode::Mode,
     planted::{self, Bug},
-    ram::{PAGE, peek, poke},
+    ram::{PAGE, Page, peek, poke},
     state::{Cpu, Segment, cr3, cr4, seg},
     statistics::Doing,
     vector::wide::{self, Wide},
@@ -214,6 +214,9 @@ impl Cpu {
     pub(crate) fn place(&mut self, linear: u64, access: Access, class: Class) -> Result<Place, Stop> {
         self.statistics.tlb_misses += 1;
         let linear = if self.long_mode() { linear } else { linear as u32 as u64 };
+        if let Some(physical) = self.mmu.device_at(class, linear, access) {
+            return self.device(physical);
+        }
         self.within(Doing::Mmu, |c| c.find_place(linear, access, class))
     }
 
@@ -226,11 +229,14 @@ impl Cpu {
         }
         let mapping = self.translate(linear, access, class)?;
         let physical = mapping.physical | linear & (PAGE - 1);
-        let Some(page) = self.ram.page(physical) else { return self.device(physical) };
-        let allowed = if access == Access::Write { page.rights.write } else { page.rights.read };
-        if !allowed {
+        let allowed =
+            |page: &Page<'_>| if access == Access::Write { page.rights.write } else { page.rights.read };
+        let Some(page) = self.ram.page(physical).filter(allowed) else {
+            if !self.options.no_tlb && mapping.key == 0 {
+                self.mmu.note_device(class, linear, access, physical);
+            }
             return self.device(physical);
-        }
+        };
         if access == Access::Write {
             self.mmu.note_written(physical);
         }

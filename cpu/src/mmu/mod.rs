@@ -4,6 +4,7 @@
 //! context switches swap a pointer and flush nothing. A second level shared by the classes refills it without a walk.
 
 pub(crate) mod access;
+mod device_pages;
 mod log;
 #[cfg_attr(not(feature = "jit"), allow(dead_code, reason = "there is nobody who looks"))]
 pub(crate) mod near;
@@ -18,6 +19,7 @@ use crate::{
     state::{Cpu, cr0, cr4},
     statistics::{Doing, Flush},
 };
+use device_pages::DevicePages;
 use near::Near;
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
@@ -232,6 +234,7 @@ pub(crate) struct Mmu {
     /// Whether translated code may have used that of CPL 3, and those of other levels, since they were empty.
     near_used: [bool; 2],
     near_supervisor: bool,
+    device_pages: DevicePages,
     pub(crate) fetch: Box<[crate::blocks::FetchEntry; crate::blocks::FETCHES]>,
     /// Where somebody wants to know which pages are written.
     log: Option<log::WriteLog>,
@@ -273,6 +276,7 @@ impl Mmu {
             near: Box::new([Near::EMPTY, Near::EMPTY, Near::EMPTY]),
             near_used: [false; 2],
             near_supervisor: false,
+            device_pages: DevicePages::NONE,
             fetch: Box::new([crate::blocks::FetchEntry::EMPTY; crate::blocks::FETCHES]),
             log: None,
         }
@@ -397,8 +401,14 @@ impl Mmu {
         }
     }
 
-    fn renew(&mut self, slot: usize) {
+    /// Nothing is known any more of the pages that were used last.
+    fn forget_recent(&mut self) {
         self.forget_near();
+        self.device_pages = DevicePages::NONE;
+    }
+
+    fn renew(&mut self, slot: usize) {
+        self.forget_recent();
         let slot = &mut self.slots[slot];
         slot.generation = self.next_generation;
         slot.context = self.next_generation;
@@ -459,7 +469,7 @@ impl Mmu {
         self.slots[slot].used = self.clock;
         if self.current != slot {
             self.current = slot;
-            self.forget_near();
+            self.forget_recent();
         }
     }
 
@@ -481,7 +491,7 @@ impl Mmu {
             return self.flush(true, Flush::LargePage);
         }
         self.count(Flush::Page);
-        self.forget_near();
+        self.forget_recent();
         let second = &mut self.second[Self::second_index(linear >> 12)];
         if second.page == linear >> 12 {
             second.page = u64::MAX;
@@ -502,7 +512,7 @@ impl Mmu {
     /// Takes away the write tags of guest-physical pages in all tables: code there has been decoded.
     /// [`EVERYTHING`] in their place takes away all tags.
     pub(crate) fn protect(&mut self, pages: &[u64]) {
-        self.forget_near();
+        self.forget_recent();
         if pages.contains(&EVERYTHING) {
             self.count(Flush::Map);
             self.slots.iter_mut().flat_map(|slot| &mut slot.tables).for_each(Level::clear);
