@@ -9,7 +9,7 @@ use crate::{
 };
 use cranelift_codegen::ir::{
     InstBuilder, InstructionData, Opcode, Value,
-    condcodes::{FloatCC, IntCC},
+    condcodes::{CondCode, FloatCC, IntCC},
     types::*,
 };
 
@@ -412,11 +412,18 @@ impl Emitter<'_, '_> {
             Bit::Computed(v) => self.b.ins().uextend(t, v),
         }
     }
+    /// The opposite. Of a comparison it is another comparison, which a branch takes as it is: nothing simplifies what is emitted.
     pub(super) fn not_bit(&mut self, a: Bit) -> Bit {
-        match a {
-            Bit::Known(k) => Bit::Known(!k),
-            Bit::Computed(v) => Bit::Computed(self.b.ins().bxor_imm_u(v, 1)),
+        let v = match a {
+            Bit::Known(k) => return Bit::Known(!k),
+            Bit::Computed(v) => v,
+        };
+        let dfg = &self.b.func.dfg;
+        let made = dfg.value_def(v).inst().map(|inst| dfg.insts[inst]);
+        if let Some(InstructionData::IntCompare { cond, args: [x, y], .. }) = made {
+            return Bit::Computed(self.b.ins().icmp(cond.complement(), x, y));
         }
+        Bit::Computed(self.b.ins().bxor_imm_u(v, 1))
     }
     pub(super) fn and_bits(&mut self, a: Bit, b: Bit) -> Bit {
         match (a, b) {

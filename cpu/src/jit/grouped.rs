@@ -114,10 +114,10 @@ impl Emitter<'_, '_> {
             .find(|group| group.root == root && group.index == index && holds(group.from))
             .copied();
         match group {
-            Some(group) => self.follow(group, linear, offset, what),
+            Some(group) => self.follow(group, offset, what),
             None if self.is_followed(what & 1 != 0) => {
                 let from = Some(offset & !BEFORE).filter(|&from| holds(from)).unwrap_or(offset);
-                self.lead((root, from), (linear, offset), index, what)
+                self.lead((root, from), offset, index, what)
             }
             None => self.look_alone(linear, index, what),
         }
@@ -169,13 +169,7 @@ impl Emitter<'_, '_> {
     }
 
     /// The first of a group.
-    fn lead(
-        &mut self,
-        (root, from): (Value, i64),
-        (linear, offset): (Value, i64),
-        index: usize,
-        what: u64,
-    ) -> Value {
+    fn lead(&mut self, (root, from): (Value, i64), offset: i64, index: usize, what: u64) -> Value {
         let begin = if from == 0 { root } else { self.b.ins().iadd_imm_s(root, from) };
         let hits = self.is_near(begin, index);
         let (hit, miss, done) = (self.b.create_block(), self.cold(), self.b.create_block());
@@ -183,7 +177,7 @@ impl Emitter<'_, '_> {
         let known = self.b.append_block_param(done, I8);
         self.b.ins().brif(hits, hit, &[], miss, &[]);
         self.to(miss);
-        let found = self.look_far(linear, what);
+        let found = self.look_far_from(root, offset, what);
         self.page_changed(index);
         // For those that follow.
         let now = self.is_near(begin, index);
@@ -200,12 +194,12 @@ impl Emitter<'_, '_> {
     }
 
     /// Another of a group.
-    fn follow(&mut self, group: Group, linear: Value, offset: i64, what: u64) -> Value {
+    fn follow(&mut self, group: Group, offset: i64, what: u64) -> Value {
         let (hit, miss, done) = (self.b.create_block(), self.cold(), self.b.create_block());
         let host = self.b.append_block_param(done, I64);
         self.b.ins().brif(group.known, hit, &[], miss, &[]);
         self.to(miss);
-        let found = self.look_far(linear, what);
+        let found = self.look_far_from(group.root, offset, what);
         self.page_changed(group.index);
         let found = self.b.ins().iadd_imm_s(found, group.from.wrapping_sub(offset));
         self.b.ins().jump(done, &[found.into()]);
@@ -219,6 +213,13 @@ impl Emitter<'_, '_> {
         let [tag, room, _] = self.near_page(index);
         let offset = self.b.ins().isub(begin, tag);
         self.b.ins().icmp(IntCC::UnsignedLessThan, offset, room)
+    }
+
+    /// The same for an address that is another and a constant. It is computed here once more: then it is nowhere else, as long as
+    /// its page is near.
+    fn look_far_from(&mut self, root: Value, offset: i64, what: u64) -> Value {
+        let linear = if offset == 0 { root } else { self.b.ins().iadd_imm_s(root, offset) };
+        self.look_far(linear, what)
     }
 
     /// The TLB is filled, or the instruction left to the interpreter.
