@@ -8,6 +8,7 @@ use super::{
     region::Region,
     runtime,
     service::{Compiled, Parts},
+    sink::sink,
 };
 use cranelift_codegen::{
     CompiledCode, Context, FinalizedRelocTarget,
@@ -69,6 +70,7 @@ impl Compiler {
             }
         };
         b.finalize(self.isa.frontend_config());
+        sink(&mut self.context.func);
         self.finish(needed)
     }
 

@@ -50,6 +50,8 @@ mod segmented;
 mod segments;
 mod service;
 #[cfg(feature = "jit")]
+mod sink;
+#[cfg(feature = "jit")]
 mod system;
 mod targets;
 #[cfg(feature = "jit")]
