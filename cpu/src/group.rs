@@ -82,6 +82,11 @@ impl Marks {
         self.may_write_beside(seat, u64::MAX)
     }
 
+    /// Whether some CPU may have decoded anything of the page.
+    pub(crate) fn holds_code(&self) -> bool {
+        self.code.load(Acquire) != 0
+    }
+
     /// Asked before a single store into these granules, without a tag, of a page that may hold code: whether it is beside all
     /// of it. The store is to be done before the CPU's next safepoint.
     #[inline]

@@ -191,7 +191,7 @@ impl Cpu {
         let page = self.ram.page(physical)?;
         let beside =
             page.rights.read && page.marks.may_write_beside(self.seat.index(), granules(physical, size));
-        if beside {
+        if beside && page.marks.holds_code() {
             self.count_beside(physical);
         }
         beside.then_some(host)

@@ -474,7 +474,8 @@ impl Writer {
         if to != RSI {
             self.asm.copy(RSI, to);
         }
-        // The small table is looked in here: the host foresees where a jump leads better that few ways share.
+        // The small table is looked in here, as the stub does that follows: the host foresees the target of a jump of its own
+        // better than that of one which all blocks share.
         let entry = size_of::<ShortEntry>().trailing_zeros() as u8;
         self.asm.copy(RAX, RSI);
         self.asm.copy(RDX, RSI);
@@ -493,18 +494,19 @@ impl Writer {
         self.asm.jump_through(At::new(RAX, offset_of!(ShortEntry, code) as i32));
     }
 
-    /// Notes where the block's indirect branch leads: by RAX, RCX and RDX.
+    /// Notes where the block's indirect branch leads, as long as that is asked: by RAX, RCX and RDX.
     fn note_target(&mut self, to: Host) {
+        if self.ring == 0 {
+            return;
+        }
         self.asm.copy32(RDX, to);
         self.asm.alu_load(Alu::Sub, D, RDX, Self::register_place(reg::PAGE.into()));
-        if self.ring != 0 {
-            // How many instructions have run says whose turn it is.
-            self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
-            self.asm.load(D, RAX, At::new(RAX, offset_of!(Attention, budget) as i32));
-            self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
-            self.asm.constant(RCX, self.ring);
-            self.asm.store(D, RDX, At { base: Some(RCX), index: Some((RAX, 2)), disp: 0 });
-        }
+        // How many instructions have run says whose turn it is.
+        self.asm.load(Q, RAX, Self::place(offset_of!(Cpu, attention)));
+        self.asm.load(D, RAX, At::new(RAX, offset_of!(Attention, budget) as i32));
+        self.asm.alu_constant(Alu::And, D, RAX, SEEN as i32 - 1);
+        self.asm.constant(RCX, self.ring);
+        self.asm.store(D, RDX, At { base: Some(RCX), index: Some((RAX, 2)), disp: 0 });
     }
 
     fn page_relative(&mut self, offset: i32) -> Val {

@@ -36,7 +36,7 @@ impl Writer {
             Op::Sti => self.near(i32::from(i.ip) + i32::from(i.len)),
             Op::MovFromSegment => i.dst_kind() == Kind::Reg,
             Op::Rdfsbase | Op::Rdgsbase | Op::Wrfsbase | Op::Wrgsbase => self.mode.is_64(),
-            // The other way round it is for processors that share memory.
+            // With LOCK it must be one access of the host's; without, its halves may be written one after the other.
             Op::Cmpxchg16b => self.mode.is_64() && !i.has(attr::LOCK) && !i.goes_to_device(),
             _ => false,
         }
