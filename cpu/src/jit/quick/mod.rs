@@ -455,7 +455,7 @@ impl Writer {
         if !self.mode.is_64() {
             self.asm.copy32(RSI, RSI);
         }
-        self.jump_to_name(Name::Lookup);
+        self.go_to(RSI);
     }
 
     /// The same, under a condition.
