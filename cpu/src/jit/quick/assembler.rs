@@ -342,6 +342,11 @@ impl Assembler {
     pub(super) fn shift_by_cl(&mut self, op: Shift, w: Width, a: Host) {
         self.modrm(Self::sized(w, 0xd3), w.0 == 1, op as u8, Place::Register(a.0));
     }
+    /// LOCK CMPXCHG: where RAX is what stands there, `new` does from now on.
+    pub(super) fn exchange_if_equal(&mut self, w: Width, place: At, new: Host) {
+        self.put(0xf0, 1);
+        self.modrm(Self::sized(w, TWO | 0xb1), w.0 == 1, new.0, Place::Memory(place));
+    }
     /// The low half of a product; 32 or 64 bits.
     pub(super) fn multiply(&mut self, w: Width, to: Host, from: Host) {
         self.modrm((0, w.0 == 8, TWO | 0xaf), false, to.0, Place::Register(from.0));

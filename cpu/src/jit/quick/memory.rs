@@ -169,7 +169,7 @@ impl Writer {
         }
     }
 
-    /// Reads, computes, writes.
+    /// Reads, computes, writes; atomically if the instruction is LOCKed.
     pub(super) fn guest_modify(
         &mut self,
         w: Width,
@@ -177,20 +177,41 @@ impl Writer {
         linear: Val,
         f: impl Fn(&mut Self, Val) -> Val,
     ) -> Result<(Val, Val), Unsupported> {
-        if i.has(attr::LOCK) {
-            return Err(Unsupported);
+        let locked = i.has(attr::LOCK);
+        if locked && w.0 > 1 {
+            // The interpreter knows how the host does that to operands that are not aligned.
+            let linear = self.host(linear);
+            self.asm.test_constant(D, linear, i32::from(w.0) - 1);
+            self.bail(cond::NOT_EQUAL);
         }
         let at = self.probe(linear, w.0.into(), true, Self::begins_with(i));
         let place = self.temporary();
         self.asm.lea(Q, place, at);
         let place = At::new(place, 0);
         let to = self.temporary();
+        let again = self.asm.len();
         self.asm.load(w, to, place);
         self.bind(to, w.0);
         let old = self.standing(to);
         let new = f(self, old);
         let v = self.fixed(new);
-        self.store_at(w, v, place);
+        if locked {
+            // All that was computed since `again` stands in registers that nothing else has had meanwhile: it is right the second
+            // time as well.
+            let new = match v {
+                Fixed::In(host) => host,
+                Fixed::Known(k) => {
+                    self.asm.constant(RCX, k);
+                    RCX
+                }
+            };
+            self.asm.copy(RAX, to);
+            self.asm.exchange_if_equal(w, place, new);
+            let somebody_else = self.asm.jump_if(cond::NOT_EQUAL);
+            self.asm.patch(somebody_else, again);
+        } else {
+            self.store_at(w, v, place);
+        }
         Ok((old, new))
     }
 
