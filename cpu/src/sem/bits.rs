@@ -163,9 +163,13 @@ pub(crate) fn bzhi<E: Emit>(e: &mut E, i: &Insn) -> Emitted<E> {
     let w = e.width(i);
     let v = e.source(i)?;
     let n = e.get(B, i.cc);
-    let r = e.helper(keep_low, v, n);
     let last = e.int(B, u64::from(w.bits()) - 1);
     let cf = e.ult(B, last, n);
+    let (within, one) = (e.and(B, n, last), e.int(w, 1));
+    let above = e.shl(w, one, within);
+    let mask = e.sub(w, above, one);
+    let kept = e.and(w, v, mask);
+    let r = e.select(w, cf, v, kept);
     let no = e.truth(false);
     e.set(w, i.dst, r);
     e.set_flags(w, Explicit { r, cf, of: no, af: no });

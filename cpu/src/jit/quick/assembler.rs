@@ -342,6 +342,16 @@ impl Assembler {
     pub(super) fn shift_by_cl(&mut self, op: Shift, w: Width, a: Host) {
         self.modrm(Self::sized(w, 0xd3), w.0 == 1, op as u8, Place::Register(a.0));
     }
+    /// SHLD or SHRD; the width of the operands is 2, 4 or 8 bytes.
+    pub(super) fn double_shift(&mut self, left: bool, w: Width, to: Host, from: Host, n: u8) {
+        let opcode = TWO | if left { 0xa4 } else { 0xac };
+        self.modrm(Self::sized(w, opcode), false, from.0, Place::Register(to.0));
+        self.put(n.into(), 1);
+    }
+    pub(super) fn double_shift_by_cl(&mut self, left: bool, w: Width, to: Host, from: Host) {
+        let opcode = TWO | if left { 0xa5 } else { 0xad };
+        self.modrm(Self::sized(w, opcode), false, from.0, Place::Register(to.0));
+    }
     /// LOCK CMPXCHG: where RAX is what stands there, `new` does from now on.
     pub(super) fn exchange_if_equal(&mut self, w: Width, place: At, new: Host) {
         self.put(0xf0, 1);

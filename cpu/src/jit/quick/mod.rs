@@ -8,6 +8,7 @@
 //! instruction, and what the flags follow from.
 
 mod assembler;
+mod double_shift;
 mod evaluate;
 mod flags;
 mod float;
@@ -332,7 +333,7 @@ impl Writer {
             let before = self.leaving();
             let done = match Op::from_number(i.op).needs() {
                 Needs::X87 | Needs::Wait => self.x87(i).map(|()| false),
-                _ if self.read_time(i) => Ok(false),
+                _ if self.read_time(i) || self.double_shift(i) => Ok(false),
                 Needs::Nothing if let Some(done) = self.system(i) => done,
                 _ => sem::emit(self, i).map(|flow| flow.is_some()),
             };
@@ -390,10 +391,15 @@ impl Writer {
         }
     }
 
+    /// Whether somebody wants the flags behind the instruction in hand.
+    fn flags_are_live(&self) -> bool {
+        self.live.get(self.index).copied().unwrap_or(true)
+    }
+
     /// The instruction is done: its registers and flags change.
     fn commit(&mut self) {
         let changes = std::mem::take(&mut self.new_flags);
-        let live = self.live.get(self.index).copied().unwrap_or(true);
+        let live = self.flags_are_live();
         if live {
             changes.iter().for_each(|&change| self.prepare_change(change));
         }

@@ -36,6 +36,7 @@ impl Writer {
             Op::Sti => self.near(i32::from(i.ip) + i32::from(i.len)),
             Op::MovFromSegment => i.dst_kind() == Kind::Reg,
             Op::Rdfsbase | Op::Rdgsbase | Op::Wrfsbase | Op::Wrgsbase => self.mode.is_64(),
+            Op::Rdpkru => true,
             // With LOCK it must be one access of the host's; without, its halves may be written one after the other.
             Op::Cmpxchg16b => self.mode.is_64() && !i.has(attr::LOCK) && !i.goes_to_device(),
             _ => false,
@@ -62,7 +63,7 @@ impl Writer {
                 self.set(i.w, i.dst, v);
             }
             Op::Rdfsbase | Op::Rdgsbase => {
-                self.demand_base_instructions();
+                self.demand_cr4(cr4::FSGSBASE);
                 let to = self.temporary();
                 self.asm.load(i.w, to, segment(segment_of(op), offset_of!(Segment, base)));
                 self.bind(to, i.w.0);
@@ -70,6 +71,19 @@ impl Writer {
                 self.set(i.w, i.dst, v);
             }
             Op::Wrfsbase | Op::Wrgsbase => self.write_base(i, segment_of(op)),
+            Op::Rdpkru => {
+                self.demand_cr4(cr4::PKE);
+                let zero = self.get(D, reg::RCX);
+                let zero = self.host(zero);
+                self.asm.test(D, zero, zero);
+                self.bail(cond::NOT_EQUAL);
+                let to = self.temporary();
+                self.asm.load(D, to, Self::place(offset_of!(Cpu, pkru)));
+                self.bind(to, 4);
+                let v = self.standing(to);
+                self.set(D, reg::RAX, v);
+                self.set(D, reg::RDX, Val::Known(0));
+            }
             Op::Sti => {
                 self.set_interrupt_flag(i);
                 return Some(Ok(true));
@@ -119,14 +133,14 @@ impl Writer {
         self.asm.store(Q, from, Self::segment_place(s as u8));
     }
 
-    fn demand_base_instructions(&mut self) {
+    fn demand_cr4(&mut self, bit: u64) {
         self.asm.load(D, RAX, Self::place(offset_of!(Cpu, cr4)));
-        self.asm.test_constant(D, RAX, cr4::FSGSBASE as i32);
+        self.asm.test_constant(D, RAX, bit as i32);
         self.bail(cond::EQUAL);
     }
 
     fn write_base(&mut self, i: &Insn, s: usize) {
-        self.demand_base_instructions();
+        self.demand_cr4(cr4::FSGSBASE);
         let v = self.get(i.w, i.src);
         let v = self.host(v);
         if i.w == Q {

@@ -374,7 +374,7 @@ impl Writer {
     }
 
     /// A value in a register that may be changed.
-    fn copy_of(&mut self, v: Val) -> Host {
+    pub(super) fn copy_of(&mut self, v: Val) -> Host {
         match v {
             Val::Known(k) => {
                 let to = self.temporary();
