@@ -363,6 +363,11 @@ pub(in crate::jit) fn counts_bits() -> bool {
     std::arch::is_x86_feature_detected!("popcnt")
 }
 
+/// Whether it has CMPXCHG16B.
+pub(in crate::jit) fn exchanges_pairs() -> bool {
+    std::arch::is_x86_feature_detected!("cmpxchg16b")
+}
+
 /// Whether it has LAHF and SAHF in 64-bit mode: SDM 2A "CPUID", leaf 8000_0001H, ECX bit 0.
 pub(in crate::jit) fn loads_flags() -> bool {
     core::arch::x86_64::__cpuid(0x8000_0001).ecx & 1 != 0

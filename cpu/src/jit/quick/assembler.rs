@@ -9,6 +9,7 @@ pub(super) struct Host(pub(super) u8);
 pub(super) const RAX: Host = Host(0);
 pub(super) const RCX: Host = Host(1);
 pub(super) const RDX: Host = Host(2);
+pub(super) const RBX: Host = Host(3);
 pub(super) const RSP: Host = Host(4);
 pub(super) const RBP: Host = Host(5);
 pub(super) const RSI: Host = Host(6);
@@ -356,6 +357,13 @@ impl Assembler {
     pub(super) fn exchange_if_equal(&mut self, w: Width, place: At, new: Host) {
         self.put(0xf0, 1);
         self.modrm(Self::sized(w, TWO | 0xb1), w.0 == 1, new.0, Place::Memory(place));
+    }
+    /// CMPXCHG16B: where RDX:RAX is what stands there, RCX:RBX does from now on.
+    pub(super) fn exchange_pair_if_equal(&mut self, place: At, locked: bool) {
+        if locked {
+            self.put(0xf0, 1);
+        }
+        self.modrm((0, true, TWO | 0xc7), false, 1, Place::Memory(place));
     }
     /// The low half of a product; 32 or 64 bits.
     pub(super) fn multiply(&mut self, w: Width, to: Host, from: Host) {

@@ -94,6 +94,27 @@ fn addresses() {
 }
 
 #[test]
+fn exchanges_and_double_shifts() {
+    let all = text(|a| {
+        a.exchange_if_equal(B, At::new(R13, 0), RSI);
+        a.exchange_if_equal(W, At::new(RAX, 8), R12);
+        a.exchange_if_equal(D, At::new(R8, 0), RCX);
+        a.exchange_if_equal(Q, At::new(RSI, 0), R8);
+        a.exchange_pair_if_equal(At::new(RDI, 0), true);
+        a.exchange_pair_if_equal(At::new(R12, 0), false);
+        a.double_shift(true, D, R8, RAX, 5);
+        a.double_shift(false, Q, RSI, R13, 40);
+        a.double_shift_by_cl(true, Q, R12, RSI);
+        a.double_shift_by_cl(false, D, RAX, R8);
+    });
+    assert_eq!(
+        all,
+        "lock cmpxchg [r13],sil; lock cmpxchg [rax+8],r12w; lock cmpxchg [r8],ecx; lock cmpxchg [rsi],r8; \
+         lock cmpxchg16b [rdi]; cmpxchg16b [r12]; shld r8d,eax,5; shrd rsi,r13,28h; shld r12,rsi,cl; shrd eax,r8d,cl"
+    );
+}
+
+#[test]
 fn the_rest_of_arithmetic() {
     let all = text(|a| {
         a.shift(Shift::Left, D, R8, 5);

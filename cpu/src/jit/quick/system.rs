@@ -4,15 +4,16 @@
 
 use super::{
     Unsupported, Writer,
-    assembler::{Alu, At, Host, RAX, RCX, RDX, Shift, cond},
+    assembler::{Alu, At, Host, RAX, RBP, RBX, RCX, RDI, RDX, Shift, cond},
     flags::Change,
-    values::{Bit, Fixed, Val},
+    values::{Bit, Val},
 };
 use crate::{
     attention::Attention,
     emit::Emit,
     flags::bits::{AC, DF, IF},
     insn::{Insn, Kind, attr},
+    jit::host,
     sem::Op,
     state::{Cpu, Msrs, Segment, Shadow, cr4, reg, seg},
     width::{B, D, Q, W},
@@ -37,8 +38,7 @@ impl Writer {
             Op::MovFromSegment => i.dst_kind() == Kind::Reg,
             Op::Rdfsbase | Op::Rdgsbase | Op::Wrfsbase | Op::Wrgsbase => self.mode.is_64(),
             Op::Rdpkru => true,
-            // With LOCK it must be one access of the host's; without, its halves may be written one after the other.
-            Op::Cmpxchg16b => self.mode.is_64() && !i.has(attr::LOCK) && !i.goes_to_device(),
+            Op::Cmpxchg16b => self.mode.is_64() && host::exchanges_pairs() && !i.goes_to_device(),
             _ => false,
         }
     }
@@ -180,47 +180,32 @@ impl Writer {
         self.go(i32::from(i.ip) + i32::from(i.len));
     }
 
-    /// CMPXCHG16B, not locked.
+    /// CMPXCHG16B, by the host's, locked or not as the guest's is.
     fn exchange_pair(&mut self, i: &Insn) {
         let linear = self.operand_address(i, None, 16, true);
         let host = self.host(linear);
         self.asm.test_constant(D, host, 15);
         self.bail(cond::NOT_EQUAL);
         let at = self.probe(linear, 16, true, Self::begins_with(i));
-        let place = self.temporary();
-        self.asm.lea(Q, place, at);
-        let halves = [At::new(place, 0), At::new(place, 8)];
-        let found = halves.map(|half| {
-            let to = self.temporary();
-            self.asm.load(Q, to, half);
-            self.bind(to, 8);
-            to
-        });
-        let differs = self.temporary();
-        for (k, guest) in [reg::RAX, reg::RDX].into_iter().enumerate() {
-            let expected = self.get(Q, guest);
-            let to = if k == 0 { differs } else { RCX };
-            match self.fixed(expected) {
-                Fixed::In(host) => self.asm.copy(to, host),
-                Fixed::Known(v) => self.asm.constant(to, v),
-            }
-            self.asm.alu(Alu::Xor, Q, to, found[k]);
+        let [low, high, differs] = std::array::from_fn(|_| self.temporary());
+        self.asm.lea(Q, RDI, at);
+        self.asm.push(RBX);
+        for (host, guest) in [(RAX, reg::RAX), (RDX, reg::RDX), (RBX, reg::RBX), (RCX, reg::RCX)] {
+            self.asm.load(Q, host, Self::register_place(usize::from(guest >> 3)));
         }
-        self.asm.alu(Alu::Or, Q, differs, RCX);
-        self.bind(differs, 8);
-        for (k, guest) in [reg::RBX, reg::RCX].into_iter().enumerate() {
-            let new = self.get(Q, guest);
-            let new = self.host(new);
-            self.asm.copy(RAX, found[k]);
-            self.asm.test(Q, differs, differs);
-            self.asm.move_if(cond::EQUAL, RAX, new);
-            self.asm.store(Q, RAX, halves[k]);
-        }
+        self.asm.exchange_pair_if_equal(At::new(RDI, 0), i.has(attr::LOCK));
+        self.asm.pop(RBX);
+        self.asm.set(cond::NOT_EQUAL, RCX);
+        self.asm.zero_extend(B, differs, RCX);
+        self.asm.lea(Q, RDI, At::new(RBP, -super::BIAS));
         // Where they are the same, so are they.
-        for (k, guest) in [reg::RAX, reg::RDX].into_iter().enumerate() {
-            let v = self.standing(found[k]);
+        for (from, to, guest) in [(RAX, low, reg::RAX), (RDX, high, reg::RDX)] {
+            self.asm.copy(to, from);
+            self.bind(to, 8);
+            let v = self.standing(to);
             self.set(Q, guest, v);
         }
+        self.bind(differs, 1);
         let differs = self.standing(differs);
         self.new_flags.push(Change::Zero(Bit::Compared(cond::EQUAL, Q, differs, Val::Known(0))));
     }
