@@ -1,5 +1,6 @@
 //! Disks under softmetal and under QEMU's TCG: the same Debian, images with the same content, the same cache mode. fio measures
-//! inside the guests, row by row in turn on the same two cores; the guest whose turn it is not is idle.
+//! inside the guests, row by row in turn on the same two cores; the guest whose turn it is not is idle. Where bytes count, a last
+//! column has what the host itself moves to or from such a file, with no guest at all: no emulator can be faster.
 //!
 //! `cargo bench --bench disks -- [SECONDS] [ROUNDS] [raw|qcow2|none|writeback|ROW..]`: each row for so long (10) and so often (1,
 //! of several the median counts), some formats, cache modes or rows only, by a part of the name. Needs the Debian of
@@ -9,11 +10,14 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use common::{Emulator, Guest, Kit, Options};
 use softmetal_storage::image::{CLUSTER_SIZE, create};
 use softmetal_storage::{Format, OpenOptions, open};
@@ -82,14 +86,23 @@ fn compare(
         fill(&image, format)?;
         guests.push(boot(emulator, kit, image, format, cache)?);
     }
+    let file = folder.path().join("host");
+    fill(&file, Format::Raw)?;
     println!("\n{}, cache={cache}", format.name());
     println!(
-        "{:<28}{:>12}{:>12}{:>13}{:>6}   CPU µs a request or MiB",
+        "{:<28}{:>12}{:>12}{:>13}{:>6}   CPU µs a request or MiB   host alone",
         "", SIDES[0].1, SIDES[1].1, "ratio", "goal"
     );
     for (name, words, goal, requests) in rows {
         let mut results: [Vec<Measured>; 2] = Default::default();
+        let mut alone: f64 = 0.0;
         for _ in 0..rounds {
+            if !requests {
+                for threads in [1, 2] {
+                    let value = host_alone(&file, words.contains("write"), cache == "none", threads)?;
+                    alone = alone.max(value);
+                }
+            }
             for (guest, results) in guests.iter_mut().zip(&mut results) {
                 results.push(measure(guest, words, *requests, seconds).with_context(|| (*name).to_owned())?);
             }
@@ -97,8 +110,9 @@ fn compare(
         let [(qemu, qemu_cpu), (ours, our_cpu)] = results.map(median);
         let unit = if *requests { "IOPS" } else { "KiB/s" };
         let ratio = ours / qemu.max(1.0);
+        let alone = if *requests { String::new() } else { format!("{alone:>18.0}") };
         println!(
-            "{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{ratio:>6.2}{goal:>6.1}{qemu_cpu:>12.0}{our_cpu:>8.0}"
+            "{name:<28}{qemu:>12.0}{ours:>12.0} {unit:<6}{ratio:>6.2}{goal:>6.1}{qemu_cpu:>12.0}{our_cpu:>8.0}{alone}"
         );
     }
     for mut guest in guests {
@@ -108,8 +122,42 @@ fn compare(
     Ok(())
 }
 
+/// KiB a second that so many threads read from a file, or write to it, 1 MiB at a time, for a second.
+fn host_alone(file: &Path, write: bool, direct: bool, threads: u64) -> Result<f64> {
+    const PIECE: usize = 1 << 20;
+    let mut options = File::options();
+    options.read(true).write(true);
+    if direct {
+        options.custom_flags(rustix::fs::OFlags::DIRECT.bits() as i32);
+    }
+    let file = options.open(file)?;
+    let begin = Instant::now();
+    let one = |first: u64| -> Result<u64> {
+        // O_DIRECT wants memory that begins with a page.
+        let mut memory = vec![0x5a; PIECE + 4096];
+        let begins = memory.as_ptr().align_offset(4096);
+        let buffer = &mut memory[begins..begins + PIECE];
+        let (mut piece, mut moved) = (first, 0);
+        while begin.elapsed() < Duration::from_secs(1) {
+            let at = piece * PIECE as u64 % SIZE;
+            if write {
+                file.write_all_at(buffer, at)?
+            } else {
+                file.read_exact_at(buffer, at)?
+            }
+            (piece, moved) = (piece + threads, moved + PIECE as u64 / 1024);
+        }
+        Ok(moved)
+    };
+    let moved: Result<u64> = thread::scope(|scope| {
+        let each: Vec<_> = (0..threads).map(|first| scope.spawn(move || one(first))).collect();
+        each.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread has panicked"))?).sum()
+    });
+    Ok(moved? as f64 / begin.elapsed().as_secs_f64())
+}
+
 /// An image without holes.
-fn fill(image: &std::path::Path, format: Format) -> Result<()> {
+fn fill(image: &Path, format: Format) -> Result<()> {
     create(image, format, SIZE, CLUSTER_SIZE, None)?;
     let disk = open(&OpenOptions { path: image.into(), format: Some(format), ..OpenOptions::default() })?;
     let mut bytes = vec![0x5a; 1 << 20];
