@@ -93,9 +93,9 @@ impl Strings {
         if offset + size > PAGE {
             0
         } else if c.eflags & DF != 0 {
-            offset / size + 1
+            (offset >> size.trailing_zeros()) + 1
         } else {
-            (PAGE - offset) / size
+            (PAGE - offset) >> size.trailing_zeros()
         }
     }
     /// Elements before the index register wraps at the address size.
@@ -106,7 +106,7 @@ impl Strings {
         let v = c.get(self.a, r);
         let size = u64::from(self.w.0);
         let room = if c.eflags & DF != 0 { v } else { self.a.mask(u64::MAX) - v };
-        room / size
+        room >> size.trailing_zeros()
     }
     /// Runs the instruction again if iterations are left.
     fn again(&self, c: &mut Cpu, i: &Insn) {
@@ -157,7 +157,7 @@ pub(crate) fn movs(c: &mut Cpu, i: &Insn) -> Done {
     let s = Strings::new(i);
     let step = s.step(c);
     let mut left = s.batch(c, BATCH * 8);
-    while s.repeat && left > 1 && bulk(c, i.seg.into()) {
+    while s.repeat && left != 0 && bulk(c, i.seg.into()) {
         let (from, to) = (s.source(c, i)?, s.destination(c, true)?);
         let n = left
             .min(s.in_page(c, from))
@@ -233,14 +233,20 @@ unsafe fn fill(q: *mut u8, n: u64, w: Width, step: u64, v: u64) {
     let size = u64::from(w.0);
     let mut done = 0;
     if step == size {
-        let word = (0..8 / size).fold(0, |word, k| word | w.mask(v) << (8 * size * k));
-        let (per_word, mut at) = (8 / size, q);
-        for _ in 0..n / per_word {
+        // Of as many elements as fit.
+        let word = match w.0 {
+            1 => w.mask(v) * 0x0101_0101_0101_0101,
+            2 => w.mask(v) * 0x0001_0001_0001_0001,
+            4 => w.mask(v) * 0x0000_0001_0000_0001,
+            _ => v,
+        };
+        let (fit, mut at) = (3 - size.trailing_zeros().min(3), q);
+        for _ in 0..n >> fit {
             // SAFETY: the caller's promise: this word is within the elements.
             unsafe { poke(Q, at, word) };
             at = at.wrapping_add(8);
         }
-        done = n / per_word * per_word;
+        done = n >> fit << fit;
     }
     for k in done..n {
         // SAFETY: the caller's promise.
@@ -254,7 +260,7 @@ pub(crate) fn stos(c: &mut Cpu, i: &Insn) -> Done {
     let step = s.step(c);
     let v = c.get(s.w, reg::RAX);
     let mut left = s.batch(c, BATCH * 8);
-    while s.repeat && left > 1 && bulk(c, seg::ES) {
+    while s.repeat && left != 0 && bulk(c, seg::ES) {
         let to = s.destination(c, true)?;
         let n = left.min(s.in_page(c, to)).min(s.before_wrap(c, reg::RDI));
         if n == 0 {
