@@ -158,3 +158,53 @@ fn refused() {
     let modes = [0x1f80, 0x3f80, 0x5f80, 0xffff_ffff, 0x5f80, 0x7f80, 0x1f80, 0x1f80];
     same_for_all(modes, |end| end == End::Vector(GP));
 }
+
+/// Nothing that is computed about code, where it is counted, translated and dropped while MXCSR is the guest's, raises flags.
+#[test]
+fn code_that_comes_and_goes_raises_nothing() {
+    const TIMES: u32 = 1 << 15;
+    let code = assemble(KERNEL_CODE, |a| {
+        let (mut top, mut same, mut odd, mut even, mut routine) =
+            (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
+        a.mov(edi, TIMES)?;
+        a.lea(rsi, ptr(routine))?;
+        a.movsd_2(xmm1, qword_ptr(ONE as i32))?;
+        a.xorps(xmm0, xmm0)?;
+        a.set_label(&mut top)?;
+        // Exact: no flag.
+        a.addsd(xmm0, xmm1)?;
+        a.test(edi, 1)?;
+        a.je(even)?;
+        a.add(rbx, 3)?;
+        a.jmp(odd)?;
+        a.set_label(&mut even)?;
+        a.add(rbx, 5)?;
+        a.set_label(&mut odd)?;
+        a.call(routine)?;
+        a.add(rbx, rax)?;
+        // Seldom enough that it is translated in between.
+        a.test(edi, 0x7ff)?;
+        a.jne(same)?;
+        a.mov(dword_ptr(rsi + 1), edi)?;
+        a.set_label(&mut same)?;
+        a.sub(edi, 1)?;
+        a.jne(top)?;
+        a.stmxcsr(dword_ptr(AREA as i32))?;
+        a.hlt()?;
+        a.set_label(&mut routine)?;
+        a.mov(eax, 7)?;
+        a.ret()
+    });
+    let mut first = None;
+    for options in options() {
+        let mut m = Machine::new(options);
+        m.program(&code);
+        m.write_u64(ONE, 1f64.to_bits());
+        m.cpu.set_state(&Machine::supervisor_state());
+        let end = m.run();
+        assert!(matches!(end, End::Halt(_)), "{options:?}: {end:?}");
+        assert_eq!(m.read_u64(AREA) as u32, 0x1f80, "{options:?}");
+        let got = m.cpu.state();
+        assert_eq!(got, *first.get_or_insert_with(|| got.clone()), "{options:?}");
+    }
+}
