@@ -166,14 +166,13 @@ fn code_that_comes_and_goes_raises_nothing() {
     let code = assemble(KERNEL_CODE, |a| {
         let (mut top, mut same, mut odd, mut even, mut routine) =
             (a.create_label(), a.create_label(), a.create_label(), a.create_label(), a.create_label());
-        a.mov(edi, TIMES)?;
-        a.lea(rsi, ptr(routine))?;
+        a.mov(esi, TIMES)?;
         a.movsd_2(xmm1, qword_ptr(ONE as i32))?;
         a.xorps(xmm0, xmm0)?;
         a.set_label(&mut top)?;
         // Exact: no flag.
         a.addsd(xmm0, xmm1)?;
-        a.test(edi, 1)?;
+        a.test(esi, 1)?;
         a.je(even)?;
         a.add(rbx, 3)?;
         a.jmp(odd)?;
@@ -183,11 +182,16 @@ fn code_that_comes_and_goes_raises_nothing() {
         a.call(routine)?;
         a.add(rbx, rax)?;
         // Seldom enough that it is translated in between.
-        a.test(edi, 0x7ff)?;
+        a.test(esi, 0x7ff)?;
         a.jne(same)?;
-        a.mov(dword_ptr(rsi + 1), edi)?;
+        // By a function that is called with MXCSR as it is.
+        a.mov(eax, esi)?;
+        a.mov(ecx, 1)?;
+        a.lea(rdi, ptr(routine))?;
+        a.add(rdi, 1)?;
+        a.rep().stosd()?;
         a.set_label(&mut same)?;
-        a.sub(edi, 1)?;
+        a.sub(esi, 1)?;
         a.jne(top)?;
         a.stmxcsr(dword_ptr(AREA as i32))?;
         a.hlt()?;
