@@ -19,6 +19,9 @@ use std::cell::Cell;
 /// Iterations between two looks at the attention word.
 const BATCH: u64 = 4096;
 
+/// Words of 8 bytes that are moved in one turn of a loop, where there are as many.
+const TURN: u64 = 8;
+
 /// A string instruction's registers and directions.
 struct Strings {
     /// Address size.
@@ -206,6 +209,14 @@ unsafe fn copy(p: *const u8, q: *mut u8, n: u64, w: Width, step: u64) {
     let mut done = 0;
     if step == size && distance >= 8 {
         let bytes = n * size;
+        while done + 8 * TURN <= bytes {
+            for k in 0..TURN {
+                let at = (done + 8 * k) as usize;
+                // SAFETY: the caller's promise.
+                unsafe { poke(Q, q.add(at), peek(Q, p.add(at))) };
+            }
+            done += 8 * TURN;
+        }
         while done + 8 <= bytes {
             // SAFETY: the caller's promise.
             unsafe { poke(Q, q.add(done as usize), peek(Q, p.add(done as usize))) };
@@ -241,8 +252,17 @@ unsafe fn fill(q: *mut u8, n: u64, w: Width, step: u64, v: u64) {
             _ => v,
         };
         let (fit, mut at) = (3 - size.trailing_zeros().min(3), q);
-        for _ in 0..n >> fit {
-            // SAFETY: the caller's promise: this word is within the elements.
+        let mut words = n >> fit;
+        while words >= TURN {
+            for k in 0..TURN {
+                // SAFETY: the caller's promise: these words are within the elements.
+                unsafe { poke(Q, at.wrapping_add(8 * k as usize), word) };
+            }
+            at = at.wrapping_add(8 * TURN as usize);
+            words -= TURN;
+        }
+        for _ in 0..words {
+            // SAFETY: as above.
             unsafe { poke(Q, at, word) };
             at = at.wrapping_add(8);
         }
