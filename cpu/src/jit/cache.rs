@@ -393,4 +393,34 @@ mod tests {
         cache.clear();
         assert!(cache.place(&leaving(), &[]).is_some());
     }
+
+    /// A function that returns a number.
+    fn returning(k: u8) -> Compiled {
+        let code: Vec<u8> = match cfg!(target_arch = "aarch64") {
+            // mov w0, #k; ret
+            true => {
+                [0x5280_0000 | u32::from(k) << 5, 0xd65f_03c0].iter().flat_map(|w| w.to_le_bytes()).collect()
+            }
+            // mov eax, k; ret
+            false => vec![0xb8, k, 0, 0, 0, 0xc3],
+        };
+        let cold_from = code.len();
+        Compiled { code, cold_from, holes: Vec::new(), exits: Vec::new(), ..leaving() }
+    }
+
+    /// Wherever in a line of the host's caches it stands.
+    #[test]
+    fn code_in_the_place_of_other_code_is_what_runs() {
+        let parts = Compiler::new(true).unwrap().parts().unwrap();
+        let mut cache = Cache::new(&parts).unwrap();
+        for k in 1..20 {
+            cache.clear();
+            for place in 0..50 {
+                let placed = cache.place(&returning(k + place), &[]).unwrap();
+                // SAFETY: a whole function of this type has just been placed there.
+                let function: extern "C" fn() -> u32 = unsafe { std::mem::transmute(placed.code) };
+                assert_eq!(function(), u32::from(k + place));
+            }
+        }
+    }
 }

@@ -355,7 +355,7 @@ mod tests {
     fn frames_of_every_form_are_known_or_refused() {
         const PUSH: [u32; 2] = [0xa9bf_7bfd, 0x9100_03fd];
         const NOP: u32 = 0xd503_201f;
-        let known = |rest: &[u32]| prologue_of(&[&PUSH, rest, &[NOP]].concat());
+        let known = |rest: &[u32]| prologue_of(&[&PUSH[..], rest, &[NOP]].concat());
         assert_eq!(known(&[]), Some((8, 0)));
         // sub sp, sp, #0x30; #1, lsl #12
         assert_eq!(known(&[0xd100_c3ff]), Some((12, 0x30)));
