@@ -19,9 +19,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Release},
 };
 
-/// Bytes of address space; memory is used as code comes. gcc -O2 on a dozen files fills half of it; with 64 MiB everything was
-/// dropped four times, and two thirds of its blocks were translated again.
-const SIZE: usize = 256 << 20;
+/// Bytes of address space; memory is used as code comes.
+const SIZE: usize = host::MEMORY;
 
 /// Where a region's code has been placed.
 #[derive(Clone, Copy, Debug)]
@@ -350,4 +349,78 @@ pub(super) struct Hole {
     pub(super) fix: Fix,
     pub(super) name: Name,
     pub(super) addend: i64,
+}
+
+#[cfg(all(test, feature = "jit"))]
+mod tests {
+    use super::*;
+    use crate::jit::compiler::Compiler;
+
+    /// A jump to its one exit, where the host has the distance in its first four bytes.
+    fn leaving() -> Compiled {
+        let fix = Fix::Jump;
+        let jump = if cfg!(target_arch = "aarch64") { 0x1400_0000u32 } else { 0 };
+        Compiled {
+            code: jump.to_le_bytes().to_vec(),
+            cold_from: 4,
+            across: Vec::new(),
+            entry: 0,
+            holes: vec![Hole { offset: 0, fix, name: Name::Exit(0), addend: 0 }],
+            exits: vec![(1, 2)],
+            cells: Vec::new(),
+        }
+    }
+
+    /// Exits stand at the other end of the memory: further away than a host's jump reaches, everything would be full at once.
+    #[test]
+    fn the_first_and_the_last_translation_reach_their_exits() {
+        let parts = Compiler::new(true).unwrap().parts().unwrap();
+        let mut cache = Cache::new(&parts).unwrap();
+        assert!(cache.place(&leaving(), &[]).is_some());
+        let near = Compiled {
+            code: vec![0; 1 << 20],
+            cold_from: 1 << 20,
+            holes: vec![],
+            exits: vec![],
+            ..leaving()
+        };
+        let mut bytes = 0;
+        while cache.place(&near, &[]).is_some() {
+            bytes += near.code.len();
+        }
+        assert!(bytes > SIZE - (2 << 20), "{bytes}");
+        assert!(cache.place(&leaving(), &[]).is_some());
+        cache.clear();
+        assert!(cache.place(&leaving(), &[]).is_some());
+    }
+
+    /// A function that returns a number.
+    fn returning(k: u8) -> Compiled {
+        let code: Vec<u8> = match cfg!(target_arch = "aarch64") {
+            // mov w0, #k; ret
+            true => {
+                [0x5280_0000 | u32::from(k) << 5, 0xd65f_03c0].iter().flat_map(|w| w.to_le_bytes()).collect()
+            }
+            // mov eax, k; ret
+            false => vec![0xb8, k, 0, 0, 0, 0xc3],
+        };
+        let cold_from = code.len();
+        Compiled { code, cold_from, holes: Vec::new(), exits: Vec::new(), ..leaving() }
+    }
+
+    /// Wherever in a line of the host's caches it stands.
+    #[test]
+    fn code_in_the_place_of_other_code_is_what_runs() {
+        let parts = Compiler::new(true).unwrap().parts().unwrap();
+        let mut cache = Cache::new(&parts).unwrap();
+        for k in 1..20 {
+            cache.clear();
+            for place in 0..50 {
+                let placed = cache.place(&returning(k + place), &[]).unwrap();
+                // SAFETY: a whole function of this type has just been placed there.
+                let function: extern "C" fn() -> u32 = unsafe { std::mem::transmute(placed.code) };
+                assert_eq!(function(), u32::from(k + place));
+            }
+        }
+    }
 }

@@ -165,6 +165,10 @@ impl Emitter<'_, '_> {
         self.b.ins().brif(same, done, &[], again, &[found.into()]);
         self.b.seal_block(again);
         self.to(done);
+        if WEAK {
+            // Without LSE a later load may read before the exclusive store is seen, which no x86 lets happen behind LOCK.
+            self.b.ins().fence();
+        }
         Ok((Val::Computed(old), Val::Computed(new)))
     }
 

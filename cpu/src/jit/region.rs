@@ -571,6 +571,10 @@ fn touches(op: Op, i: &Insn) -> (Set, Set) {
 }
 
 /// Whether an instruction's operand in memory, if it has one, is in a segment without base and limit.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "the translation of x87 instructions asks")
+)]
 pub(super) fn is_flat(i: &Insn, mode: Mode) -> bool {
     let memory = |k: Kind| k == Kind::Far;
     let far = memory(i.dst_kind()) || memory(i.src_kind());

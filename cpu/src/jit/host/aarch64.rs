@@ -10,6 +10,8 @@ use cranelift_codegen::binemit::Reloc;
 use std::arch::{asm, naked_asm};
 use std::mem::offset_of;
 
+/// Bytes of memory for code, any of which jumps to any other: B and BL reach 128 MiB less an instruction (Arm ARM, "B").
+pub(in crate::jit) const MEMORY: usize = 128 << 20;
 /// Bytes of a stub: the jump, its padding, then what runs until it is linked, then the exit's number.
 pub(in crate::jit) const STUB: usize = 24;
 /// Where in a stub the exit's target stands, four bytes.
@@ -233,6 +235,11 @@ pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
             // stp x, x, [sp, #-16]!; stp d, d, [sp, #-16]!
             || matches!(word & 0xffff_83e0, 0xa9bf_03e0 | 0x6dbf_03e0)
     };
+    // movz, movn, movk of x16; orr x16, xzr, #immediate
+    let is_constant = |word: u32| {
+        matches!(word & 0x7f80_001f, 0x5280_0010 | 0x1280_0010 | 0x7280_0010)
+            || word & 0x7f80_03ff == 0x3200_03f0
+    };
     let mut at = 2;
     while saves(word(at)?) {
         at += 1;
@@ -243,6 +250,8 @@ pub(in crate::jit) fn prologue(code: &[u8]) -> Option<(usize, u32)> {
     let (words, frame) = match last & 0xffc0_03ff {
         0xd100_03ff => (at + 1, last >> 10 & 0xfff),
         0xd140_03ff => (at + 1, (last >> 10 & 0xfff) << 12),
+        // A frame that is too large for that has its size in x16, which is also too large for us.
+        _ if word((at..).find(|&k| !word(k).is_some_and(is_constant))?) == Some(0xcb30_63ff) => return None,
         _ => (at, 0),
     };
     Some((4 * words, saved + frame))
@@ -309,21 +318,56 @@ pub(in crate::jit) fn fill(
     fits
 }
 
-/// Code at these addresses was written through another mapping: has the instruction side see it. `run` is where it runs.
+/// Code at these addresses was written through another mapping: has the instruction side see it. `run` is where it runs. Whoever
+/// runs it next is this thread, or one that the system starts or moves to another core later, which synchronises that core.
 pub(in crate::jit) fn synchronise(run: usize, len: usize) {
+    let sizes: u64;
+    // SAFETY: reads a register that the system lets programs read, or answers for.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) sizes, options(nomem, nostack, preserves_flags)) };
+    // Arm ARM, "CTR_EL0, Cache Type Register": the smallest lines of all caches, as logarithms of words.
+    let (code_line, data_line) = (4usize << (sizes & 15), 4usize << (sizes >> 16 & 15));
+    let lines = |line: usize| (run & !(line - 1)..run + len).step_by(line);
     // SAFETY: cache maintenance of addresses that are mapped; no memory changes.
     unsafe {
-        let mut at = run & !63;
-        while at < run + len {
+        // The stores had other addresses, so that nothing else orders what follows behind them.
+        asm!("dsb ish", options(nostack, preserves_flags));
+        for at in lines(data_line) {
             asm!("dc cvau, {at}", at = in(reg) at, options(nostack, preserves_flags));
-            at += 64;
         }
         asm!("dsb ish", options(nostack, preserves_flags));
-        let mut at = run & !63;
-        while at < run + len {
+        for at in lines(code_line) {
             asm!("ic ivau, {at}", at = in(reg) at, options(nostack, preserves_flags));
-            at += 64;
         }
         asm!("dsb ish", "isb", options(nostack, preserves_flags));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prologue_of(words: &[u32]) -> Option<(usize, u32)> {
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        prologue(&code)
+    }
+
+    #[test]
+    fn frames_of_every_form_are_known_or_refused() {
+        const PUSH: [u32; 2] = [0xa9bf_7bfd, 0x9100_03fd];
+        const NOP: u32 = 0xd503_201f;
+        let known = |rest: &[u32]| prologue_of(&[&PUSH[..], rest, &[NOP]].concat());
+        assert_eq!(known(&[]), Some((8, 0)));
+        // sub sp, sp, #0x30; #1, lsl #12
+        assert_eq!(known(&[0xd100_c3ff]), Some((12, 0x30)));
+        assert_eq!(known(&[0xd140_07ff]), Some((12, 0x1000)));
+        // stp x27, x28, [sp, #-16]!; sub sp, sp, #0x30
+        assert_eq!(known(&[0xa9bf_73fb, 0xd100_c3ff]), Some((16, 0x40)));
+        // movz x16, #0x1230; sub sp, sp, x16
+        assert_eq!(known(&[0xd282_4610, 0xcb30_63ff]), None);
+        // orr x16, xzr, #0x1ff0; sub sp, sp, x16
+        assert_eq!(known(&[0xb27c_23f0, 0xcb30_63ff]), None);
+        // movz x16, #0x1230 for something else
+        assert_eq!(known(&[0xd282_4610]), Some((8, 0)));
+        assert_eq!(prologue_of(&[NOP, NOP, NOP]), None);
     }
 }
