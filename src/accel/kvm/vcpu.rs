@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use self::imitated::Next;
 use self::rescue::Rescues;
-use super::kick::{Alarm, Kick, Waiting};
+use super::kick::{self, Kick, Waiting};
 use super::registers::{self, OfApic};
 use super::tsc::{self, Setting};
 use super::{Error, Vm, extended};
@@ -159,7 +159,6 @@ impl Vcpu {
         if cpu.is_passing() && !self.go_past(cpu)? {
             return Ok(Exit::Requested);
         }
-        let alarm = self.vm.imitates.then(Alarm::new);
         let mut leaving = false;
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
@@ -169,8 +168,8 @@ impl Vcpu {
             }
             if !leaving {
                 self.offer_8259()?;
-                if let Some(alarm) = &alarm {
-                    match self.run_apart(cpu, &attention, alarm)? {
+                if self.vm.imitates {
+                    match self.run_apart(cpu, &attention)? {
                         Next::Kvm => {}
                         Next::Again => continue,
                         Next::Leave => {
@@ -183,8 +182,8 @@ impl Vcpu {
             }
             // With an immediate exit it finishes the instruction whose access was served last, and no more.
             let left = place.during(Doing::Hardware, || self.step());
-            if let Some(alarm) = &alarm {
-                alarm.clear();
+            if self.vm.imitates {
+                kick::clear_alarm();
             }
             match left? {
                 Left::Served | Left::Window => {}

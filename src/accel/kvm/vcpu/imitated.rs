@@ -7,8 +7,7 @@ use softmetal_cpu::state::{Segment, Shadow, cr0, cr4, seg};
 use softmetal_cpu::{Activity, Attention, Cpu, CpuState, Exit, Fault};
 use softmetal_devices::interrupts::LapicPage;
 
-use super::super::kick::Alarm;
-use super::super::{Error, extended, tsc};
+use super::super::{Error, extended, kick, tsc};
 use super::{Left, Vcpu};
 use crate::accel::Trouble;
 
@@ -58,13 +57,8 @@ pub(super) enum Next {
 }
 
 impl Vcpu {
-    /// Runs what is not KVM's, and user code in KVM. `alarm` brings this thread back from KVM, if that is next.
-    pub(super) fn run_apart(
-        &mut self,
-        cpu: &mut Cpu,
-        attention: &Attention,
-        alarm: &Alarm,
-    ) -> Result<Next, Trouble> {
+    /// Runs what is not KVM's, and user code in KVM. An alarm brings this thread back from KVM, if that is next.
+    pub(super) fn run_apart(&mut self, cpu: &mut Cpu, attention: &Attention) -> Result<Next, Trouble> {
         // What was served comes to its end, and an interrupt that waits is taken.
         self.pass()?;
         // The signal of that. Who else has sent one has asked for something.
@@ -77,7 +71,7 @@ impl Vcpu {
         cpu.set_state(&known);
         if known.activity != Activity::Active {
             self.set_single(false)?;
-            alarm.set(WAITING);
+            kick::set_alarm(WAITING);
             return Ok(Next::Kvm);
         }
         let calm = known.injected.is_none() && known.shadow == Shadow::None;
@@ -88,7 +82,7 @@ impl Vcpu {
             let [shortest, longest] = DELIVERY;
             let time = if place == known.rip { (time * 2).clamp(shortest, longest) } else { shortest };
             self.awaited = (known.rip, time);
-            alarm.set(time);
+            kick::set_alarm(time);
             return Ok(Next::Kvm);
         }
         let is_apart = calm
@@ -101,7 +95,7 @@ impl Vcpu {
         let mut exit = Exit::Outside;
         if is_apart {
             self.set_single(false)?;
-            known = self.run_user_code(cpu, &known, alarm)?;
+            known = self.run_user_code(cpu, &known)?;
             let before = cpu.state();
             if self.redo {
                 exit = self.run_stretch(cpu, |cpu| cpu.run_confined(1));
@@ -140,7 +134,7 @@ impl Vcpu {
             Exit::Requested => Next::Leave,
             Exit::Breakpoint => Next::Ended(exit),
             _ if is_kvms => {
-                alarm.set(if waits { WAITING } else { SYSTEM });
+                kick::set_alarm(if waits { WAITING } else { SYSTEM });
                 Next::Kvm
             }
             _ => Next::Again,
@@ -160,7 +154,7 @@ impl Vcpu {
     /// What KVM makes of that is not right: SYSCALL goes to the system without its privilege, INT n is undefined. So it gets an
     /// empty interrupt table: whatever is to be delivered shuts the processor down, which changes nothing. And interrupts are off:
     /// user code does not see that, and an interrupt is not taken that cannot be delivered.
-    fn run_user_code(&mut self, cpu: &mut Cpu, state: &CpuState, alarm: &Alarm) -> Result<CpuState, Trouble> {
+    fn run_user_code(&mut self, cpu: &mut Cpu, state: &CpuState) -> Result<CpuState, Trouble> {
         self.bring_leaked(state)?;
         let mut shut = state.clone();
         shut.idtr.limit = 0;
@@ -169,9 +163,9 @@ impl Vcpu {
         self.set_general(&shut)?;
         self.redo = false;
         self.counts.entries += 1;
-        alarm.set(USER);
+        kick::set_alarm(USER);
         let mut left = self.step();
-        alarm.clear();
+        kick::clear_alarm();
         loop {
             match left {
                 Ok(Left::Ports) => self.port_access(),
