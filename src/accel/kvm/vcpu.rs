@@ -88,6 +88,8 @@ pub(crate) struct Vcpu {
     kick: Arc<Kick>,
     /// The XSAVE area as last seen: what of it is not in [`CpuState`] goes back as it was.
     area: Box<[u8; extended::AREA]>,
+    /// Room for another.
+    spare: Box<[u8; extended::AREA]>,
     /// MSRs of [`CpuState`] that this KVM does not have.
     missing: BTreeSet<u32>,
     tsc: Setting,
@@ -129,6 +131,7 @@ impl Vcpu {
             index,
             kick,
             area: Box::new([0; extended::AREA]),
+            spare: Box::new([0; extended::AREA]),
             missing: BTreeSet::new(),
             tsc,
             counts: Counts::default(),

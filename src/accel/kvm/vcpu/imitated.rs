@@ -1,12 +1,14 @@
 //! Where KVM imitates virtualization in software, the processor itself runs 64-bit user code only: KVM gets that and nothing else.
 //! The rest the interpreter runs, which is faster and knows more instructions, but for what is the local APIC's or a device's.
 
+use std::mem;
 use std::time::Duration;
 
 use softmetal_cpu::state::{Segment, Shadow, cr0, cr4, seg};
 use softmetal_cpu::{Activity, Attention, Cpu, CpuState, Exit, Fault};
 use softmetal_devices::interrupts::LapicPage;
 
+use super::super::leaked::Thread;
 use super::super::{Error, extended, kick, tsc};
 use super::{Left, Vcpu};
 use crate::accel::Trouble;
@@ -256,13 +258,13 @@ impl Vcpu {
         if !self.vm.host.xsave {
             return Ok(());
         }
-        let mut area = match self.vm.leaked.lock().get(thread(state)) {
-            Some(area) => Box::new(*area),
-            None => Box::new([0; extended::AREA]),
-        };
-        extended::write(state, &mut area, self.vm.layout, known_components(state));
-        if area != self.area {
-            self.area = area;
+        match self.vm.leaked.lock().get(thread(state)) {
+            Some(area) => *self.spare = *area,
+            None => self.spare.fill(0),
+        }
+        extended::write(state, &mut self.spare, self.vm.layout, known_components(state));
+        if self.spare != self.area {
+            mem::swap(&mut self.spare, &mut self.area);
             self.set_area()?;
         }
         Ok(())
@@ -305,8 +307,10 @@ fn known_components(state: &CpuState) -> u64 {
     PKRU | if state.cr4 & cr4::OSXSAVE != 0 { state.xcr0 | LEGACY } else { LEGACY }
 }
 
-fn thread(state: &CpuState) -> (u64, u64) {
-    (state.cr3, state.segments[seg::FS].base)
+/// The process-context identifier in CR3 is no part of it: the system may give a program another.
+fn thread(state: &CpuState) -> Thread {
+    const PCID: u64 = 0xfff;
+    (state.cr3 & !PCID, state.segments[seg::FS].base)
 }
 
 /// Whether a local APIC with these registers has an interrupt for its processor: SDM 3A "Task and Processor Priorities".
