@@ -68,6 +68,13 @@ pub(super) fn clear_alarm() {
     ALARM.with(|alarm| alarm.arm(0));
 }
 
+/// Sleeps for less than a second, or until the calling thread is kicked; a kick that has come before does not count.
+pub(super) fn wait(longest: Duration) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+    // SAFETY: the kernel reads the time. A signal ends it, which is what a kick is.
+    unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+}
+
 /// A timer that signals the thread that has made it.
 struct Alarm(Option<libc::timer_t>);
 

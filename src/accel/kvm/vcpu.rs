@@ -11,7 +11,6 @@ use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
@@ -101,8 +100,10 @@ pub(crate) struct Vcpu {
     single: bool,
     /// What user code did last the interpreter does once more.
     redo: bool,
-    /// Where the last interrupt was to be delivered, and the time for that.
-    awaited: (u64, Duration),
+    /// The local APIC's, as last seen.
+    apic_base: u64,
+    /// It waited when it was last looked at: for an interrupt, or to be started.
+    waits: bool,
 }
 
 impl Vcpu {
@@ -139,7 +140,8 @@ impl Vcpu {
             armed: Vec::new(),
             single: false,
             redo: false,
-            awaited: (0, Duration::ZERO),
+            apic_base: 0,
+            waits: false,
         })
     }
 
@@ -163,6 +165,8 @@ impl Vcpu {
             return Ok(Exit::Requested);
         }
         let mut leaving = false;
+        // It may.
+        self.waits = true;
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
             if attention.is_requested() {
@@ -502,7 +506,7 @@ impl Vcpu {
         registers::take_activity(&mut state, mp_state);
         registers::take_general(&mut state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
         let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
-        registers::take_special(&mut state, &sregs);
+        self.apic_base = registers::take_special(&mut state, &sregs).base;
         if self.vm.host.xsave {
             let xsave = self.fd.get_xsave().map_err(refused("to tell the XSAVE state"))?;
             for (bytes, word) in self.area.chunks_exact_mut(4).zip(xsave.region) {

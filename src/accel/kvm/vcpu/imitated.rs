@@ -2,10 +2,11 @@
 //! The rest the interpreter runs, which is faster and knows more instructions, but for what is the local APIC's or a device's.
 
 use std::mem;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use softmetal_cpu::state::{Segment, Shadow, cr0, cr4, seg};
-use softmetal_cpu::{Activity, Attention, Cpu, CpuState, Exit, Fault};
+use softmetal_cpu::{Activity, Apart, Attention, Cpu, CpuState, Exit, Fault};
 use softmetal_devices::interrupts::LapicPage;
 
 use super::super::leaked::Thread;
@@ -18,12 +19,9 @@ const SYSTEM_STRETCH: u64 = 1 << 17;
 
 /// After this time KVM comes back from user code, which interrupts wait for,
 const USER: Duration = Duration::from_micros(250);
-/// from the delivery of an interrupt, whose handler it imitates (the shortest and the longest: it takes KVM longer when it has
-/// forgotten its shadows),
-const DELIVERY: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)];
 /// from system code where it does not stop behind the first instruction by itself,
 const SYSTEM: Duration = Duration::from_millis(1);
-/// and from a processor that waits, which an interrupt wakes.
+/// and so long a processor that waits sleeps before KVM is asked whether something wakes it.
 const WAITING: Duration = Duration::from_micros(250);
 
 /// RFLAGS.TF, IF and RF.
@@ -32,6 +30,8 @@ const IF: u64 = 1 << 9;
 const RF: u64 = 1 << 16;
 /// Flags that user code has not in KVM as its system has set them: TF, IOPL, NT, AC.
 const NOT_APART: u64 = TF | 3 << 12 | 1 << 14 | 1 << 18;
+/// In the local APIC's base.
+const APIC_PAGE: u64 = ((1 << 52) - 1) & !0xfff;
 /// DR7: the breakpoints that are on.
 const ARMED: u64 = 0xff;
 
@@ -45,7 +45,6 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Code of one byte that traps.
 const ICEBP: u8 = 0xf1;
 const INT3: u8 = 0xcc;
-const HLT: u8 = 0xf4;
 
 /// What is next.
 pub(super) enum Next {
@@ -61,8 +60,14 @@ pub(super) enum Next {
 impl Vcpu {
     /// Runs what is not KVM's, and user code in KVM. An alarm brings this thread back from KVM, if that is next.
     pub(super) fn run_apart(&mut self, cpu: &mut Cpu, attention: &Attention) -> Result<Next, Trouble> {
-        // What was served comes to its end, and an interrupt that waits is taken.
+        // What was served comes to its end, and an interrupt that waits is taken, which it is not in single steps. The interpreter
+        // delivers it: KVM would go on behind the handler's end, too, in user code whose SYSCALL it gets wrong.
+        self.set_single(false)?;
         self.pass()?;
+        if self.waits {
+            // It is awake now, if something wakes it, and takes that.
+            self.pass()?;
+        }
         // The signal of that. Who else has sent one has asked for something.
         self.fd.set_kvm_immediate_exit(0);
         self.offer_8259()?;
@@ -71,21 +76,18 @@ impl Vcpu {
         }
         let mut known = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
         cpu.set_state(&known);
-        if known.activity != Activity::Active {
-            self.set_single(false)?;
-            kick::set_alarm(WAITING);
-            return Ok(Next::Kvm);
+        self.waits = known.activity != Activity::Active;
+        if self.waits {
+            kick::wait(WAITING);
+            return Ok(Next::Again);
         }
         let calm = known.injected.is_none() && known.shadow == Shadow::None;
-        if calm && known.rflags & IF != 0 && has_interrupt(&self.lapic_registers()?) {
-            // KVM delivers it, but not in a single step: what it pushes of RFLAGS would have TF.
-            self.set_single(false)?;
-            let (place, time) = self.awaited;
-            let [shortest, longest] = DELIVERY;
-            let time = if place == known.rip { (time * 2).clamp(shortest, longest) } else { shortest };
-            self.awaited = (known.rip, time);
-            kick::set_alarm(time);
-            return Ok(Next::Kvm);
+        let mut apart =
+            Apart { system_only: false, interrupt: false, local_apic: self.apic_base & APIC_PAGE };
+        // Where it could be taken, it was.
+        if !calm || known.rflags & IF == 0 {
+            apart.interrupt =
+                self.vm.intr.load(SeqCst) && self.index == 0 || has_interrupt(&self.lapic_registers()?);
         }
         let is_apart = calm
             && is_user(&known)
@@ -96,11 +98,10 @@ impl Vcpu {
             && !cpu.is_passing();
         let mut exit = Exit::Outside;
         if is_apart {
-            self.set_single(false)?;
             known = self.run_user_code(cpu, &known)?;
-            let before = cpu.state();
             if self.redo {
-                exit = self.run_stretch(cpu, |cpu| cpu.run_confined(1));
+                let before = cpu.state();
+                exit = self.run_stretch(cpu, |cpu| cpu.run_apart(1, apart));
                 let after = cpu.state();
                 if exit == Exit::Outside && after == before {
                     self.write_changes(&known, &after)?;
@@ -110,42 +111,38 @@ impl Vcpu {
                     )));
                 }
             }
-            let state = cpu.state();
-            if exit == Exit::Outside || exit == Exit::Counted {
-                exit = match is_user(&state) && state.injected.is_none() {
-                    true => Exit::Counted,
-                    false => self.run_system_code(cpu),
-                };
-            }
-        } else if is_user(&known) {
-            exit = self.run_stretch(cpu, |cpu| cpu.run_confined(SYSTEM_STRETCH));
-        } else {
-            exit = self.run_system_code(cpu);
+        } else if is_at_user_code(&known) {
+            exit = self.run_stretch(cpu, |cpu| cpu.run_apart(SYSTEM_STRETCH, apart));
+        }
+        if exit == Exit::Outside || exit == Exit::Counted && is_apart {
+            exit = match is_at_user_code(&cpu.state()) {
+                true => Exit::Counted,
+                false => self.run_system_code(cpu, apart),
+            };
         }
         if exit == Exit::TripleFault {
             return Ok(Next::Ended(exit));
         }
         let state = cpu.state();
-        let is_kvms = exit == Exit::Outside && !(is_user(&state) && state.injected.is_none());
-        let mut byte = [0];
-        let waits = is_kvms && cpu.examine(cpu.next_linear(), &mut byte) == 1 && byte == [HLT];
-        // Of a step into HLT such a KVM does not wake rightly.
-        self.set_single(is_kvms && !waits && state.rflags & TF == 0)?;
+        let is_kvms = exit == Exit::Outside && !is_at_user_code(&state);
+        self.set_single(is_kvms && state.rflags & TF == 0)?;
         self.write_changes(&known, &state)?;
+        self.waits = exit == Exit::Halted;
         Ok(match exit {
             Exit::Requested => Next::Leave,
             Exit::Breakpoint => Next::Ended(exit),
             _ if is_kvms => {
-                kick::set_alarm(if waits { WAITING } else { SYSTEM });
+                kick::set_alarm(SYSTEM);
                 Next::Kvm
             }
             _ => Next::Again,
         })
     }
 
-    fn run_system_code(&mut self, cpu: &mut Cpu) -> Exit {
+    fn run_system_code(&mut self, cpu: &mut Cpu, apart: Apart) -> Exit {
         let start = cpu.instructions();
-        let exit = self.run_stretch(cpu, |cpu| cpu.run_confined_system(SYSTEM_STRETCH));
+        let apart = Apart { system_only: true, ..apart };
+        let exit = self.run_stretch(cpu, |cpu| cpu.run_apart(SYSTEM_STRETCH, apart));
         self.counts.imitated += cpu.instructions() - start;
         exit
     }
@@ -297,6 +294,11 @@ fn is_64(state: &CpuState) -> bool {
 /// Whether it is at 64-bit user code.
 fn is_user(state: &CpuState) -> bool {
     is_64(state) && state.segments[seg::SS].dpl() == 3
+}
+
+/// Whether that runs next, and no event is delivered first.
+fn is_at_user_code(state: &CpuState) -> bool {
+    is_user(state) && state.injected.is_none()
 }
 
 /// The state components that the guest's system saves and restores, as XCR0 counts them.
