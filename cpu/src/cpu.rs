@@ -542,11 +542,12 @@ impl Cpu {
             }
             return false;
         }
-        if self.confined || self.stops.alone {
+        if self.confined && self.apart.is_none() || self.stops.alone {
             return false;
         }
         let nmi = self.nmi_pending && !self.nmi_blocked;
-        let interrupt = self.interrupt_pending && self.eflags & bits::IF != 0;
+        // Apart, the other engine has them.
+        let interrupt = self.apart.is_none() && self.interrupt_pending && self.eflags & bits::IF != 0;
         if !nmi && !interrupt {
             if self.virtual_interrupt_pending() {
                 self.raise(Fault::gp(0));

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
-    kvm_cpuid_entry2, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave,
+    kvm_cpuid_entry2, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Request};
@@ -100,8 +101,10 @@ pub(crate) struct Vcpu {
     single: bool,
     /// What user code did last the interpreter does once more.
     redo: bool,
-    /// The local APIC's, as last seen.
-    apic_base: u64,
+    /// As last read.
+    apic: OfApic,
+    /// What KVM has, if it has run nothing since.
+    settled: Option<CpuState>,
     /// It waited when it was last looked at: for an interrupt, or to be started.
     waits: bool,
 }
@@ -140,7 +143,8 @@ impl Vcpu {
             armed: Vec::new(),
             single: false,
             redo: false,
-            apic_base: 0,
+            apic: OfApic::default(),
+            settled: None,
             waits: false,
         })
     }
@@ -165,8 +169,8 @@ impl Vcpu {
             return Ok(Exit::Requested);
         }
         let mut leaving = false;
-        // It may.
-        self.waits = true;
+        // It may, and anything may have been set.
+        (self.waits, self.settled) = (true, None);
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
             if attention.is_requested() {
@@ -504,22 +508,12 @@ impl Vcpu {
         // First: to answer it, KVM takes INIT and start-up messages, which change the other registers.
         let mp_state = self.fd.get_mp_state().map_err(refused("to tell whether it runs"))?;
         registers::take_activity(&mut state, mp_state);
-        registers::take_general(&mut state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
-        let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
-        self.apic_base = registers::take_special(&mut state, &sregs).base;
+        self.read_for_user_code(&mut state)?;
         if self.vm.host.xsave {
-            let xsave = self.fd.get_xsave().map_err(refused("to tell the XSAVE state"))?;
-            for (bytes, word) in self.area.chunks_exact_mut(4).zip(xsave.region) {
-                bytes.copy_from_slice(&word.to_le_bytes());
-            }
-            extended::read(&mut state, &self.area, self.vm.layout);
             let xcrs = self.fd.get_xcrs().map_err(refused("to tell XCR0"))?;
             if let Some(xcr) = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0) {
                 state.xcr0 = xcr.value;
             }
-        } else {
-            let fpu = self.fd.get_fpu().map_err(refused("to tell the FPU's state"))?;
-            extended::take_fpu(&mut state, &fpu);
         }
         if self.vm.host.debug_registers {
             let debug = self.fd.get_debug_regs().map_err(refused("to tell debug registers"))?;
@@ -531,9 +525,28 @@ impl Vcpu {
             registers::take_msr(&mut state, &entry);
         }
         state.tsc_offset = self.tsc_offset(state.tsc_offset, tsc_base);
-        let events = self.fd.get_vcpu_events().map_err(refused("to tell pending events"))?;
-        registers::take_events(&mut state, &events);
         Ok(state)
+    }
+
+    /// Reads what user code can have changed; KVM's pending events besides.
+    fn read_for_user_code(&mut self, state: &mut CpuState) -> Result<kvm_vcpu_events, Error> {
+        let refused = |what| move |error| Error::refused(what, error);
+        registers::take_general(state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
+        let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
+        self.apic = registers::take_special(state, &sregs);
+        if self.vm.host.xsave {
+            let xsave = self.fd.get_xsave().map_err(refused("to tell the XSAVE state"))?;
+            for (bytes, word) in self.area.chunks_exact_mut(4).zip(xsave.region) {
+                bytes.copy_from_slice(&word.to_le_bytes());
+            }
+            extended::read(state, &self.area, self.vm.layout);
+        } else {
+            let fpu = self.fd.get_fpu().map_err(refused("to tell the FPU's state"))?;
+            extended::take_fpu(state, &fpu);
+        }
+        let events = self.fd.get_vcpu_events().map_err(refused("to tell pending events"))?;
+        registers::take_events(state, &events);
+        Ok(events)
     }
 
     /// Brings back what a stretch of interpretation has changed.
@@ -563,10 +576,9 @@ impl Vcpu {
         Ok(())
     }
 
-    /// But for what is the local APIC's.
+    /// What is the local APIC's is as it was read.
     fn set_special(&self, state: &CpuState) -> Result<(), Error> {
-        let now = self.fd.get_sregs().map_err(|error| Error::refused("special registers", error))?;
-        let sregs = registers::special(state, OfApic { base: now.apic_base, cr8: now.cr8 });
+        let sregs = registers::special(state, self.apic);
         self.fd.set_sregs(&sregs).map_err(|error| Error::refused("special registers", error))
     }
 

@@ -5,12 +5,13 @@ use std::mem;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_regs};
 use softmetal_cpu::state::{Segment, Shadow, cr0, cr4, seg};
 use softmetal_cpu::{Activity, Apart, Attention, Cpu, CpuState, Exit, Fault};
 use softmetal_devices::interrupts::LapicPage;
 
 use super::super::leaked::Thread;
-use super::super::{Error, extended, kick, tsc};
+use super::super::{Error, extended, kick, registers, tsc};
 use super::{Left, Vcpu};
 use crate::accel::Trouble;
 
@@ -74,7 +75,7 @@ impl Vcpu {
         if attention.is_requested() {
             return Ok(Next::Again);
         }
-        let mut known = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
+        let mut known = self.read_settled(cpu)?;
         cpu.set_state(&known);
         self.waits = known.activity != Activity::Active;
         if self.waits {
@@ -83,7 +84,7 @@ impl Vcpu {
         }
         let calm = known.injected.is_none() && known.shadow == Shadow::None;
         let mut apart =
-            Apart { system_only: false, interrupt: false, local_apic: self.apic_base & APIC_PAGE };
+            Apart { system_only: false, interrupt: false, local_apic: self.apic.base & APIC_PAGE };
         // Where it could be taken, it was.
         if !calm || known.rflags & IF == 0 {
             apart.interrupt =
@@ -135,8 +136,28 @@ impl Vcpu {
                 kick::set_alarm(SYSTEM);
                 Next::Kvm
             }
-            _ => Next::Again,
+            _ => {
+                self.settled = Some(state);
+                Next::Again
+            }
         })
+    }
+
+    /// The state. Where KVM has run nothing since it was set, only an event can be new, or all of it by INIT and start-up messages.
+    fn read_settled(&mut self, cpu: &Cpu) -> Result<CpuState, Error> {
+        if let Some(mut state) = self.settled.take() {
+            let refused = |error| Error::refused("to tell what it has", error);
+            // First: to answer it, KVM takes those messages.
+            let runs = self.fd.get_mp_state().map_err(refused)?.mp_state == KVM_MP_STATE_RUNNABLE;
+            let same = |regs: kvm_regs| kvm_regs { rflags: regs.rflags | RF, ..regs };
+            let now = same(self.fd.get_regs().map_err(refused)?);
+            if runs && now == same(registers::general(&state)) {
+                state.activity = Activity::Active;
+                registers::take_events(&mut state, &self.fd.get_vcpu_events().map_err(refused)?);
+                return Ok(state);
+            }
+        }
+        self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)
     }
 
     fn run_system_code(&mut self, cpu: &mut Cpu, apart: Apart) -> Exit {
@@ -175,7 +196,8 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(1);
             left = self.step();
         }
-        let known = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
+        let mut known = state.clone();
+        let events = self.read_for_user_code(&mut known)?;
         self.keep_leaked(state);
         let mut now = known.clone();
         now.idtr = state.idtr;
@@ -187,7 +209,6 @@ impl Vcpu {
             // One that another processor has sent, and that could not be delivered.
             (now.nmi_blocked, now.nmi_pending) = (false, true);
         }
-        let events = self.fd.get_vcpu_events().map_err(|error| Error::refused("pending events", error))?;
         match left {
             Ok(_) if self.has_called(cpu, state, &known) => {
                 // Once more: what SYSCALL changes of registers is as it will be then.
