@@ -40,6 +40,17 @@ pub enum Exit {
     Breakpoint,
 }
 
+/// What [`Cpu::run_apart`] is to know of the engine in whose place it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// It ends before user code of 64 bits, with [`Exit::Outside`].
+    pub system_only: bool,
+    /// An interrupt waits, which the CPU could not take.
+    pub interrupt: bool,
+    /// Guest-physical address of the page that is the local APIC, which is not reached.
+    pub local_apic: u64,
+}
+
 #[allow(unsafe_code, reason = "the pointers of a CPU lead into itself")]
 // SAFETY: every raw pointer in a CPU leads to memory that the CPU owns (its tables, blocks and attention word), so the
 // CPU may move to another thread as a whole; nothing in it is shared but what is `Sync`.
@@ -179,7 +190,7 @@ impl Cpu {
             last_ones: false,
             overruns: false,
             confined: false,
-            system_only: false,
+            apart: None,
             #[cfg(feature = "planted")]
             planted: None,
             pauses: 0,
@@ -241,11 +252,16 @@ impl Cpu {
         exit
     }
 
-    /// As [`Cpu::run_confined`]; before user code of 64 bits it ends, too, with [`Exit::Outside`].
-    pub fn run_confined_system(&mut self, instructions: u64) -> Exit {
-        self.system_only = true;
+    /// As [`Cpu::run_confined`], in the place of an engine that has nothing but the local APIC and the TSC: devices, ports and other
+    /// MSRs are reached. A HLT is run, after which the CPU waits ([`Exit::Halted`]) until [`Cpu::set_state`] says otherwise. It ends with
+    /// [`Exit::Counted`] before its time where it would take an interrupt, if one waits or is asked for by [`Request::INTERRUPT`].
+    pub fn run_apart(&mut self, instructions: u64, apart: Apart) -> Exit {
+        self.apart = Some(apart);
+        self.interrupt_pending = apart.interrupt;
         let exit = self.run_confined(instructions);
-        self.system_only = false;
+        self.apart = None;
+        // There may be one; who takes it looks.
+        self.interrupt_pending = true;
         exit
     }
 
@@ -260,6 +276,12 @@ impl Cpu {
     #[inline]
     pub(crate) fn reach_outside(&mut self) -> Done {
         if self.confined { Err(self.leave_confinement()) } else { Ok(()) }
+    }
+
+    /// As [`Cpu::reach_outside`], but [`Cpu::run_apart`] may.
+    #[inline]
+    pub(crate) fn reach_system(&mut self) -> Done {
+        if self.apart.is_some() { Ok(()) } else { self.reach_outside() }
     }
 
     fn run_until(&mut self, goal: u64) -> Exit {
@@ -308,7 +330,7 @@ impl Cpu {
             match self.activity {
                 Activity::Active => {}
                 Activity::Halted => {
-                    if !self.wakes() {
+                    if self.confined || !self.wakes() {
                         return Exit::Halted;
                     }
                     self.activity = Activity::Active;
@@ -333,11 +355,21 @@ impl Cpu {
                 // Its delivery reaches outside.
                 return Exit::Outside;
             }
-            if self.system_only && self.mode.contains(Mode::USER) && self.mode.is_64() {
-                if !injected {
-                    self.cast_shadow(shadow);
+            let shadowed = !injected && shadow != Shadow::None;
+            let mut single = single;
+            if let Some(apart) = self.apart {
+                if apart.system_only && self.mode.contains(Mode::USER) && self.mode.is_64() {
+                    if !injected {
+                        self.cast_shadow(shadow);
+                    }
+                    return Exit::Outside;
                 }
-                return Exit::Outside;
+                if self.interrupt_pending && self.eflags & bits::IF != 0 {
+                    if !shadowed {
+                        return Exit::Counted;
+                    }
+                    single = true;
+                }
             }
             if (self.last_ones || self.overruns) && self.instructions() >= self.goal {
                 if !injected {
@@ -510,11 +542,12 @@ impl Cpu {
             }
             return false;
         }
-        if self.confined || self.stops.alone {
+        if self.confined && self.apart.is_none() || self.stops.alone {
             return false;
         }
         let nmi = self.nmi_pending && !self.nmi_blocked;
-        let interrupt = self.interrupt_pending && self.eflags & bits::IF != 0;
+        // Apart, the other engine has them.
+        let interrupt = self.apart.is_none() && self.interrupt_pending && self.eflags & bits::IF != 0;
         if !nmi && !interrupt {
             if self.virtual_interrupt_pending() {
                 self.raise(Fault::gp(0));

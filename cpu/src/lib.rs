@@ -40,7 +40,7 @@ mod width;
 
 pub use attention::{Attention, Request};
 pub use bus::{Bus, Event, Gp};
-pub use cpu::Exit;
+pub use cpu::{Apart, Exit};
 pub use fault::Fault;
 pub use jit::{Counters, HAS_TRANSLATOR, NotInline, Placement, Placements, Translate};
 pub use model::{FeatureBit, Lacking, Model, Needs, Register};

@@ -476,8 +476,8 @@ pub struct Cpu {
     pub(crate) overruns: bool,
     /// [`Cpu::run_confined`] runs.
     pub(crate) confined: bool,
-    /// It ends before user code of 64 bits.
-    pub(crate) system_only: bool,
+    /// It is less confined: [`Cpu::run_apart`] runs.
+    pub(crate) apart: Option<crate::cpu::Apart>,
     /// A fault on purpose that is this CPU's own.
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::planted::Bug>,

@@ -298,6 +298,11 @@ impl Cpu {
         }
     }
 
+    /// How often what is known of page tables was dropped, by [`Flush`], since the CPU was made: as in [`Cpu::statistics`].
+    pub fn flushes(&self) -> &[u64; Flush::ALL.len()] {
+        self.mmu.flushes()
+    }
+
     /// Where this CPU is, for other threads.
     pub fn whereabouts(&self) -> Arc<Whereabouts> {
         Arc::clone(&self.whereabouts)

@@ -3,7 +3,7 @@
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softmetal_cpu::state::Shadow;
-use softmetal_cpu::{Activity, Bus, Exit, Fault, Options};
+use softmetal_cpu::{Activity, Apart, Bus, Exit, Fault, Options};
 use softmetal_cpu_testing::{Level, Machine, assemble, layout::*};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -11,6 +11,9 @@ use vm_memory::{Bytes, GuestAddress};
 const DEVICE: u64 = 0x4000_0000;
 /// One that test programs reach it by.
 const WINDOW: u64 = 0x3000_0000;
+
+/// In the place of an engine that has the local APIC and the TSC.
+const APART: Apart = Apart { system_only: true, interrupt: false, local_apic: 0xfee0_0000 };
 
 type Build = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
@@ -86,15 +89,16 @@ fn system_code_ends_where_user_code_begins() {
         a.push(CODE as i32)?;
         a.iretq()
     });
-    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
+    assert_eq!(machine.cpu.run_apart(1000, APART), Exit::Outside);
     let state = machine.cpu.state();
     assert_eq!((state.rip, state.segments[2].dpl(), machine.cpu.instructions()), (CODE, 3, 7));
     // There it stays, but for what is to be delivered.
-    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
+    assert_eq!(machine.cpu.run_apart(1000, APART), Exit::Outside);
     assert_eq!(machine.cpu.state(), state);
     machine.cpu.set_state(&softmetal_cpu::CpuState { injected: Some(Fault::UD), ..state });
-    assert_eq!(machine.cpu.run_confined_system(1000), Exit::Outside);
-    assert_eq!(machine.cpu.state().rip, HANDLERS + 16 * u64::from(Fault::UD.vector));
+    // The handler is a HLT.
+    assert_eq!(machine.cpu.run_apart(1000, APART), Exit::Halted);
+    assert_eq!(machine.cpu.state().rip, HANDLERS + 16 * u64::from(Fault::UD.vector) + 1);
 }
 
 #[test]
@@ -175,4 +179,69 @@ fn a_deadline_that_has_passed_is_due_whatever_the_tsc_was_set_to() {
         assert_eq!(deadline(offset, offset + (1 << 50)), 1 << 50, "{offset:#x}");
         assert_eq!(deadline(offset, u64::MAX), u64::MAX - offset, "{offset:#x}");
     }
+}
+
+#[test]
+fn apart_it_reaches_what_the_other_engine_does_not_have() {
+    let reached: [Build; 4] = [
+        |a| a.in_(al, 0x60),
+        |a| a.out(0x60, al),
+        |a| a.mov(eax, dword_ptr(WINDOW)),
+        |a| {
+            a.mov(ecx, 0xc000_0101_u32)?;
+            a.rdmsr()
+        },
+    ];
+    for (number, build) in reached.into_iter().enumerate() {
+        let mut machine = machine(build);
+        assert_eq!(machine.cpu.run_apart(1000, APART), Exit::Halted, "{number}");
+        let state = machine.cpu.state();
+        assert_eq!((state.gpr[3], state.activity), (9, Activity::Halted), "{number}");
+        // The MSR is this CPU's own.
+        assert_eq!(machine.bus.take().is_empty(), number == 3, "{number}");
+        // There it stays.
+        assert_eq!(machine.cpu.run_apart(1000, APART), Exit::Halted, "{number}");
+        assert_eq!(machine.cpu.state(), state, "{number}");
+    }
+    let outside: [Build; 5] = [
+        |a| a.mov(rax, cr8),
+        |a| a.mov(eax, dword_ptr(WINDOW)),
+        |a| {
+            a.mov(ecx, 0x10)?;
+            a.rdmsr()
+        },
+        |a| {
+            a.mov(ecx, 0x1b)?;
+            a.wrmsr()
+        },
+        |a| {
+            a.mov(ecx, 0x808)?;
+            a.rdmsr()
+        },
+    ];
+    for (number, build) in outside.into_iter().enumerate() {
+        let mut machine = machine(build);
+        let apart = Apart { local_apic: DEVICE, ..APART };
+        assert_eq!(machine.cpu.run_apart(1000, apart), Exit::Outside, "{number}");
+        assert_eq!(machine.cpu.state().gpr[3], 7, "{number}");
+        assert!(machine.bus.take().is_empty(), "{number}");
+    }
+}
+
+#[test]
+fn apart_it_ends_where_an_interrupt_can_be_taken() {
+    let build: Build = |a| {
+        a.sti()?;
+        a.nop()?;
+        a.inc(ecx)
+    };
+    let mut waiting = machine(build);
+    let apart = Apart { interrupt: true, ..APART };
+    assert_eq!(waiting.cpu.run_apart(1000, apart), Exit::Counted);
+    // Behind the shadow of STI.
+    assert_eq!((waiting.cpu.state().gpr[3], waiting.cpu.instructions()), (7, 3));
+    assert_eq!(waiting.cpu.state().shadow, Shadow::None);
+    let mut none = machine(build);
+    assert_eq!(none.cpu.run_apart(1000, APART), Exit::Halted);
+    assert_eq!(none.cpu.state().gpr[3], 9);
 }

@@ -308,7 +308,7 @@ pub(crate) fn wbinvd(c: &mut Cpu, _: &Insn) -> Done {
 /// HLT.
 pub(crate) fn hlt(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
-    c.reach_outside()?;
+    c.reach_system()?;
     c.why = Why::Halt;
     Ok(())
 }

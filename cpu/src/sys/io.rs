@@ -11,7 +11,7 @@ use crate::{
 impl Cpu {
     /// #GP(0) unless IOPL or the TSS's permission bitmap allows the ports.
     pub(crate) fn port_allowed(&mut self, port: u16, w: Width) -> Done {
-        self.reach_outside()?;
+        self.reach_system()?;
         let v86 = self.mode.contains(Mode::V86);
         if self.cr0 & cr0::PE == 0 || !v86 && self.cpl <= self.iopl() {
             return Ok(());

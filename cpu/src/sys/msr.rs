@@ -231,6 +231,18 @@ impl Cpu {
         self.within(Doing::Device, |c| ask(&*c.bus))
     }
 
+    /// Those of the local APIC and the TSC are what an engine has in whose place [`Cpu::run_apart`] runs.
+    fn reach_msr(&mut self, n: u32) -> Done {
+        match n {
+            address::TSC
+            | address::TSC_ADJUST
+            | address::TSC_DEADLINE
+            | address::APIC_BASE
+            | address::X2APIC_FIRST..=address::X2APIC_LAST => self.reach_outside(),
+            _ => self.reach_system(),
+        }
+    }
+
     fn write_efer(&mut self, v: u64) -> Result<(), ()> {
         let may = efer::SCE | efer::LME | efer::NXE;
         if v & !(may | efer::LMA) != 0 {
@@ -252,8 +264,9 @@ impl Cpu {
 /// RDMSR.
 pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
-    c.reach_outside()?;
-    let v = c.read_msr(c.get(D, reg::RCX) as u32)?;
+    let number = c.get(D, reg::RCX) as u32;
+    c.reach_msr(number)?;
+    let v = c.read_msr(number)?;
     c.set(D, reg::RAX, v);
     c.set(D, reg::RDX, v >> 32);
     Ok(())
@@ -262,10 +275,11 @@ pub(crate) fn rdmsr(c: &mut Cpu, _: &Insn) -> Done {
 /// WRMSR.
 pub(crate) fn wrmsr(c: &mut Cpu, _: &Insn) -> Done {
     c.privileged()?;
-    c.reach_outside()?;
+    let number = c.get(D, reg::RCX) as u32;
+    c.reach_msr(number)?;
     crate::sys::misc::drain_stores();
     let v = c.get(D, reg::RAX) | c.get(D, reg::RDX) << 32;
-    c.write_msr(c.get(D, reg::RCX) as u32, v)
+    c.write_msr(number, v)
 }
 
 /// RDTSC: SDM 2B "RDTSC".

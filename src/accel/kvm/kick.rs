@@ -12,6 +12,8 @@ use std::time::Duration;
 thread_local! {
     /// The `immediate_exit` byte of the vCPU that this thread is about to run.
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+    /// Made when the thread first needs it.
+    static ALARM: Alarm = Alarm::new();
 }
 
 /// The thread that is in KVM for a vCPU, or about to go there.
@@ -55,12 +57,29 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// Brings the thread that has made it back from KVM_RUN after some time.
-pub(super) struct Alarm(Option<libc::timer_t>);
+/// Has the calling thread come back from KVM_RUN after less than a second from now, once; not at an earlier time that was set.
+/// Where the host has no timer left, it does not.
+pub(super) fn set_alarm(after: Duration) {
+    ALARM.with(|alarm| alarm.arm(after.subsec_nanos()));
+}
+
+/// No more. A signal that is on its way may still come.
+pub(super) fn clear_alarm() {
+    ALARM.with(|alarm| alarm.arm(0));
+}
+
+/// Sleeps for less than a second, or until the calling thread is kicked; a kick that has come before does not count.
+pub(super) fn wait(longest: Duration) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+    // SAFETY: the kernel reads the time. A signal ends it, which is what a kick is.
+    unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+}
+
+/// A timer that signals the thread that has made it.
+struct Alarm(Option<libc::timer_t>);
 
 impl Alarm {
-    /// Where the host has no timer left, it never does.
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         // SAFETY: all zeros is a value of it.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -76,22 +95,12 @@ impl Alarm {
         Self(Some(timer))
     }
 
-    /// Once, after less than a second from now; not at an earlier time that was set.
-    pub(super) fn set(&self, after: Duration) {
-        self.arm(after.subsec_nanos());
-    }
-
-    /// No more. A signal that is on its way may still come.
-    pub(super) fn clear(&self) {
-        self.arm(0);
-    }
-
     fn arm(&self, nanoseconds: u32) {
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let value = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds.into() };
         let times = libc::itimerspec { it_interval: never, it_value: value };
         if let Some(timer) = self.0 {
-            // SAFETY: the kernel reads the times; the timer was made above.
+            // SAFETY: the kernel reads the times; the timer was made by `new`.
             unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
         }
     }

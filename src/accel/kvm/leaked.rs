@@ -3,53 +3,39 @@
 //! thread to another: so we keep them, by thread.
 
 use std::collections::HashMap;
+use std::mem;
 
 use super::extended::AREA;
 
 /// A thread of user code: the root of its page tables, and the base of FS, where its own memory is.
 pub(super) type Thread = (u64, u64);
 
-/// Areas as XSAVE writes them, of threads that have used such registers.
+/// Areas as XSAVE writes them, of threads that have used such registers: in two generations, of which the younger one grows.
 #[derive(Default)]
 pub(super) struct Leaked {
-    areas: HashMap<Thread, Kept>,
-    now: u64,
-}
-
-struct Kept {
-    area: Box<[u8; AREA]>,
-    /// When it was seen last.
-    seen: u64,
+    young: HashMap<Thread, Box<[u8; AREA]>>,
+    old: HashMap<Thread, Box<[u8; AREA]>>,
 }
 
 impl Leaked {
-    /// Of so many threads at most; of more, those that have not run for the longest time lose theirs.
-    const MOST: usize = 4096;
+    /// Of so many threads that have run last none loses what it has.
+    const KEPT: usize = 2048;
 
     /// What the thread left behind, or None if all of it is in its initial configuration.
     pub(super) fn get(&self, thread: Thread) -> Option<&[u8; AREA]> {
-        self.areas.get(&thread).map(|kept| &*kept.area)
+        self.young.get(&thread).or_else(|| self.old.get(&thread)).map(|area| &**area)
     }
 
     /// The thread leaves an area in which there is something, or not.
     pub(super) fn put(&mut self, thread: Thread, area: Option<&[u8; AREA]>) {
-        let Some(area) = area else {
-            self.areas.remove(&thread);
-            return;
-        };
-        self.now += 1;
-        if let Some(kept) = self.areas.get_mut(&thread) {
-            *kept.area = *area;
-            kept.seen = self.now;
-            return;
+        let place = self.young.remove(&thread).or_else(|| self.old.remove(&thread));
+        let Some(area) = area else { return };
+        if self.young.len() == Self::KEPT {
+            self.old = mem::take(&mut self.young);
         }
-        if self.areas.len() == Self::MOST
-            && let Some(oldest) =
-                self.areas.iter().min_by_key(|(_, kept)| kept.seen).map(|(thread, _)| *thread)
-        {
-            self.areas.remove(&oldest);
-        }
-        self.areas.insert(thread, Kept { area: Box::new(*area), seen: self.now });
+        let mut place = place.unwrap_or_else(|| Box::new([0; AREA]));
+        *place = *area;
+        self.young.insert(thread, place);
     }
 }
 
@@ -70,15 +56,19 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes() {
+    fn those_that_have_run_last_stay() {
         let mut leaked = Leaked::default();
-        for k in 0..Leaked::MOST as u64 {
-            leaked.put((k, 0), Some(&[1; AREA]));
+        let kept = Leaked::KEPT as u64;
+        for k in 0..3 * kept {
+            leaked.put((k, 0), Some(&[k as u8; AREA]));
+            // One that runs all the time.
+            leaked.put((0, 1), Some(&[1; AREA]));
         }
-        leaked.put((0, 0), Some(&[2; AREA]));
-        leaked.put((9999, 0), Some(&[1; AREA]));
-        assert!(
-            leaked.get((0, 0)).is_some() && leaked.get((9999, 0)).is_some() && leaked.get((1, 0)).is_none()
-        );
+        assert_eq!(leaked.get((0, 1)), Some(&[1; AREA]));
+        for k in 2 * kept + 1..3 * kept {
+            assert_eq!(leaked.get((k, 0)), Some(&[k as u8; AREA]), "{k}");
+        }
+        assert_eq!(leaked.get((0, 0)), None);
+        assert!(leaked.young.len() + leaked.old.len() <= 2 * Leaked::KEPT);
     }
 }

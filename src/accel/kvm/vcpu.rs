@@ -11,11 +11,11 @@ use std::os::fd::AsRawFd;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_IO_IN, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
-    kvm_cpuid_entry2, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_xcr, kvm_xcrs, kvm_xsave,
+    kvm_cpuid_entry2, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_vcpu_events, kvm_xcr, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use softmetal_cpu::{Attention, Bus, Cpu, CpuState, Doing, Exit, Request};
@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use self::imitated::Next;
 use self::rescue::Rescues;
-use super::kick::{Alarm, Kick, Waiting};
+use super::kick::{self, Kick, Waiting};
 use super::registers::{self, OfApic};
 use super::tsc::{self, Setting};
 use super::{Error, Vm, extended};
@@ -88,6 +88,8 @@ pub(crate) struct Vcpu {
     kick: Arc<Kick>,
     /// The XSAVE area as last seen: what of it is not in [`CpuState`] goes back as it was.
     area: Box<[u8; extended::AREA]>,
+    /// Room for another.
+    spare: Box<[u8; extended::AREA]>,
     /// MSRs of [`CpuState`] that this KVM does not have.
     missing: BTreeSet<u32>,
     tsc: Setting,
@@ -99,8 +101,12 @@ pub(crate) struct Vcpu {
     single: bool,
     /// What user code did last the interpreter does once more.
     redo: bool,
-    /// Where the last interrupt was to be delivered, and the time for that.
-    awaited: (u64, Duration),
+    /// As last read.
+    apic: OfApic,
+    /// What KVM has, if it has run nothing since.
+    settled: Option<CpuState>,
+    /// It waited when it was last looked at: for an interrupt, or to be started.
+    waits: bool,
 }
 
 impl Vcpu {
@@ -129,6 +135,7 @@ impl Vcpu {
             index,
             kick,
             area: Box::new([0; extended::AREA]),
+            spare: Box::new([0; extended::AREA]),
             missing: BTreeSet::new(),
             tsc,
             counts: Counts::default(),
@@ -136,7 +143,9 @@ impl Vcpu {
             armed: Vec::new(),
             single: false,
             redo: false,
-            awaited: (0, Duration::ZERO),
+            apic: OfApic::default(),
+            settled: None,
+            waits: false,
         })
     }
 
@@ -159,8 +168,9 @@ impl Vcpu {
         if cpu.is_passing() && !self.go_past(cpu)? {
             return Ok(Exit::Requested);
         }
-        let alarm = self.vm.imitates.then(Alarm::new);
         let mut leaving = false;
+        // It may, and anything may have been set.
+        (self.waits, self.settled) = (true, None);
         loop {
             self.fd.set_kvm_immediate_exit(leaving.into());
             if attention.is_requested() {
@@ -169,8 +179,8 @@ impl Vcpu {
             }
             if !leaving {
                 self.offer_8259()?;
-                if let Some(alarm) = &alarm {
-                    match self.run_apart(cpu, &attention, alarm)? {
+                if self.vm.imitates {
+                    match self.run_apart(cpu, &attention)? {
                         Next::Kvm => {}
                         Next::Again => continue,
                         Next::Leave => {
@@ -183,8 +193,8 @@ impl Vcpu {
             }
             // With an immediate exit it finishes the instruction whose access was served last, and no more.
             let left = place.during(Doing::Hardware, || self.step());
-            if let Some(alarm) = &alarm {
-                alarm.clear();
+            if self.vm.imitates {
+                kick::clear_alarm();
             }
             match left? {
                 Left::Served | Left::Window => {}
@@ -498,22 +508,12 @@ impl Vcpu {
         // First: to answer it, KVM takes INIT and start-up messages, which change the other registers.
         let mp_state = self.fd.get_mp_state().map_err(refused("to tell whether it runs"))?;
         registers::take_activity(&mut state, mp_state);
-        registers::take_general(&mut state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
-        let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
-        registers::take_special(&mut state, &sregs);
+        self.read_for_user_code(&mut state)?;
         if self.vm.host.xsave {
-            let xsave = self.fd.get_xsave().map_err(refused("to tell the XSAVE state"))?;
-            for (bytes, word) in self.area.chunks_exact_mut(4).zip(xsave.region) {
-                bytes.copy_from_slice(&word.to_le_bytes());
-            }
-            extended::read(&mut state, &self.area, self.vm.layout);
             let xcrs = self.fd.get_xcrs().map_err(refused("to tell XCR0"))?;
             if let Some(xcr) = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|xcr| xcr.xcr == 0) {
                 state.xcr0 = xcr.value;
             }
-        } else {
-            let fpu = self.fd.get_fpu().map_err(refused("to tell the FPU's state"))?;
-            extended::take_fpu(&mut state, &fpu);
         }
         if self.vm.host.debug_registers {
             let debug = self.fd.get_debug_regs().map_err(refused("to tell debug registers"))?;
@@ -525,9 +525,28 @@ impl Vcpu {
             registers::take_msr(&mut state, &entry);
         }
         state.tsc_offset = self.tsc_offset(state.tsc_offset, tsc_base);
-        let events = self.fd.get_vcpu_events().map_err(refused("to tell pending events"))?;
-        registers::take_events(&mut state, &events);
         Ok(state)
+    }
+
+    /// Reads what user code can have changed; KVM's pending events besides.
+    fn read_for_user_code(&mut self, state: &mut CpuState) -> Result<kvm_vcpu_events, Error> {
+        let refused = |what| move |error| Error::refused(what, error);
+        registers::take_general(state, &self.fd.get_regs().map_err(refused("to tell the registers"))?);
+        let sregs = self.fd.get_sregs().map_err(refused("to tell special registers"))?;
+        self.apic = registers::take_special(state, &sregs);
+        if self.vm.host.xsave {
+            let xsave = self.fd.get_xsave().map_err(refused("to tell the XSAVE state"))?;
+            for (bytes, word) in self.area.chunks_exact_mut(4).zip(xsave.region) {
+                bytes.copy_from_slice(&word.to_le_bytes());
+            }
+            extended::read(state, &self.area, self.vm.layout);
+        } else {
+            let fpu = self.fd.get_fpu().map_err(refused("to tell the FPU's state"))?;
+            extended::take_fpu(state, &fpu);
+        }
+        let events = self.fd.get_vcpu_events().map_err(refused("to tell pending events"))?;
+        registers::take_events(state, &events);
+        Ok(events)
     }
 
     /// Brings back what a stretch of interpretation has changed.
@@ -557,10 +576,9 @@ impl Vcpu {
         Ok(())
     }
 
-    /// But for what is the local APIC's.
+    /// What is the local APIC's is as it was read.
     fn set_special(&self, state: &CpuState) -> Result<(), Error> {
-        let now = self.fd.get_sregs().map_err(|error| Error::refused("special registers", error))?;
-        let sregs = registers::special(state, OfApic { base: now.apic_base, cr8: now.cr8 });
+        let sregs = registers::special(state, self.apic);
         self.fd.set_sregs(&sregs).map_err(|error| Error::refused("special registers", error))
     }
 

@@ -1,14 +1,17 @@
 //! Where KVM imitates virtualization in software, the processor itself runs 64-bit user code only: KVM gets that and nothing else.
 //! The rest the interpreter runs, which is faster and knows more instructions, but for what is the local APIC's or a device's.
 
+use std::mem;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_regs};
 use softmetal_cpu::state::{Segment, Shadow, cr0, cr4, seg};
-use softmetal_cpu::{Activity, Attention, Cpu, CpuState, Exit, Fault};
+use softmetal_cpu::{Activity, Apart, Attention, Cpu, CpuState, Exit, Fault};
 use softmetal_devices::interrupts::LapicPage;
 
-use super::super::kick::Alarm;
-use super::super::{Error, extended, tsc};
+use super::super::leaked::Thread;
+use super::super::{Error, extended, kick, registers, tsc};
 use super::{Left, Vcpu};
 use crate::accel::Trouble;
 
@@ -17,12 +20,9 @@ const SYSTEM_STRETCH: u64 = 1 << 17;
 
 /// After this time KVM comes back from user code, which interrupts wait for,
 const USER: Duration = Duration::from_micros(250);
-/// from the delivery of an interrupt, whose handler it imitates (the shortest and the longest: it takes KVM longer when it has
-/// forgotten its shadows),
-const DELIVERY: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(1)];
 /// from system code where it does not stop behind the first instruction by itself,
 const SYSTEM: Duration = Duration::from_millis(1);
-/// and from a processor that waits, which an interrupt wakes.
+/// and so long a processor that waits sleeps before KVM is asked whether something wakes it.
 const WAITING: Duration = Duration::from_micros(250);
 
 /// RFLAGS.TF, IF and RF.
@@ -31,6 +31,8 @@ const IF: u64 = 1 << 9;
 const RF: u64 = 1 << 16;
 /// Flags that user code has not in KVM as its system has set them: TF, IOPL, NT, AC.
 const NOT_APART: u64 = TF | 3 << 12 | 1 << 14 | 1 << 18;
+/// In the local APIC's base.
+const APIC_PAGE: u64 = ((1 << 52) - 1) & !0xfff;
 /// DR7: the breakpoints that are on.
 const ARMED: u64 = 0xff;
 
@@ -44,7 +46,6 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Code of one byte that traps.
 const ICEBP: u8 = 0xf1;
 const INT3: u8 = 0xcc;
-const HLT: u8 = 0xf4;
 
 /// What is next.
 pub(super) enum Next {
@@ -58,38 +59,36 @@ pub(super) enum Next {
 }
 
 impl Vcpu {
-    /// Runs what is not KVM's, and user code in KVM. `alarm` brings this thread back from KVM, if that is next.
-    pub(super) fn run_apart(
-        &mut self,
-        cpu: &mut Cpu,
-        attention: &Attention,
-        alarm: &Alarm,
-    ) -> Result<Next, Trouble> {
-        // What was served comes to its end, and an interrupt that waits is taken.
+    /// Runs what is not KVM's, and user code in KVM. An alarm brings this thread back from KVM, if that is next.
+    pub(super) fn run_apart(&mut self, cpu: &mut Cpu, attention: &Attention) -> Result<Next, Trouble> {
+        // What was served comes to its end, and an interrupt that waits is taken, which it is not in single steps. The interpreter
+        // delivers it: KVM would go on behind the handler's end, too, in user code whose SYSCALL it gets wrong.
+        self.set_single(false)?;
         self.pass()?;
+        if self.waits {
+            // It is awake now, if something wakes it, and takes that.
+            self.pass()?;
+        }
         // The signal of that. Who else has sent one has asked for something.
         self.fd.set_kvm_immediate_exit(0);
         self.offer_8259()?;
         if attention.is_requested() {
             return Ok(Next::Again);
         }
-        let mut known = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
+        let mut known = self.read_settled(cpu)?;
         cpu.set_state(&known);
-        if known.activity != Activity::Active {
-            self.set_single(false)?;
-            alarm.set(WAITING);
-            return Ok(Next::Kvm);
+        self.waits = known.activity != Activity::Active;
+        if self.waits {
+            kick::wait(WAITING);
+            return Ok(Next::Again);
         }
         let calm = known.injected.is_none() && known.shadow == Shadow::None;
-        if calm && known.rflags & IF != 0 && has_interrupt(&self.lapic_registers()?) {
-            // KVM delivers it, but not in a single step: what it pushes of RFLAGS would have TF.
-            self.set_single(false)?;
-            let (place, time) = self.awaited;
-            let [shortest, longest] = DELIVERY;
-            let time = if place == known.rip { (time * 2).clamp(shortest, longest) } else { shortest };
-            self.awaited = (known.rip, time);
-            alarm.set(time);
-            return Ok(Next::Kvm);
+        let mut apart =
+            Apart { system_only: false, interrupt: false, local_apic: self.apic.base & APIC_PAGE };
+        // Where it could be taken, it was.
+        if !calm || known.rflags & IF == 0 {
+            apart.interrupt =
+                self.vm.intr.load(SeqCst) && self.index == 0 || has_interrupt(&self.lapic_registers()?);
         }
         let is_apart = calm
             && is_user(&known)
@@ -100,11 +99,10 @@ impl Vcpu {
             && !cpu.is_passing();
         let mut exit = Exit::Outside;
         if is_apart {
-            self.set_single(false)?;
-            known = self.run_user_code(cpu, &known, alarm)?;
-            let before = cpu.state();
+            known = self.run_user_code(cpu, &known)?;
             if self.redo {
-                exit = self.run_stretch(cpu, |cpu| cpu.run_confined(1));
+                let before = cpu.state();
+                exit = self.run_stretch(cpu, |cpu| cpu.run_apart(1, apart));
                 let after = cpu.state();
                 if exit == Exit::Outside && after == before {
                     self.write_changes(&known, &after)?;
@@ -114,42 +112,58 @@ impl Vcpu {
                     )));
                 }
             }
-            let state = cpu.state();
-            if exit == Exit::Outside || exit == Exit::Counted {
-                exit = match is_user(&state) && state.injected.is_none() {
-                    true => Exit::Counted,
-                    false => self.run_system_code(cpu),
-                };
-            }
-        } else if is_user(&known) {
-            exit = self.run_stretch(cpu, |cpu| cpu.run_confined(SYSTEM_STRETCH));
-        } else {
-            exit = self.run_system_code(cpu);
+        } else if is_at_user_code(&known) {
+            exit = self.run_stretch(cpu, |cpu| cpu.run_apart(SYSTEM_STRETCH, apart));
+        }
+        if exit == Exit::Outside || exit == Exit::Counted && is_apart {
+            exit = match is_at_user_code(&cpu.state()) {
+                true => Exit::Counted,
+                false => self.run_system_code(cpu, apart),
+            };
         }
         if exit == Exit::TripleFault {
             return Ok(Next::Ended(exit));
         }
         let state = cpu.state();
-        let is_kvms = exit == Exit::Outside && !(is_user(&state) && state.injected.is_none());
-        let mut byte = [0];
-        let waits = is_kvms && cpu.examine(cpu.next_linear(), &mut byte) == 1 && byte == [HLT];
-        // Of a step into HLT such a KVM does not wake rightly.
-        self.set_single(is_kvms && !waits && state.rflags & TF == 0)?;
+        let is_kvms = exit == Exit::Outside && !is_at_user_code(&state);
+        self.set_single(is_kvms && state.rflags & TF == 0)?;
         self.write_changes(&known, &state)?;
+        self.waits = exit == Exit::Halted;
         Ok(match exit {
             Exit::Requested => Next::Leave,
             Exit::Breakpoint => Next::Ended(exit),
             _ if is_kvms => {
-                alarm.set(if waits { WAITING } else { SYSTEM });
+                kick::set_alarm(SYSTEM);
                 Next::Kvm
             }
-            _ => Next::Again,
+            _ => {
+                self.settled = Some(state);
+                Next::Again
+            }
         })
     }
 
-    fn run_system_code(&mut self, cpu: &mut Cpu) -> Exit {
+    /// The state. Where KVM has run nothing since it was set, only an event can be new, or all of it by INIT and start-up messages.
+    fn read_settled(&mut self, cpu: &Cpu) -> Result<CpuState, Error> {
+        if let Some(mut state) = self.settled.take() {
+            let refused = |error| Error::refused("to tell what it has", error);
+            // First: to answer it, KVM takes those messages.
+            let runs = self.fd.get_mp_state().map_err(refused)?.mp_state == KVM_MP_STATE_RUNNABLE;
+            let same = |regs: kvm_regs| kvm_regs { rflags: regs.rflags | RF, ..regs };
+            let now = same(self.fd.get_regs().map_err(refused)?);
+            if runs && now == same(registers::general(&state)) {
+                state.activity = Activity::Active;
+                registers::take_events(&mut state, &self.fd.get_vcpu_events().map_err(refused)?);
+                return Ok(state);
+            }
+        }
+        self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)
+    }
+
+    fn run_system_code(&mut self, cpu: &mut Cpu, apart: Apart) -> Exit {
         let start = cpu.instructions();
-        let exit = self.run_stretch(cpu, |cpu| cpu.run_confined_system(SYSTEM_STRETCH));
+        let apart = Apart { system_only: true, ..apart };
+        let exit = self.run_stretch(cpu, |cpu| cpu.run_apart(SYSTEM_STRETCH, apart));
         self.counts.imitated += cpu.instructions() - start;
         exit
     }
@@ -160,7 +174,7 @@ impl Vcpu {
     /// What KVM makes of that is not right: SYSCALL goes to the system without its privilege, INT n is undefined. So it gets an
     /// empty interrupt table: whatever is to be delivered shuts the processor down, which changes nothing. And interrupts are off:
     /// user code does not see that, and an interrupt is not taken that cannot be delivered.
-    fn run_user_code(&mut self, cpu: &mut Cpu, state: &CpuState, alarm: &Alarm) -> Result<CpuState, Trouble> {
+    fn run_user_code(&mut self, cpu: &mut Cpu, state: &CpuState) -> Result<CpuState, Trouble> {
         self.bring_leaked(state)?;
         let mut shut = state.clone();
         shut.idtr.limit = 0;
@@ -169,9 +183,9 @@ impl Vcpu {
         self.set_general(&shut)?;
         self.redo = false;
         self.counts.entries += 1;
-        alarm.set(USER);
+        kick::set_alarm(USER);
         let mut left = self.step();
-        alarm.clear();
+        kick::clear_alarm();
         loop {
             match left {
                 Ok(Left::Ports) => self.port_access(),
@@ -182,7 +196,8 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(1);
             left = self.step();
         }
-        let known = self.read_state(cpu, tsc::tsc_base(&self.board.clock), false)?;
+        let mut known = state.clone();
+        let events = self.read_for_user_code(&mut known)?;
         self.keep_leaked(state);
         let mut now = known.clone();
         now.idtr = state.idtr;
@@ -194,7 +209,6 @@ impl Vcpu {
             // One that another processor has sent, and that could not be delivered.
             (now.nmi_blocked, now.nmi_pending) = (false, true);
         }
-        let events = self.fd.get_vcpu_events().map_err(|error| Error::refused("pending events", error))?;
         match left {
             Ok(_) if self.has_called(cpu, state, &known) => {
                 // Once more: what SYSCALL changes of registers is as it will be then.
@@ -262,13 +276,13 @@ impl Vcpu {
         if !self.vm.host.xsave {
             return Ok(());
         }
-        let mut area = match self.vm.leaked.lock().get(thread(state)) {
-            Some(area) => Box::new(*area),
-            None => Box::new([0; extended::AREA]),
-        };
-        extended::write(state, &mut area, self.vm.layout, known_components(state));
-        if area != self.area {
-            self.area = area;
+        match self.vm.leaked.lock().get(thread(state)) {
+            Some(area) => *self.spare = *area,
+            None => self.spare.fill(0),
+        }
+        extended::write(state, &mut self.spare, self.vm.layout, known_components(state));
+        if self.spare != self.area {
+            mem::swap(&mut self.spare, &mut self.area);
             self.set_area()?;
         }
         Ok(())
@@ -303,6 +317,11 @@ fn is_user(state: &CpuState) -> bool {
     is_64(state) && state.segments[seg::SS].dpl() == 3
 }
 
+/// Whether that runs next, and no event is delivered first.
+fn is_at_user_code(state: &CpuState) -> bool {
+    is_user(state) && state.injected.is_none()
+}
+
 /// The state components that the guest's system saves and restores, as XCR0 counts them.
 fn known_components(state: &CpuState) -> u64 {
     const LEGACY: u64 = 0b11;
@@ -311,8 +330,10 @@ fn known_components(state: &CpuState) -> u64 {
     PKRU | if state.cr4 & cr4::OSXSAVE != 0 { state.xcr0 | LEGACY } else { LEGACY }
 }
 
-fn thread(state: &CpuState) -> (u64, u64) {
-    (state.cr3, state.segments[seg::FS].base)
+/// The process-context identifier in CR3 is no part of it: the system may give a program another.
+fn thread(state: &CpuState) -> Thread {
+    const PCID: u64 = 0xfff;
+    (state.cr3 & !PCID, state.segments[seg::FS].base)
 }
 
 /// Whether a local APIC with these registers has an interrupt for its processor: SDM 3A "Task and Processor Priorities".

@@ -78,7 +78,7 @@ impl Vcpu {
     /// sees what the guest writes.
     pub(super) fn run_stretch(&mut self, cpu: &mut Cpu, run: impl FnOnce(&mut Cpu) -> Exit) -> Exit {
         const TOLD: [Flush; 5] = [Flush::Cr3, Flush::Page, Flush::LargePage, Flush::Invpcid, Flush::Control];
-        let flushes = |cpu: &Cpu| TOLD.map(|cause| cpu.statistics().flushes[cause as usize]);
+        let flushes = |cpu: &Cpu| TOLD.map(|cause| cpu.flushes()[cause as usize]);
         let before = flushes(cpu);
         let exit = run(cpu);
         if flushes(cpu) != before {
