@@ -271,6 +271,8 @@ impl Guest {
             if let Some(status) = self.child.try_wait()? {
                 let messages = self.messages.take().map(JoinHandle::join).transpose();
                 let messages = messages.map_err(|_| anyhow!("the thread that reads messages panicked"))?;
+                // The end of what it sent may still be on its way here.
+                self.drain();
                 return Ok((status, messages.unwrap_or_default()));
             }
             if Instant::now() > deadline {
@@ -282,10 +284,15 @@ impl Guest {
 
     /// All that a guest has sent which has ended, lines ending as on the host.
     pub(crate) fn text(&mut self) -> String {
+        self.drain();
+        String::from_utf8_lossy(&self.console).replace('\r', "")
+    }
+
+    /// Receives all that a guest has sent which has ended.
+    fn drain(&mut self) {
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_secs(10)) {
             self.console.extend(bytes);
         }
-        String::from_utf8_lossy(&self.console).replace('\r', "")
     }
 
     /// Types the command that switches the machine off, and waits for its end.
